@@ -1,0 +1,121 @@
+"""What mmcv.patch promises: operators on demand, and one deformable attention for every device and precision."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mmcv.ops import deform_attn_dispatch, nms
+from mmcv.ops.multi_scale_deform_attn import (
+    MultiScaleDeformableAttention,
+    MultiScaleDeformableAttnFunction,
+    multi_scale_deformable_attn_pytorch,
+)
+from mmcv.utils import collect_env
+from mmcv.utils.ext_loader import check_ops_exist, load_ext
+from mmcv.utils.lazy_ext import LazyExtension
+
+SHAPES = torch.tensor([[6, 4], [3, 2]])
+STARTS = torch.tensor([0, 24])
+
+needs_no_ops = pytest.mark.skipif(check_ops_exist(), reason='mmcv was built with its compiled operators')
+
+
+def attention_inputs(dtype=torch.float32, queries=5, heads=2, dim=4, points=3):
+    """Return value, sampling locations and attention weights, the last summing to 1."""
+    value = torch.randn(2, 30, heads, dim)
+    locations = torch.rand(2, queries, heads, 2, points, 2)
+    weights = torch.rand(2, queries, heads, 2 * points).softmax(-1).view(2, queries, heads, 2, points)
+    return value.to(dtype), locations, weights
+
+
+@needs_no_ops
+def test_importing_every_operator_module_needs_no_extension():
+    code = 'import sys, mmcv.ops; assert "mmcv._ext" not in sys.modules'
+    subprocess.run([sys.executable, '-c', code], check=True)
+
+
+@needs_no_ops
+def test_an_operator_that_was_not_built_is_named_when_called():
+    with pytest.raises(NotImplementedError, match=r'"nms".*MMCV_WITH_OPS=1'):
+        nms(torch.rand(3, 4), torch.rand(3), 0.5)
+
+
+@needs_no_ops
+def test_environment_report_works_without_operators():
+    assert collect_env()['MMCV Compiler'] == 'n/a'
+
+
+def test_a_function_that_was_not_declared_is_an_attribute_error():
+    with pytest.raises(AttributeError, match='bogus'):
+        _ = load_ext('_ext', ['nms']).bogus
+
+
+def test_a_built_extension_is_found_at_the_first_call():
+    # Any module with functions will do for an extension.
+    assert LazyExtension('math', ['sqrt']).sqrt(9.0) == 3.0
+    with pytest.raises(NotImplementedError, match='built without it'):
+        LazyExtension('math', ['nms']).nms()
+
+
+def test_an_extension_that_cannot_be_loaded_says_why(tmp_path, monkeypatch):
+    (tmp_path / 'broken_ext.py').write_text('raise ImportError("undefined symbol: _ZN3c10")')
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(NotImplementedError, match='undefined symbol'):
+        LazyExtension('broken_ext', ['nms']).nms()
+
+
+def test_a_missing_package_inside_an_extension_is_not_mistaken_for_a_missing_extension(tmp_path, monkeypatch):
+    (tmp_path / 'needy_ext.py').write_text('import package_that_is_not_there')
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ModuleNotFoundError, match='package_that_is_not_there'):
+        LazyExtension('needy_ext', ['nms']).nms()
+
+
+@given(seed=st.integers(0, 2**16), queries=st.integers(1, 9), heads=st.integers(1, 4), points=st.integers(1, 4))
+@settings(max_examples=25, deadline=None)
+def test_float32_equals_the_upstream_function_with_gradients(seed, queries, heads, points):
+    torch.manual_seed(seed)
+    inputs = attention_inputs(queries=queries, heads=heads, points=points)
+    ours = [t.clone().requires_grad_() for t in inputs]
+    theirs = [t.clone().requires_grad_() for t in inputs]
+    out = deform_attn_dispatch.multi_scale_deformable_attn(ours[0], SHAPES, STARTS, *ours[1:])
+    expected = multi_scale_deformable_attn_pytorch(theirs[0], SHAPES, *theirs[1:])
+    assert torch.equal(out, expected)
+    grads = torch.autograd.grad(out.square().sum(), ours)
+    expected_grads = torch.autograd.grad(expected.square().sum(), theirs)
+    assert all(torch.equal(a, b) for a, b in zip(grads, expected_grads))
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_half_precision_is_sampled_in_float32(dtype):
+    value, locations, weights = attention_inputs(dtype)
+    out = MultiScaleDeformableAttnFunction.apply(value, SHAPES, STARTS, locations, weights, 64)
+    expected = multi_scale_deformable_attn_pytorch(value.float(), SHAPES, locations, weights)
+    assert out.dtype == dtype
+    assert torch.equal(out, expected.to(dtype))
+
+
+def test_module_runs_under_autocast_and_trains():
+    module = MultiScaleDeformableAttention(embed_dims=16, num_heads=4, num_levels=2, batch_first=True)
+    query = torch.randn(2, 30, 16)
+    with torch.autocast('cpu', torch.bfloat16):
+        out = module(query, reference_points=torch.rand(2, 30, 2, 2), spatial_shapes=SHAPES, level_start_index=STARTS)
+    out.float().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in module.parameters())
+
+
+def test_npu_without_its_package_says_what_to_install():
+    try:
+        import mx_driving  # noqa: F401
+    except ImportError:
+        pass
+    else:
+        pytest.skip('mx_driving is installed')
+    attention, dtypes = deform_attn_dispatch._implementation('npu')
+    assert dtypes == (torch.float32,)
+    value, locations, weights = attention_inputs()
+    with pytest.raises(ImportError, match='mx_driving=='):
+        attention(value, SHAPES, STARTS, locations, weights, 64)
