@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+#
+# Sets up everything that training needs: bash tools/setup.sh [--help]
+# Finds a Python that can run tools/setup_run.py, which does the work.
+
+set -euo pipefail
+
+main() {
+  local here python
+  here="$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)"
+  for python in python3 python3.{11,10,9,8,12,13,14} python; do
+    # A version manager's shim may exist for a version that is not installed, so each is asked.
+    if "${python}" -c 'import sys; sys.exit(sys.version_info < (3, 8))' 2>/dev/null; then
+      exec "${python}" "${here}/setup_run.py" "$@"
+    fi
+  done
+  echo 'error: no Python 3.8 or newer on PATH; install one with the package manager of this system' >&2
+  exit 1
+}
+
+main "$@"
