@@ -1,0 +1,52 @@
+#!/usr/bin/env bash
+# Set up what the tests need, then run all of them: linters, unit tests, and the end-to-end runs of the launchers.
+# Usage: bash test/run_tests.sh [--quick] [-- PYTEST_ARGUMENTS]
+#   --quick   leave out test/e2e, which trains
+
+set -euo pipefail
+
+readonly ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+
+fail() {
+  echo "error: $*" >&2
+  exit 2
+}
+
+lint() {
+  local python=$1
+  local -a scripts
+  mapfile -t scripts < <(git -C "$ROOT" ls-files '*.sh' .ci/run | sed "s|^|$ROOT/|")
+  "$python" -m ruff check "$ROOT"
+  "$python" -m ruff format --check "$ROOT"
+  "$python" "$ROOT/tools/upstream.py" check
+  # Both are wheels in requirements/test.txt, so that a bare machine has them.
+  "$(dirname "$python")/shellcheck" "${scripts[@]}"
+  "$(dirname "$python")/shfmt" -i 2 -ci -d "${scripts[@]}"
+}
+
+main() {
+  local -a folders=(test/unit test/e2e)
+  while (($#)); do
+    case $1 in
+      --quick) folders=(test/unit) ;;
+      --)
+        shift
+        break
+        ;;
+      --help | -h)
+        sed -n '2,5s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+        exit 0
+        ;;
+      *) fail "unknown option '$1'; see bash test/run_tests.sh --help" ;;
+    esac
+    shift
+  done
+  bash "$ROOT/tools/setup.sh" --with_tests
+  local python
+  python=$(bash "$ROOT/tools/setup.sh" --quiet_if_ready --print_python)
+  cd "$ROOT"
+  lint "$python"
+  "$python" -m pytest "${folders[@]}" "$@"
+}
+
+main "$@"
