@@ -46,10 +46,8 @@ model['data_preprocessor'] = dict(size=crop_size)
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations'),
-    dict(type='RandomResize', scale=(256, 128), ratio_range=(1.0, 1.5), keep_ratio=True),
-    dict(type='RandomCrop', crop_size=crop_size, cat_max_ratio=0.75),
+    # No resizing, cropping or colour changes: in so few iterations they cost more mIoU than they bring.
     dict(type='RandomFlip', prob=0.5),
-    dict(type='PhotoMetricDistortion'),
     dict(type='PackSegInputs'),
 ]
 test_pipeline = [
@@ -62,19 +60,19 @@ val_dataloader = dict(batch_size=4, num_workers=0, persistent_workers=False, dat
 test_dataloader = val_dataloader
 
 optim_wrapper = dict(
-    optimizer=dict(lr=1e-3),
+    optimizer=dict(lr=2e-3),
     # From scratch the backbone learns at the full rate.
     paramwise_cfg=dict(_delete_=True, norm_decay_mult=0.0),
     clip_grad=dict(max_norm=1.0),
 )
-max_iters = 400
+max_iters = 700
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.05, begin=0, end=20, by_epoch=False),
     dict(type='PolyLR', eta_min=0, power=0.9, begin=20, end=max_iters, by_epoch=False),
 ]
-train_cfg = dict(max_iters=max_iters, val_interval=200)
+train_cfg = dict(max_iters=max_iters, val_interval=350)
 default_hooks = dict(
     logger=dict(interval=10),
-    checkpoint=dict(interval=200),
+    checkpoint=dict(interval=350),
     visualization=dict(draw=True, interval=2),
 )
