@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import platform
-from typing import TYPE_CHECKING, List
+from typing import List
 
-if TYPE_CHECKING:
-    from metrics import Result
+from metrics_result import Result
 
 CASE_SUFFIX = {'full': 'miou', 'performance': 'perf'}
 
