@@ -1,0 +1,35 @@
+"""Runs tools/launch.py many times in processes forked off one that has imported torch and mmseg, which takes seconds.
+
+    launch_driver.py TOOLS < JOBS      # a job a line: {"argv": [...], "env": {...}, "out": PATH, "err": PATH}
+
+Says a line when it is ready, and answers each job with a line that holds its exit status.
+"""
+
+import json
+import os
+import sys
+
+
+def run(job: dict) -> int:
+    """Run one job in a process of its own."""
+    pid = os.fork()
+    if pid:
+        return os.WEXITSTATUS(os.waitpid(pid, 0)[1])
+    for number, path in ((1, job['out']), (2, job['err'])):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    os.environ.update(job['env'])
+    sys.argv = ['launch.py', *job['argv']]
+    import console
+    import launch
+
+    console.run(launch.main)
+    raise AssertionError('console.run leaves the process')
+
+
+if __name__ == '__main__':
+    sys.path.insert(0, sys.argv[1])
+    import mmseg.models  # noqa: F401
+
+    print('ready', flush=True)
+    for line in sys.stdin:
+        print(run(json.loads(line)), flush=True)

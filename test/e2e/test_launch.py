@@ -1,0 +1,180 @@
+"""The launchers from end to end, on a data set of a few small pictures."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+
+import pytest
+
+import network
+from launch_sandbox import TINY, TINY_OVERRIDES, Sandbox, alive, descendants, snapshot, wait_until
+
+LEGACY = [
+    r'Final Performance images/sec : \d+\.\d+',
+    r'Final Train Accuracy : \d+\.\d+',
+    r'E2E Training Duration sec : \d+',
+    r'TrainingTime for step: \d+\.\d+',
+]
+FILES = ['command.txt', 'config.py', 'versions.json', 'result.json', 'loss.txt', 'curves.png', 'last_checkpoint']
+
+
+@pytest.fixture(scope='module')
+def sandbox(tmp_path_factory):
+    return Sandbox(tmp_path_factory.mktemp('launch'))
+
+
+@pytest.fixture(scope='module')
+def data(sandbox):
+    return sandbox.make_data('data')
+
+
+@pytest.fixture(scope='module')
+def full(sandbox, data):
+    """A full run that went well: its run folder and what it said."""
+    done = sandbox.run('full', *TINY, f'--data_path={data}', '--seed', '3', *TINY_OVERRIDES)
+    assert done.returncode == 0, done.stderr
+    return sandbox.newest_run('full'), done.stdout
+
+
+def test_a_full_run_ends_with_the_lines_that_tools_grep(full):
+    lines = full[1].splitlines()[-4:]
+    assert all(re.fullmatch(pattern, line) for pattern, line in zip(LEGACY, lines)), lines
+
+
+def test_a_full_run_shows_how_far_it_is(full):
+    assert re.search(r'^(starting|training|validating)', full[1], re.MULTILINE)
+
+
+def test_a_full_run_leaves_its_command_config_versions_logs_and_figures(full, sandbox, data):
+    run, _ = full
+    assert [name for name in FILES if not (run / name).is_file()] == []
+    assert len(list(run.glob('logs/*/*/attempt_0/*/std*.log'))) == 4  # of two ranks
+    assert list(run.glob('iter_12.pth'))
+    command = (run / 'command.txt').read_text()
+    assert command.startswith('bash test/train_full_8p.sh --demo ')
+    assert f'--data_path={data}' in command
+    versions = json.loads((run / 'versions.json').read_text())
+    assert (versions['world_size'], versions['batch_size'], versions['device']) == (2, 2, 'cpu')
+    assert set(versions['checkouts']) == {'mmcv', 'mmdetection', 'mmsegmentation'}
+    result = json.loads((run / 'result.json').read_text())
+    assert result['complete']
+    assert result['world_size'] == 2
+    assert result['iters_done'] == 12
+
+
+def test_a_full_run_leaves_the_legacy_files(full, sandbox):
+    log = (sandbox.output / 'train_full_8p.log').read_text()
+    assert 'Iter(train) [12/12]' in log
+    figures = (sandbox.output / 'mask2former_swin_2p_miou.log').read_text()
+    for key in ('Network', 'RankSize', 'BatchSize', 'DeviceType', 'CaseName', 'ActualFPS', 'miou'):
+        assert re.search(rf'^{key}\b', figures, re.MULTILINE), figures
+
+
+def test_a_performance_run_keeps_no_checkpoint_and_touches_no_other_run(full, sandbox, data):
+    before = snapshot(full[0])
+    done = sandbox.run('performance', *TINY, f'--data_path={data}', *TINY_OVERRIDES)
+    assert done.returncode == 0, done.stderr
+    assert re.search(LEGACY[0], done.stdout)
+    run = sandbox.newest_run('performance')
+    assert (run / 'result.json').is_file()
+    assert list(run.rglob('*.pth')) == []
+    assert snapshot(full[0]) == before
+    assert (sandbox.output / 'train_performance_8p.log').is_file()
+
+
+def test_a_run_is_continued_in_its_folder_past_a_damaged_checkpoint(full, sandbox, data):
+    run, _ = full
+    command = ['--resume=1', '--demo', '--num_workers=0', f'--data_path={data}', '--seed=3']
+    damaged = sorted(run.glob('*iter_12.pth'))
+    for path in damaged:
+        content = path.read_bytes()
+        path.unlink()  # names of one file
+        path.write_bytes(content[: len(content) // 2])
+    done = sandbox.run('full', *command, '--max_iters=18', '--val_interval=6', *TINY_OVERRIDES)
+    assert done.returncode == 0, done.stderr
+    assert sandbox.newest_run('full') == run
+    for path in damaged:
+        assert f'passed over {path}' in done.stderr
+    assert f'resume   {run}/' in done.stdout
+    assert 'iter_6.pth' in done.stdout
+    assert 'differs from when this run began: train_cfg.max_iters: 12 -> 18' in done.stderr
+    result = json.loads((run / 'result.json').read_text())
+    assert result['resumed_at_iter'] == [6]
+    assert result['iters_done'] == 18
+    assert len((run / 'command.txt').read_text().splitlines()) == 2
+
+
+def trains(sandbox, known):
+    """Whether there is a newer run than the known one that has logged a loss."""
+    run = sandbox.newest_run('full')
+    return run != known and any('loss' in path.read_text() for path in run.glob('*/vis_data/scalars.json'))
+
+
+@pytest.fixture
+def running(sandbox, data):
+    """A full run that would take long, in the middle of its training."""
+    known = sandbox.newest_run('full')
+    argv = ['--demo', '--max_iters=100000', '--num_workers=1', f'--data_path={data}', *TINY_OVERRIDES]
+    process = sandbox.start('full', *argv)
+    wait_until(lambda: trains(sandbox, known), process)
+    yield process
+    if process.poll() is None:
+        process.kill()
+    process.wait()
+
+
+def end(process: subprocess.Popen, seconds: float):
+    out, err = process.communicate(timeout=seconds)
+    assert 'Final' not in out
+    assert 'Traceback' not in out
+    return process.returncode, [line for line in err.splitlines() if line.startswith('error:')]
+
+
+def rank_pid(pids, rank):
+    for pid in pids:
+        with open(f'/proc/{pid}/environ', 'rb') as environ, open(f'/proc/{pid}/cmdline', 'rb') as command:
+            if f'RANK={rank}'.encode() in environ.read().split(b'\0') and b'train.py' in command.read():
+                return pid
+    raise AssertionError(f'no rank {rank}')
+
+
+def test_a_killed_rank_ends_the_run_and_is_named(running):
+    below = descendants(running.pid)
+    os.kill(rank_pid(below, 1), signal.SIGKILL)
+    status, errors = end(running, 60)
+    assert status == 128 + signal.SIGKILL
+    assert len(errors) == 1
+    assert re.search(r'rank 1 was killed by signal 9 .*; log: \S+/1/std(out|err)\.log$', errors[0])
+    assert not alive(below)
+
+
+def test_ctrl_c_ends_the_run_and_everything_that_it_started_and_saves_it(running, sandbox):
+    """The other signals, and a launcher that is killed, are test_launch_ranks.py's."""
+    below = descendants(running.pid)
+    assert len(below) >= 5  # torchrun, two ranks and their loaders
+    os.killpg(running.pid, signal.SIGINT)  # as a terminal does
+    status, errors = end(running, 120)
+    assert status == 128 + signal.SIGINT
+    assert len(errors) == 1
+    assert 'SIGINT ended the training; continue with --resume=1' in errors[0]
+    assert not alive(below)
+    assert list(sandbox.newest_run('full').glob('iter_*.pth'))
+
+
+def test_two_machines_make_one_run(sandbox, data):
+    """Both on this one: they meet at a port as others would."""
+    folder = sandbox.home / 'shared'
+    argv = [*TINY, f'--data_path={data}', f'--work_dir={folder}', '--nproc=1', '--nnodes=2', '--master_addr=127.0.0.1']
+    argv.append(f'--master_port={network.free_port()}')
+    first = sandbox.start('full', *argv, '--node_rank=0', *TINY_OVERRIDES)
+    second = sandbox.start('full', *argv, '--node_rank=1', *TINY_OVERRIDES)
+    out, err = first.communicate(timeout=300)
+    quiet, other_err = second.communicate(timeout=300)
+    assert (first.returncode, second.returncode) == (0, 0), (err, other_err)
+    assert 'Final Train Accuracy' in out
+    assert 'Final' not in quiet
+    assert json.loads((folder / 'result.json').read_text())['world_size'] == 2

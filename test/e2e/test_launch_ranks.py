@@ -1,0 +1,202 @@
+"""ranks.py with real processes and toy scripts in place of the trainer."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import network
+import processes
+import ranks
+from launch_sandbox import alive, descendants, require_set_up, wait_until
+
+# Runs a toy script as two ranks and says how it ended.
+DRIVER = """
+import json, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import ranks
+started = ranks.Ranks(json.loads(sys.argv[2]), Path(sys.argv[3]), {})
+status = started.wait(lambda: None)
+failure = started.failure()
+print(json.dumps([failure.what, str(failure.log), failure.last_lines] if failure else None))
+sys.exit(status)
+"""
+PRELUDE = """
+import os, signal, sys, time
+from pathlib import Path
+rank, folder = int(os.environ['RANK']), Path(sys.argv[1])
+"""
+
+
+class Job:
+    """Two ranks of a toy script.
+
+    Args:
+        folder: An empty folder.
+        body: What each rank does; knows ``rank`` and ``folder``.
+    """
+
+    def __init__(self, folder: Path, body: str) -> None:
+        require_set_up()
+        self.folder = folder
+        script = folder / 'toy.py'
+        script.write_text(PRELUDE + body)
+        tools = Path(ranks.__file__).parent
+        arguments = ['--nproc_per_node=2', '--nnodes=1', '--node_rank=0', '--master_addr=127.0.0.1', '--redirects=3']
+        arguments += [f'--master_port={network.free_port()}', '--monitor_interval=0.1', '--max_restarts=0']
+        arguments += [str(tools / 'rank_start.py'), str(script), str(folder)]
+        command = [sys.executable, '-c', DRIVER, str(tools), json.dumps(arguments), str(folder / 'logs')]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+
+    def until(self, *names: str) -> None:
+        """Wait until the ranks have made some files."""
+        wait_until(lambda: all((self.folder / name).exists() for name in names), self.process, 60)
+
+    def end(self) -> tuple:
+        """Wait for the end: exit status and failure."""
+        out, _ = self.process.communicate(timeout=120)
+        return self.process.returncode, json.loads(out) if out else None
+
+
+def test_all_is_well_where_all_ranks_end_well(tmp_path):
+    job = Job(tmp_path, "print('hello of', rank)")
+    assert job.end() == (0, None)
+    logs = sorted(tmp_path.glob('logs/*/attempt_0/*/stdout.log'))
+    assert [log.read_text() for log in logs] == ['hello of 0\n', 'hello of 1\n']
+
+
+def test_the_first_rank_that_fails_is_named_with_its_words(tmp_path):
+    job = Job(tmp_path, "if rank == 1: raise ValueError('the disk is on fire')\ntime.sleep(60)")
+    status, (what, log, lines) = job.end()
+    assert status == 1
+    assert what == 'rank 1 ended with exit status 1'
+    assert lines[-1] == 'ValueError: the disk is on fire'
+    assert Path(log).read_text().splitlines()[-1] == lines[-1]
+
+
+def test_the_exit_status_is_the_rank_s(tmp_path):
+    status, (what, *_) = Job(tmp_path, 'if rank == 1: sys.exit(7)\ntime.sleep(60)').end()
+    assert (status, what) == (7, 'rank 1 ended with exit status 7')
+
+
+def test_a_killed_rank_is_named_before_the_one_that_fails_of_it(tmp_path):
+    body = """
+Path(folder, f'pid{rank}').write_text(str(os.getpid()))
+if rank == 0:  # as a collective does when its peer is gone
+    while not Path(folder, 'pid1').exists() or Path('/proc', Path(folder, 'pid1').read_text()).exists():
+        time.sleep(0.001)
+    sys.exit(1)
+time.sleep(60)
+"""
+    job = Job(tmp_path, body)
+    job.until('pid0', 'pid1')
+    os.kill(int((tmp_path / 'pid1').read_text()), signal.SIGKILL)
+    status, (what, *_) = job.end()
+    assert status == 128 + signal.SIGKILL
+    assert what.startswith('rank 1 was killed by signal 9 (SIGKILL')
+
+
+def test_a_rank_that_hangs_after_another_failed_is_ended(tmp_path):
+    body = """
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+Path(folder, f'ready{rank}').touch()
+while rank == 1 and not Path(folder, 'ready0').exists():
+    time.sleep(0.01)
+if rank == 1:
+    sys.exit(3)
+time.sleep(600)
+"""
+    status, (what, *_) = Job(tmp_path, body).end()
+    assert (status, what) == (3, 'rank 1 ended with exit status 3')
+
+
+LOADERS = """
+if os.fork() == 0:  # a loader process
+    time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize('signum', [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_reaches_the_ranks_which_may_take_their_time(tmp_path, signum):
+    body = """
+def save(*_):
+    time.sleep(0.5 + rank)
+    Path(folder, f'saved{rank}').touch()
+    sys.exit(0)
+signal.signal(signal.SIGTERM, save)
+Path(folder, f'ready{rank}').touch()
+time.sleep(600)
+"""
+    job = Job(tmp_path, LOADERS + body)
+    job.until('ready0', 'ready1')
+    below = descendants(job.process.pid)
+    assert len(below) >= 5  # torchrun, two ranks and their loaders
+    job.process.send_signal(signum)
+    assert job.end()[0] == 128 + signum
+    assert (tmp_path / 'saved0').exists()
+    assert (tmp_path / 'saved1').exists()
+    assert not alive(below)
+
+
+def test_a_second_signal_ends_everything_at_once(tmp_path):
+    body = """
+signal.signal(signal.SIGTERM, lambda *_: Path(folder, f'asked{rank}').touch())
+Path(folder, f'ready{rank}').touch()
+while True:
+    time.sleep(1)
+"""
+    job = Job(tmp_path, LOADERS + body)
+    job.until('ready0', 'ready1')
+    below = descendants(job.process.pid)
+    job.process.send_signal(signal.SIGINT)
+    job.until('asked0', 'asked1')
+    assert len(alive(below)) == len(below)
+    job.process.send_signal(signal.SIGINT)
+    assert job.end()[0] == 128 + signal.SIGINT
+    assert not alive(below)
+
+
+@pytest.mark.parametrize('victim', ['launcher', 'torchrun'])
+def test_no_rank_outlives_a_launcher_or_a_torchrun_that_is_killed(tmp_path, victim):
+    body = """
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+Path(folder, f'ready{rank}').touch()
+time.sleep(600)
+"""
+    job = Job(tmp_path, body)
+    job.until('ready0', 'ready1')
+    below = descendants(job.process.pid)
+    torchrun = [row.pid for row in processes.table() if row.parent == job.process.pid]
+    os.kill(job.process.pid if victim == 'launcher' else torchrun[0], signal.SIGKILL)
+    job.end()
+    deadline = time.monotonic() + 60
+    while alive(below) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not alive(below)
+
+
+def test_a_torchrun_that_fails_itself_is_reported_with_its_words(tmp_path):
+    require_set_up()
+    script = tmp_path / 'toy.py'
+    script.touch()
+    arguments = ['--nproc_per_node=2', '--no_such_option', str(script)]
+    started = ranks.Ranks(arguments, tmp_path / 'logs', {})
+    assert started.wait(lambda: None) == 1
+    failure = started.failure()
+    assert failure.what.startswith('torchrun ended with status')
+    assert 'no_such_option' in '\n'.join(failure.last_lines)
+
+
+def test_the_end_of_a_long_log_is_read(tmp_path):
+    path = tmp_path / 'log'
+    path.write_text(''.join(f'line {number}\n\n' for number in range(100_000)))
+    assert ranks.tail(path, 2) == ['line 99998', 'line 99999']
+    assert ranks.tail(tmp_path / 'none') == []

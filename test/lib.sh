@@ -1,0 +1,42 @@
+# What the launchers share: check the options, set up where nothing is, choose the environment, launch.
+# Sourced by train_*.sh. The thinking is Python's: tools/options.py, tools/devices.py, tools/launch.py.
+# shellcheck shell=bash
+
+set -euo pipefail
+
+ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+readonly ROOT
+readonly HELP_SHOWN=10 # status of tools/options.py after --help
+
+# Prints the name of a Python that can run the tools before anything is installed.
+find_python() {
+  local candidate
+  for candidate in python3 python python3.{13,12,11,10,9,8}; do
+    if "${candidate}" -c 'import sys; sys.exit(sys.version_info < (3, 8))' 2>/dev/null; then
+      echo "${candidate}"
+      return
+    fi
+  done
+  echo "error: no Python 3.8 or newer on PATH; install python3" >&2
+  return 1
+}
+
+# launch full|performance OPTIONS: does not return.
+launch() {
+  local script=$1
+  shift
+  local python device status=0
+  python="$(find_python)"
+  "${python}" "${ROOT}/tools/options.py" "${script}" "$@" || status=$?
+  if ((status == HELP_SHOWN)); then
+    exit 0
+  elif ((status)); then
+    exit "${status}"
+  fi
+  # Tells on stderr what it installs, if anything is to be installed.
+  python="$(bash "${ROOT}/tools/setup.sh" --quiet_if_ready --print_python)"
+  device="$("${python}" "${ROOT}/tools/devices.py" "${script}" "$@")"
+  # shellcheck source=/dev/null
+  source "${ROOT}/test/env_${device}.sh"
+  exec "${python}" "${ROOT}/tools/launch.py" "${script}" "$@"
+}

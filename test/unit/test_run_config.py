@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import config_keys
+import console
+import options
+import run_config
+
+DATA = Path('/some/cityscapes')
+
+
+def make(script='full', *argv, device='cpu'):
+    return run_config.make(options.parse(script, list(argv)), device, DATA)
+
+
+def test_the_recipe_is_untouched_where_nothing_is_asked():
+    config = make()
+    assert config.model == run_config.load(run_config.RECIPE).model
+    assert (config.train_cfg.max_iters, config.train_cfg.val_interval) == (90000, 5000)
+    assert config.default_hooks.checkpoint.interval == 5000
+    assert config.train_dataloader.batch_size == 2
+
+
+def data_roots(config):
+    return [value for key, value in config_keys.leaves(config) if key.endswith('.data_root')]
+
+
+def test_the_data_root_reaches_every_data_set():
+    assert data_roots(make()) == [str(DATA)] * 3  # to train, validate and test on
+
+
+def test_the_data_root_reaches_wrapped_and_joined_data_sets(tmp_path):
+    inner = "dict(type='CityscapesDataset', data_root='x', pipeline=[])"
+    wrapped = f"dict(type='ConcatDataset', datasets=[dict(type='RepeatDataset', times=2, dataset={inner}), {inner}])"
+    path = tmp_path / 'wrapped.py'
+    path.write_text(
+        f"_base_ = ['{run_config.RECIPE}']\ntrain_dataloader = dict(dataset=dict(_delete_=True, **{wrapped}))\n"
+    )
+    assert data_roots(make('full', f'--config={path}')) == [str(DATA)] * 4
+
+
+def test_numbers_of_the_options():
+    config = make('full', '--batch_size=3', '--num_workers=4', '--seed=7', '--val_interval=50')
+    assert config.train_dataloader.batch_size == 3
+    assert config.val_dataloader.batch_size == run_config.load(run_config.RECIPE).val_dataloader.batch_size
+    assert config.train_dataloader.num_workers == config.val_dataloader.num_workers == 4
+    assert config.randomness.seed == 7
+    assert config.train_cfg.val_interval == config.default_hooks.checkpoint.interval == 50
+
+
+def test_loaders_without_processes_have_none_that_persist():
+    for loader in ('train_dataloader', 'val_dataloader'):
+        assert make('full', '--num_workers=0')[loader].persistent_workers is False
+        assert make('full', '--num_workers=1')[loader].persistent_workers is True
+
+
+def test_the_learning_rate_follows_max_iters():
+    config = make('full', '--max_iters=123')
+    assert config.train_cfg.max_iters == 123
+    assert [phase['end'] for phase in config.param_scheduler] == [123]
+
+
+def test_a_training_shorter_than_its_warm_up_is_all_warm_up():
+    whole = run_config.load(run_config.DEMO).param_scheduler
+    assert whole[0]['end'] > 10
+    config = make('full', '--demo', '--max_iters=10')
+    assert [(phase['type'], phase['begin'], phase['end']) for phase in config.param_scheduler] == [('LinearLR', 0, 10)]
+    assert config.default_hooks.logger.interval <= 10
+
+
+def test_a_performance_run_keeps_no_checkpoint_and_is_short():
+    config = make('performance')
+    assert config.default_hooks.checkpoint is None
+    assert (config.train_cfg.max_iters, config.train_cfg.val_interval) == (1000, 1000)
+    assert config.param_scheduler[-1]['end'] == 1000
+    assert make('performance', '--max_iters=30').train_cfg.val_interval == 30
+    assert make('full', '--demo').train_cfg.max_iters > make('performance', '--demo').train_cfg.max_iters
+
+
+def test_precision():
+    assert make('full', '--amp=bf16').optim_wrapper.type == 'Bf16OptimWrapper'
+    assert 'loss_scale' not in make('full', '--amp=bf16').optim_wrapper
+    half = make('full', '--amp=fp16', device='cuda').optim_wrapper
+    assert (half.type, half.dtype, half.loss_scale) == ('AmpOptimWrapper', 'float16', 'dynamic')
+    assert make('full', '--amp=off').optim_wrapper.type == 'OptimWrapper'
+    with pytest.raises(console.UserError, match='--amp=fp16'):
+        make('full', '--amp=fp16', device='cpu')
+
+
+def test_overrides_come_last_and_have_the_syntax_of_cfg_options():
+    config = make(
+        'full',
+        '--batch_size=3',
+        '--',
+        'train_dataloader.batch_size=5',
+        'optim_wrapper.optimizer.betas=(0.8, 0.9)',
+        'val_dataloader.dataset.pipeline.1.keep_ratio=False',
+        'model.backbone.init_cfg=None',
+    )
+    assert config.train_dataloader.batch_size == 5
+    assert config.optim_wrapper.optimizer.betas == (0.8, 0.9)
+    assert config.val_dataloader.dataset.pipeline[1].keep_ratio is False
+    assert config.model.backbone.init_cfg is None
+
+
+@pytest.mark.parametrize(
+    ('text', 'said'),
+    [
+        ('model.backbone.dephts=1', 'did you mean model.backbone.depths?'),
+        ('model.decode_head.num_querys=3', 'did you mean model.decode_head.num_queries?'),
+        ('no_such_thing_at_all=1', 'the config has no no_such_thing_at_all'),
+        ('val_dataloader.dataset.pipeline.99.prob=1', 'the config has no val_dataloader.dataset.pipeline.99'),
+        ('model.backbone.embed_dims.more=1', 'the config has no model.backbone.embed_dims.more'),
+        ('model=1', 'model is a group of settings'),
+        ('train_cfg.max_iters=many', 'give a number'),
+        ('model.backbone.with_cp=maybe', 'give True or False'),
+    ],
+)
+def test_an_override_that_cannot_be_meant_is_refused(text, said):
+    with pytest.raises(console.UserError) as caught:
+        make('full', '--', text)
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    'text',
+    [
+        'optim_wrapper.accumulative_counts=2',
+        'train_dataloader.pin_memory=True',
+        'default_hooks.checkpoint.max_keep_ckpts=3',
+        'model.decode_head.loss_cls.avg_non_ignore=True',
+        'model.test_cfg.crop_size=512',
+    ],
+)
+def test_a_key_that_the_config_lacks_and_its_class_knows_is_taken(text):
+    key, value = text.split('=')
+    config = make('full', '--', text)
+    assert str(dict(config_keys.leaves(config))[key]) == value
+
+
+@pytest.mark.parametrize(
+    ('content', 'said'),
+    [
+        ('model = dict(', 'cannot be read: SyntaxError'),
+        ("_base_ = ['no_such_base.py']", 'cannot be read'),
+        ('x = 1', 'has no model'),
+        (f"_base_ = ['{run_config.RECIPE}']\ntrain_cfg = dict(max_iters=None)", 'has no train_cfg.max_iters'),
+    ],
+)
+def test_a_config_that_is_none_is_refused(tmp_path, content, said):
+    path = tmp_path / 'bad.py'
+    path.write_text(content)
+    with pytest.raises(console.UserError) as caught:
+        make('full', f'--config={path}')
+    assert said in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+def test_the_written_config_reads_back_the_same(tmp_path):
+    config = make('full', '--max_iters=100', '--seed=3', '--amp=bf16')
+    config.dump(str(tmp_path / 'config.py'))
+    assert run_config.differences(tmp_path / 'config.py', config) == []
+    changed = make('full', '--max_iters=100', '--seed=4', '--amp=bf16')
+    assert run_config.differences(tmp_path / 'config.py', changed) == ['randomness.seed: 3 -> 4']
+    assert run_config.differences(tmp_path / 'none.py', config) == []
+
+
+def test_where_the_weights_come_from(tmp_path):
+    config = make()
+    assert run_config.weights_source(config).endswith('-e5c09f74.pth')
+    run_config.set_weights(config, tmp_path / 'w.pth')
+    assert run_config.weights_source(config) == str(tmp_path / 'w.pth')
+    run_config.set_weights(config, None)
+    assert run_config.weights_source(config) is None
+    assert run_config.weights_source(make('full', '--demo')) is None
+
+
+def test_a_config_that_makes_no_model_is_one_line():
+    with pytest.raises(console.UserError, match='the config does not make a model: '):
+        run_config.build_model(make('full', '--demo', '--', 'model.backbone.type=NoSuchNet'))

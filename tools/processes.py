@@ -1,0 +1,76 @@
+"""Processes of this machine and how they end together. Linux; standard library only."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Collection, List, NamedTuple
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+class Process(NamedTuple):
+    """One row of the process table; a zombie is none."""
+
+    pid: int
+    parent: int
+    session: int
+
+
+def die_with_parent(signum: signal.Signals, parent: int) -> None:
+    """Have the kernel send this process a signal when its parent ends, however it ends. Survives exec.
+
+    Args:
+        signum: What to send.
+        parent: Process id of the parent; where it has ended already, this process ends at once.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_PDEATHSIG, int(signum), 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), 'prctl(PR_SET_PDEATHSIG)')
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def table() -> List[Process]:
+    """All running processes that can be seen."""
+    rows = []
+    for folder in Path('/proc').glob('[0-9]*'):
+        # A process may end while it is looked at.
+        with contextlib.suppress(OSError):
+            # The name, in parentheses, may itself hold spaces and parentheses.
+            state, parent, _, session = (folder / 'stat').read_text(errors='replace').rpartition(')')[2].split()[:4]
+            if state not in 'ZX':
+                rows.append(Process(int(folder.name), int(parent), int(session)))
+    return rows
+
+
+def session_leaders(parent: int) -> List[int]:
+    """Children of a process that lead a session of their own."""
+    return [row.pid for row in table() if row.parent == parent and row.session == row.pid]
+
+
+def send(pids: List[int], signum: signal.Signals) -> None:
+    """Send a signal to processes, some of which may have ended."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signum)
+
+
+def kill_sessions(leaders: Collection[int], seconds: float = 10) -> None:
+    """End everything that runs in sessions, such as a rank with its loader processes, at once.
+
+    Args:
+        leaders: Process ids that the sessions are named by; these processes may have ended.
+        seconds: How long to wait until all have gone; a process may be stuck in its device's driver.
+    """
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        left = [row.pid for row in table() if row.session in leaders]
+        if not left:
+            return
+        send(left, signal.SIGKILL)
+        time.sleep(0.05)

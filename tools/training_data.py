@@ -1,0 +1,59 @@
+"""The data set of a training: the user's, verified, or the built-in demo set, made when it is first needed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Optional
+
+import cityscapes_verify
+import console
+import inputs
+import run_folder
+
+# Scenes to train and to validate on, width and height in pixels, seed.
+DEMO = (240, 40, 256, 128, 0)
+DEMO_DATA = run_folder.OUTPUT / 'demo_data'
+
+
+def root(given: Optional[str], demo: bool) -> Path:
+    """The data root; the demo set need not exist yet.
+
+    Args:
+        given: What ``--data_path`` says.
+        demo: Whether the built-in set is used where nothing is given.
+
+    Raises:
+        console.UserError: The folder is not a Cityscapes root.
+    """
+    if given is None and demo:
+        import streetscenes
+
+        # Sets of another size, or of another generator, lie beside each other.
+        return DEMO_DATA / '_'.join(map(str, ('v' + str(streetscenes.GENERATOR_VERSION), *DEMO)))
+    return inputs.require_cityscapes(given)
+
+
+def require(data_root: Path) -> None:
+    """Verify a data set; fast where it was verified before and has not changed.
+
+    Raises:
+        console.UserError: The first fault, how many there are and how to see all.
+    """
+    found = cityscapes_verify.verify(data_root)
+    if not found.ok:
+        more = len(found.faults) - 1
+        raise console.UserError(
+            f'{found.faults[0]}'
+            + (f' (and {more} more faults)' if more else '')
+            + f'; all: python tools/cityscapes.py verify --data_path={data_root}'
+        )
+    console.say(f'data     {data_root}: {found.summary()}')
+
+
+def make_demo(data_root: Path) -> None:
+    """Make the demo set or what is missing of it, as the real one is made: polygons first, then training labels."""
+    import cityscapes_demo
+    import cityscapes_prepare
+
+    cityscapes_demo.demo(data_root, cityscapes_demo.DemoSet(*DEMO))
+    cityscapes_prepare.prepare(data_root)
