@@ -83,7 +83,7 @@ class Sandbox:
             text=True,
             env={**self.env, **env},
             cwd=str(self.home),
-            timeout=600,
+            timeout=1800,  # against hanging; the whole demo takes minutes
             check=False,
         )
 
