@@ -65,6 +65,7 @@ optim_wrapper = dict(
     paramwise_cfg=dict(_delete_=True, norm_decay_mult=0.0),
     clip_grad=dict(max_norm=1.0),
 )
+randomness = dict(seed=0)
 max_iters = 700
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.05, begin=0, end=20, by_epoch=False),
