@@ -30,10 +30,13 @@ RECIPE = (
 )
 TRAIN_IMAGES = 7
 MAX_ITERS = 12
-# The text of the config is part of every checkpoint; mmengine's formatting of it takes as long as 12 iterations here
-Config.pretty_text = property(lambda cfg: '\n'.join(f'{key} = {value!r}' for key, value in cfg.to_dict().items()))
 CONTEXT = multiprocessing.get_context('forkserver')
 CONTEXT.set_forkserver_preload(['resume_faults', 'mmseg.models', 'mmdet.models', 'torch._dynamo'])
+
+
+def plain_text(cfg: Config) -> str:
+    """Return a config as Python; mmengine's formatting of it takes as long as 12 iterations here."""
+    return '\n'.join(f'{key} = {value!r}' for key, value in cfg.to_dict().items())
 
 
 def write_cityscapes(root: Path) -> Path:
@@ -56,9 +59,6 @@ def write_cityscapes(root: Path) -> Path:
 def recipe(data: Path, work_dir: Path, workers: int = 0, **options) -> Config:
     """Return the recipe's config with a tiny model and 12 iterations; options override it by dotted key."""
     cfg = Config.fromfile(RECIPE)
-    # the loop adds this wrapper by itself
-    if 'pipeline' not in cfg.train_dataloader.dataset:
-        cfg.train_dataloader.dataset = cfg.train_dataloader.dataset.dataset
     crop = (64, 64)
     head = {
         'in_channels': [16, 32, 64, 128],
@@ -136,6 +136,7 @@ def train_rank(
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(output, 1)
     os.dup2(output, 2)
+    Config.pretty_text = property(plain_text)  # it is part of every checkpoint
     torch.set_num_threads(1)
     if world > 1:
         os.environ.update(
@@ -176,7 +177,7 @@ def start(
     work_dir = Path(cfg.work_dir)
     work_dir.mkdir(parents=True, exist_ok=True)
     config = work_dir / 'config.py'
-    cfg.dump(config)
+    config.write_text(plain_text(cfg))
     log = work_dir / 'output.txt'
     log.write_text('')
     port = free_port()
