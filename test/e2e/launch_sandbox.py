@@ -83,7 +83,7 @@ class Sandbox:
             text=True,
             env={**self.env, **env},
             cwd=str(self.home),
-            timeout=1800,  # against hanging; the whole demo takes minutes
+            timeout=1200,  # against hanging; the whole demo takes minutes
             check=False,
         )
 
