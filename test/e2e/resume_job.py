@@ -147,7 +147,8 @@ def train_rank(
     if resume:
         cfg.load_from, skipped = find_resumable(cfg.work_dir)
         cfg.resume = True
-        print('RESUMED', Path(cfg.load_from).name, [(Path(path).name, why) for path, why in skipped])
+        line = f'RESUMED {Path(cfg.load_from).name} {[(Path(path).name, why) for path, why in skipped]}\n'
+        os.write(1, line.encode())  # in one piece: print() writes word by word, and the ranks share the file
     prepare_device(cfg)
     runner = Runner.from_cfg(cfg)
     if sabotage is not None:
