@@ -19,18 +19,18 @@ from typing import Any, Dict, List, Optional
 import checkouts
 import console
 import devices
+import doctor
+import doctor_report
 import inputs
 import network
 import options
 import run_folder
+import run_size
 import training_data
+from doctor_subject import Subject
 
 TOOLS = Path(__file__).resolve().parent
 TRAIN = TOOLS.parent / 'mmsegmentation' / 'tools' / 'train.py'
-# A checkpoint holds each parameter and AdamW's two moments in float32; two are kept, a third is being written.
-CHECKPOINT_BYTES_PER_PARAMETER = 12
-CHECKPOINTS = 3
-LOG_BYTES = 64 << 20
 PACKAGES = ('torch', 'torch_npu', 'mx_driving', 'mmengine', 'mmcv', 'mmcv-lite', 'mmdet', 'mmsegmentation', 'numpy')
 
 
@@ -103,14 +103,8 @@ def make_plan(asked: options.Options) -> Plan:
     else:
         console.say('weights  none, the training begins from scratch')
     run_config.set_weights(config, backbone)
-    run_folder.require_space(folder, _bytes_needed(asked, model), 'the checkpoints and logs')
+    run_folder.require_space(folder, run_size.disk_bytes(asked.writes_checkpoints, model), 'the checkpoints and logs')
     return Plan(asked, device, nproc, config, folder, pins)
-
-
-def _bytes_needed(asked: options.Options, model: Any) -> int:
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    checkpoints = CHECKPOINTS * CHECKPOINT_BYTES_PER_PARAMETER * parameters
-    return (checkpoints if asked.writes_checkpoints else 0) + LOG_BYTES
 
 
 def _set_checkpoint(config: Any, folder: Path) -> None:
@@ -129,6 +123,18 @@ def _set_checkpoint(config: Any, folder: Path) -> None:
     config['load_from'] = checkpoint
     for difference in run_config.differences(folder / run_folder.CONFIG, config):
         console.warn(f'differs from when this run began: {difference}')
+
+
+def look_over(plan: Plan) -> None:
+    """Have the doctor look the machine over.
+
+    Raises:
+        console.UserError: Something would end the training.
+    """
+    findings = doctor.before_training(Subject(plan.options, plan.device, plan.nproc, plan.config))
+    doctor_report.require(findings)
+    spoken = ''.join(f'; {finding.check}: {finding.found}' for finding in findings if finding.check == 'all-reduce')
+    console.say(f'doctor   {doctor_report.counts(findings)}{spoken}')
 
 
 def write_run_files(plan: Plan, argv: List[str]) -> Path:
@@ -270,6 +276,8 @@ def main() -> None:
     """Entry point; see the module's docstring."""
     script, argv = sys.argv[1], sys.argv[2:]
     plan = make_plan(options.read(script, argv))
+    if plan.options.doctor:
+        look_over(plan)
     if plan.options.uses_demo_data:
         data_root = training_data.root(None, True)
         training_data.make_demo(data_root)

@@ -60,6 +60,7 @@ class Options:
     master_addr: Optional[str] = None
     master_port: Optional[int] = None
     demo: bool = False
+    doctor: bool = True
     overrides: List[str] = field(default_factory=list)
 
     @property
@@ -158,6 +159,7 @@ def make_parser(script: str) -> argparse.ArgumentParser:
     add('node_rank', _whole(0, 4095), 'N', 'number of this machine, from 0')
     add('master_addr', _text, 'HOST', 'address of machine 0')
     add('master_port', _whole(1, 65535), 'N', 'port on machine 0 (one machine: a free one)')
+    add('doctor', _one_of(('0', '1')), '0|1', '0 starts without looking the machine over (1)')
     parser.add_argument(
         '--demo', action='store_true', help='the whole job on built-in street scenes and a small model, in minutes'
     )
@@ -191,6 +193,7 @@ def parse(script: str, argv: Sequence[str]) -> Options:
         _check_override(override)
     values = {name: value for name, value in vars(given).items() if value is not None}
     values['resume'] = values.get('resume') == '1'
+    values['doctor'] = values.get('doctor') != '0'
     return Options(script=script, overrides=overrides, **values)
 
 

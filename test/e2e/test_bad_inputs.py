@@ -211,6 +211,14 @@ def test_half_precision_on_a_cpu(world):
     )
 
 
+def test_what_the_doctor_finds(world):
+    argv = ['--demo', f'--data_path={world.data}', *CPU]
+    world.refuses(
+        lambda: world.launch(*argv, GLOO_SOCKET_IFNAME='nosuch0'),
+        'network interface: GLOO_SOCKET_IFNAME=nosuch0 names nosuch0, which this machine does not have; unset it',
+    )
+
+
 OVERRIDES = {
     'misspelled key': ('model.backbone.dephts=[2,2]', 'did you mean model.backbone.depths?'),
     'unknown key': ('no_such_thing=1', 'the config has no no_such_thing'),
@@ -391,5 +399,6 @@ def test_good_inputs_are_not_refused(world):
     run = world.home / 'good'
     argv = ['--demo', f'--data_path={world.data}', *CPU, f'--work_dir={run}', '--max_iters=2', '--seed=1']
     answer = world.launch(*argv)
+    assert 'doctor   ' in answer.out, answer
     assert (run / 'config.py').is_file(), answer
     assert list(run.glob('logs/*/*/attempt_0/0/stdout.log')), answer

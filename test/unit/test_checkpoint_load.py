@@ -168,7 +168,16 @@ class Store:
         Path(to).write_bytes(self.path.read_bytes())
 
 
-WAYS = ['http://', 'torchvision://', 'open-mmlab://', 'openmmlab://', 'file of the list', 'mmcls://', 's3://', 'pavi://']
+WAYS = [
+    'http://',
+    'torchvision://',
+    'open-mmlab://',
+    'openmmlab://',
+    'file of the list',
+    'mmcls://',
+    's3://',
+    'pavi://',
+]
 
 
 @pytest.mark.parametrize('way', WAYS)

@@ -65,6 +65,12 @@ def test_resume_and_demo():
     assert not options.parse('full', ['--resume', '0']).resume
 
 
+def test_the_doctor_is_asked_unless_told_otherwise():
+    assert options.parse('full', []).doctor
+    assert options.parse('full', ['--doctor=1']).doctor
+    assert not options.parse('full', ['--doctor', '0']).doctor
+
+
 def test_everything_behind_the_lone_dashes_is_an_override():
     parsed = options.parse('full', ['--seed=1', '--', 'model.a=1', 'b.0.c=[1, (2,3)]', 'd==x'])
     assert parsed.overrides == ['model.a=1', 'b.0.c=[1, (2,3)]', 'd==x']
