@@ -60,7 +60,7 @@ def by_hand(asked: options.Options) -> List[Finding]:
     """Check everything, also behind a failure.
 
     Args:
-        asked: Options that passed ``options.parse``.
+        asked: Options that passed ``options.settle``.
     """
     findings = doctor_files.checkout_findings()
     device, nproc, there = devices.likely_device(asked.device), asked.nproc or devices.DEFAULT_NPROC, False
@@ -97,8 +97,7 @@ def main() -> Optional[int]:
     as_json = '--json' in ours
     if as_json:
         argv.remove('--json')
-    asked = options.parse(script, argv)
-    options.require_consistent(asked)
+    asked = options.settle(options.parse(script, argv))
     # What a check says on its way, such as the progress of a download, is not part of the answer.
     with contextlib.redirect_stdout(sys.stderr):
         findings = by_hand(asked)

@@ -61,7 +61,7 @@ def _run(subject: Subject) -> List[Finding]:
     def choose() -> str:
         if asked.is_first_node:
             case = options.SCRIPTS[asked.script]
-            folder.append(run_folder.choose(case, asked.demo, asked.work_dir, asked.resume))
+            folder.append(run_folder.choose(case, asked.demo, asked.work_dir, asked.resume, asked.or_begin))
         else:
             folder.append(inputs.absolute(str(asked.work_dir)))
         return str(folder[0])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
 import platform
 import shlex
 import sys
@@ -86,7 +87,7 @@ def make_plan(asked: options.Options) -> Plan:
     config = run_config.make(asked, device, data_root)
     if asked.is_first_node:
         case = options.SCRIPTS[asked.script]
-        folder = run_folder.choose(case, asked.demo, asked.work_dir, asked.resume)
+        folder = run_folder.choose(case, asked.demo, asked.work_dir, asked.resume, asked.or_begin)
     else:
         folder = inputs.absolute(str(asked.work_dir))
     # A checkpoint holds the weights, so a resumed run does without their file.
@@ -116,7 +117,8 @@ def _set_checkpoint(config: Any, folder: Path) -> None:
     try:
         checkpoint, passed_over = find_resumable(str(folder))
     except CheckpointError as error:
-        raise console.UserError(f'--resume=1: {error}; start afresh without --resume=1') from None
+        trust = ', or give --trust_checkpoint if you trust where they come from' if 'refused' in str(error) else ''
+        raise console.UserError(f'--resume=1: {error}; start afresh without --resume=1{trust}') from None
     for path, reason in passed_over:
         console.warn(f'passed over {path}: {reason}')
     console.say(f'resume   {checkpoint}')
@@ -275,7 +277,10 @@ def _write_log(plan: Plan) -> Path:
 def main() -> None:
     """Entry point; see the module's docstring."""
     script, argv = sys.argv[1], sys.argv[2:]
-    plan = make_plan(options.read(script, argv))
+    asked = options.read(script, argv)
+    if asked.trust_checkpoint:
+        os.environ['MMSEG_TRUST_CHECKPOINT'] = '1'  # read by the patched loader, here and in the ranks
+    plan = make_plan(asked)
     if plan.options.doctor:
         look_over(plan)
     if plan.options.uses_demo_data:

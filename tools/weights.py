@@ -231,10 +231,14 @@ def compare(path: Path, parameters: Mapping[str, Any], buffers: Mapping[str, Any
 def _read(path: Path) -> Dict[str, Any]:
     """Tensors of a weights file, under the names that a backbone has for them."""
     import torch
-    from mmseg.engine.checkpoint import CheckpointError, load_from_local
+    from mmseg.engine.checkpoint import CheckpointError, UntrustedCheckpointError, load_from_local
 
     try:
         content = load_from_local(str(path), map_location='cpu')
+    except UntrustedCheckpointError as error:
+        raise console.UserError(
+            f'weights file {error}; give another --pretrained, or --trust_checkpoint if you trust where it comes from'
+        ) from None
     except CheckpointError as error:
         raise console.UserError(f'weights file {error}; give another --pretrained') from None
     for key in ('state_dict', 'model'):
