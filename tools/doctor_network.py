@@ -46,9 +46,10 @@ def _interface(subject: Subject) -> List[Finding]:
     if interface is None:
         fix = f'check --master_addr and the routes (ip route get), or set {variable}'
         return [Finding('network interface', FAILURE, f'no route to {addr}', fix)]
-    if subject.asked.nnodes > 1 and interface == network.LOOPBACK and not subject.asked.is_first_node:
-        fix = 'give --master_addr the address that the other machines know machine 0 by'
-        return [Finding('network interface', WARNING, f'{addr} is this very machine', fix)]
+    if subject.asked.nnodes > 1 and interface == network.LOOPBACK:
+        # Debian's /etc/hosts gives a machine's own name the address 127.0.1.1.
+        fix = 'give --master_addr the IPv4 address that the other machines reach machine 0 by'
+        return [Finding('network interface', WARNING, f'{addr} is reached by this very machine only', fix)]
     return [Finding('network interface', OK, f'{interface} leads to {addr}')]
 
 

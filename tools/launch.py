@@ -17,6 +17,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
+import batch_rule
 import checkouts
 import console
 import devices
@@ -90,6 +91,10 @@ def make_plan(asked: options.Options) -> Plan:
         folder = run_folder.choose(case, asked.demo, asked.work_dir, asked.resume, asked.or_begin)
     else:
         folder = inputs.absolute(str(asked.work_dir))
+    batch, *consequences = batch_rule.says(config, asked.nnodes, nproc)
+    console.say(f'batch    {batch}')
+    for consequence in consequences if asked.writes_checkpoints else ():  # a performance run has no result
+        console.warn(consequence)
     # A checkpoint holds the weights, so a resumed run does without their file.
     backbone = None if asked.resume else weights.locate(asked.pretrained, run_config.weights_source(config))
     if not asked.uses_demo_data:
@@ -287,6 +292,9 @@ def main() -> None:
         data_root = training_data.root(None, True)
         training_data.make_demo(data_root)
         training_data.require(data_root)
+    if plan.options.nnodes > 1:
+        addr = network.resolve(str(plan.options.master_addr))
+        console.say(f'network  {network.interface_towards(addr)} leads to {addr}')
     console.say(f'run      {plan.folder}')
     duration_s = train(plan, write_run_files(plan, argv))
     if plan.options.is_first_node:

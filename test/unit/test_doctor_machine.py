@@ -128,8 +128,9 @@ def test_a_master_that_nobody_knows_is_a_failure():
     assert checks(subject(argv=argv))['master address'].level == FAILURE
 
 
-def test_another_machine_s_master_is_not_this_machine():
-    argv = ['--nnodes=2', '--node_rank=1', '--master_addr=127.0.0.1', '--master_port=1', '--work_dir=w']
+@pytest.mark.parametrize('node', [0, 1])
+def test_an_address_that_only_this_machine_knows_is_none_for_several(node):
+    argv = ['--nnodes=2', f'--node_rank={node}', '--master_addr=127.0.0.1', '--master_port=1', '--work_dir=w']
     assert checks(subject(argv=argv))['network interface'].level == WARNING
 
 

@@ -83,26 +83,19 @@ def test_what_a_config_file_cannot_hold_is_refused(option, text):
 texts = st.text(min_size=1, max_size=30).filter(lambda text: '\0' not in text)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=50)
 @given(name=texts)
 def test_any_data_root_reads_back_from_the_config_that_is_written(name, tmp_path_factory):
     run_config = pytest.importorskip('run_config')
     config_module = pytest.importorskip('mmengine.config')
     try:
-        given_path = options.parse('full', ['--demo', f'--data_path=/{name}']).data_path
+        data_root = options.parse('full', ['--demo', f'--data_path=/{name}']).data_path
     except console.UserError:
         assert '{{' in name
         return
-    config = _demo_config(run_config)
-    for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
-        config[loader]['dataset']['data_root'] = given_path
+    # As small as may be: formatting the recipe's own takes seconds.
+    config = config_module.Config({'train_dataloader': {'dataset': {'data_root': data_root}}, 'x': 1})
     path = tmp_path_factory.mktemp('run') / 'config.py'
     config.dump(str(path))
-    assert config_module.Config.fromfile(str(path)).train_dataloader.dataset.data_root == given_path
+    assert config_module.Config.fromfile(str(path)).train_dataloader.dataset.data_root == data_root
     assert run_config.differences(path, config) == []
-
-
-def _demo_config(run_config, made=[]):  # noqa: B006  resolved once: it takes longer than the rest
-    if not made:
-        made.append(run_config.make(options.parse('full', ['--demo']), 'cpu', Path('/data')))
-    return made[0]
