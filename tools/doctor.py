@@ -3,9 +3,9 @@
     python tools/doctor.py --data_path=/data/cityscapes      # the options of train_full_8p.sh; --json for programs
     python tools/doctor.py performance --device=npu          # as train_performance_8p.sh would start
 
-Starts nothing and changes nothing; takes seconds. Exit status 0: no failure, warnings at most. The launchers make the
-same checks before they start a rank. With --nnodes and started on every machine, all of them take part in the
-all-reduce.
+Starts no training; all that it writes is the note of which files of the data set were whole. Takes seconds. Exit
+status 0: no failure, warnings at most. The launchers make the same checks before they start a rank. With --nnodes and
+started on every machine, all of them take part in the all-reduce.
 """
 
 from __future__ import annotations

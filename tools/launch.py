@@ -293,8 +293,9 @@ def main() -> None:
         training_data.make_demo(data_root)
         training_data.require(data_root)
     if plan.options.nnodes > 1:
-        addr = network.resolve(str(plan.options.master_addr))
-        console.say(f'network  {network.interface_towards(addr)} leads to {addr}')
+        addr, variable = network.resolve(str(plan.options.master_addr)), network.INTERFACE_VARIABLES[plan.device]
+        way = os.environ.get(variable) or network.interface_towards(addr) or 'no interface that is known'
+        console.say(f'network  {way} leads to {addr}')
     console.say(f'run      {plan.folder}')
     duration_s = train(plan, write_run_files(plan, argv))
     if plan.options.is_first_node:

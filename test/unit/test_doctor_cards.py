@@ -4,6 +4,8 @@ import shlex
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import card_listing
 import console
@@ -149,3 +151,18 @@ def test_a_lost_gpu(tool):
     tool('nvidia-smi', 'echo "Unable to determine the device handle for GPU 0000:3B:00.0: GPU is lost."; exit 15')
     (found,) = doctor_cards.examine(subject('cuda'))
     assert (found.level, 'GPU is lost' in found.found) == (FAILURE, True)
+
+
+CUTS = st.tuples(st.integers(0, 40), st.integers(0, 120), st.text(max_size=5))
+
+
+@settings(deadline=None)
+@given(st.lists(CUTS, max_size=6))
+def test_no_output_breaks_the_parsers(cuts):
+    """Lines cut, replaced or torn: cards are missing then, but nothing is raised, and no card is made up."""
+    for whole, parse in ((npu_smi(), card_listing.parse_npu), (nvidia_smi(*[{}] * 8), card_listing.parse_gpu)):
+        lines = whole.splitlines()
+        for line, column, text in cuts:
+            line %= len(lines)
+            lines[line] = lines[line][:column] + text
+        assert len(parse('\n'.join(lines)).cards) <= 8
