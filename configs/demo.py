@@ -65,6 +65,7 @@ optim_wrapper = dict(
     paramwise_cfg=dict(_delete_=True, norm_decay_mult=0.0),
     clip_grad=dict(max_norm=1.0),
 )
+auto_scale_lr = dict(base_batch_size=4)  # 2 ranks x 2 images
 randomness = dict(seed=0)
 max_iters = 700
 param_scheduler = [

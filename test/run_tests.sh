@@ -16,7 +16,7 @@ fail() {
 lint() {
   local python=$1
   local -a scripts
-  mapfile -t scripts < <(git -C "$ROOT" ls-files '*.sh' .ci/run | sed "s|^|$ROOT/|")
+  mapfile -t scripts < <(git -C "$ROOT" ls-files '*.sh' '*.sbatch' .ci/run | sed "s|^|$ROOT/|")
   "$python" -m ruff check "$ROOT"
   "$python" -m ruff format --check "$ROOT"
   "$python" "$ROOT/tools/upstream.py" check

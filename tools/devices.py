@@ -138,8 +138,9 @@ def rank_environment(device: str, nproc: int, master_addr: str, several_machines
     values = {'OMP_NUM_THREADS': str(max(1, cores // nproc))}
     interface = network.interface_towards(master_addr)
     if interface and (several_machines or device == 'cpu'):
-        library = {'npu': 'HCCL', 'cuda': 'NCCL', 'cpu': 'GLOO'}[device]
-        values.update({f'{library}_SOCKET_IFNAME': interface, 'GLOO_SOCKET_IFNAME': interface})
+        # HCCL and NCCL take a name for the beginning of names, unless an equals sign is before it; gloo knows no sign.
+        values['GLOO_SOCKET_IFNAME'] = interface
+        values.setdefault(network.INTERFACE_VARIABLES[device], f'={interface}')
     return {name: value for name, value in values.items() if name not in os.environ}
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
 import platform
 import shlex
 import sys
@@ -16,21 +17,22 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
+import batch_rule
 import checkouts
 import console
 import devices
+import doctor
+import doctor_report
 import inputs
 import network
 import options
 import run_folder
+import run_size
 import training_data
+from doctor_subject import Subject
 
 TOOLS = Path(__file__).resolve().parent
 TRAIN = TOOLS.parent / 'mmsegmentation' / 'tools' / 'train.py'
-# A checkpoint holds each parameter and AdamW's two moments in float32; two are kept, a third is being written.
-CHECKPOINT_BYTES_PER_PARAMETER = 12
-CHECKPOINTS = 3
-LOG_BYTES = 64 << 20
 PACKAGES = ('torch', 'torch_npu', 'mx_driving', 'mmengine', 'mmcv', 'mmcv-lite', 'mmdet', 'mmsegmentation', 'numpy')
 
 
@@ -86,9 +88,13 @@ def make_plan(asked: options.Options) -> Plan:
     config = run_config.make(asked, device, data_root)
     if asked.is_first_node:
         case = options.SCRIPTS[asked.script]
-        folder = run_folder.choose(case, asked.demo, asked.work_dir, asked.resume)
+        folder = run_folder.choose(case, asked.demo, asked.work_dir, asked.resume, asked.or_begin)
     else:
         folder = inputs.absolute(str(asked.work_dir))
+    batch, *consequences = batch_rule.says(config, asked.nnodes, nproc)
+    console.say(f'batch    {batch}')
+    for consequence in consequences if asked.writes_checkpoints else ():  # a performance run has no result
+        console.warn(consequence)
     # A checkpoint holds the weights, so a resumed run does without their file.
     backbone = None if asked.resume else weights.locate(asked.pretrained, run_config.weights_source(config))
     if not asked.uses_demo_data:
@@ -103,14 +109,8 @@ def make_plan(asked: options.Options) -> Plan:
     else:
         console.say('weights  none, the training begins from scratch')
     run_config.set_weights(config, backbone)
-    run_folder.require_space(folder, _bytes_needed(asked, model), 'the checkpoints and logs')
+    run_folder.require_space(folder, run_size.disk_bytes(asked.writes_checkpoints, model), 'the checkpoints and logs')
     return Plan(asked, device, nproc, config, folder, pins)
-
-
-def _bytes_needed(asked: options.Options, model: Any) -> int:
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    checkpoints = CHECKPOINTS * CHECKPOINT_BYTES_PER_PARAMETER * parameters
-    return (checkpoints if asked.writes_checkpoints else 0) + LOG_BYTES
 
 
 def _set_checkpoint(config: Any, folder: Path) -> None:
@@ -122,13 +122,26 @@ def _set_checkpoint(config: Any, folder: Path) -> None:
     try:
         checkpoint, passed_over = find_resumable(str(folder))
     except CheckpointError as error:
-        raise console.UserError(f'--resume=1: {error}; start afresh without --resume=1') from None
+        trust = ', or give --trust_checkpoint if you trust where they come from' if 'refused' in str(error) else ''
+        raise console.UserError(f'--resume=1: {error}; start afresh without --resume=1{trust}') from None
     for path, reason in passed_over:
         console.warn(f'passed over {path}: {reason}')
     console.say(f'resume   {checkpoint}')
     config['load_from'] = checkpoint
     for difference in run_config.differences(folder / run_folder.CONFIG, config):
         console.warn(f'differs from when this run began: {difference}')
+
+
+def look_over(plan: Plan) -> None:
+    """Have the doctor look the machine over.
+
+    Raises:
+        console.UserError: Something would end the training.
+    """
+    findings = doctor.before_training(Subject(plan.options, plan.device, plan.nproc, plan.config))
+    doctor_report.require(findings)
+    spoken = ''.join(f'; {finding.check}: {finding.found}' for finding in findings if finding.check == 'all-reduce')
+    console.say(f'doctor   {doctor_report.counts(findings)}{spoken}')
 
 
 def write_run_files(plan: Plan, argv: List[str]) -> Path:
@@ -269,11 +282,20 @@ def _write_log(plan: Plan) -> Path:
 def main() -> None:
     """Entry point; see the module's docstring."""
     script, argv = sys.argv[1], sys.argv[2:]
-    plan = make_plan(options.read(script, argv))
+    asked = options.read(script, argv)
+    if asked.trust_checkpoint:
+        os.environ['MMSEG_TRUST_CHECKPOINT'] = '1'  # read by the patched loader, here and in the ranks
+    plan = make_plan(asked)
+    if plan.options.doctor:
+        look_over(plan)
     if plan.options.uses_demo_data:
         data_root = training_data.root(None, True)
         training_data.make_demo(data_root)
         training_data.require(data_root)
+    if plan.options.nnodes > 1:
+        addr, variable = network.resolve(str(plan.options.master_addr)), network.INTERFACE_VARIABLES[plan.device]
+        way = os.environ.get(variable) or network.interface_towards(addr) or 'no interface that is known'
+        console.say(f'network  {way} leads to {addr}')
     console.say(f'run      {plan.folder}')
     duration_s = train(plan, write_run_files(plan, argv))
     if plan.options.is_first_node:

@@ -6,12 +6,17 @@ import errno
 import fcntl
 import socket
 import struct
-from typing import Optional
+from pathlib import Path
+from typing import List, Optional, Tuple
 
 import console
 
 LOCAL = '127.0.0.1'
+LOOPBACK = 'lo'
+# By which the collectives of each device are told their network interface.
+INTERFACE_VARIABLES = {'npu': 'HCCL_SOCKET_IFNAME', 'cuda': 'NCCL_SOCKET_IFNAME', 'cpu': 'GLOO_SOCKET_IFNAME'}
 _SIOCGIFADDR = 0x8915  # Linux: ask an interface for its IPv4 address
+_RTF_UP = 1  # linux/route.h
 
 
 def free_port() -> int:
@@ -84,4 +89,37 @@ def interface_towards(addr: str) -> Optional[str]:
                 continue
             if socket.inet_ntoa(answer[20:24]) == own:
                 return name
-    return None
+    # An interface's second address is none that the kernel gives for its name.
+    return route_interface(addr, Path('/proc/net/route'))
+
+
+def route_interface(addr: str, table: Path) -> Optional[str]:
+    """The interface of the most specific route to an address.
+
+    Args:
+        addr: IPv4 address.
+        table: The kernel's routes, as in ``/proc/net/route``: addresses are hexadecimal, least significant byte first.
+    """
+    wanted = struct.unpack('<I', socket.inet_aton(addr))[0]
+    try:
+        rows = [line.split() for line in table.read_text().splitlines()[1:]]
+    except OSError:
+        return None
+    best: Optional[Tuple[int, int, str]] = None
+    for row in rows:
+        name, target, flags, metric, mask = row[0], int(row[1], 16), int(row[3], 16), int(row[6]), int(row[7], 16)
+        if flags & _RTF_UP and wanted & mask == target:
+            # A longer prefix has more bits; among equals the lower metric counts.
+            best = max(filter(None, (best, (bin(mask).count('1'), -metric, name))))
+    return best[2] if best else None
+
+
+def interface_names(given: str) -> List[str]:
+    """Interfaces that a variable such as NCCL_SOCKET_IFNAME asks for, by name or beginning of a name.
+
+    Args:
+        given: ``eth0,eth1`` and ``=eth0`` name interfaces; what begins with ``^`` excludes some and names none.
+    """
+    if given.startswith('^'):
+        return []
+    return [name.strip() for name in given.lstrip('=').split(',') if name.strip()]

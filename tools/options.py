@@ -12,7 +12,7 @@ import argparse
 import difflib
 import re
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Callable, List, NoReturn, Optional, Sequence, Tuple
 
 import console
@@ -37,12 +37,14 @@ class Options:
         num_workers: Loader processes per card.
         data_path: Cityscapes root; None with ``demo`` means the built-in data set.
         nproc: Cards, one process each, on this machine.
+        or_begin: Where ``resume`` finds no checkpoint, begin; ``read`` decides, and ``resume`` says what it found.
         pretrained: Weights file, or ``none``.
         overrides: ``key=value`` texts from behind ``--``.
     """
 
     script: str
     resume: bool = False
+    or_begin: bool = False
     batch_size: Optional[int] = None
     num_workers: Optional[int] = None
     data_path: Optional[str] = None
@@ -60,6 +62,8 @@ class Options:
     master_addr: Optional[str] = None
     master_port: Optional[int] = None
     demo: bool = False
+    doctor: bool = True
+    trust_checkpoint: bool = False
     overrides: List[str] = field(default_factory=list)
 
     @property
@@ -105,6 +109,12 @@ def _text(text: str) -> str:
     """A path or a name. One that begins with a dash is an option whose value was forgotten."""
     if not text.strip():
         raise argparse.ArgumentTypeError('needs a value, and got an empty one')
+    if '{{' in text:
+        raise argparse.ArgumentTypeError(f'{text!r} holds two opening braces, which config files replace; rename it')
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise argparse.ArgumentTypeError(f'{text!r} is not UTF-8, as config files are; rename it') from None
     if text.startswith('-'):
         raise argparse.ArgumentTypeError(f'needs a value, and {text!r} looks like an option (a file: ./{text})')
     return text
@@ -141,7 +151,12 @@ def make_parser(script: str) -> argparse.ArgumentParser:
     def add(name: str, kind: Callable[[str], object], metavar: str, text: str) -> None:
         parser.add_argument(f'--{name}', type=kind, metavar=metavar, help=text)
 
-    add('resume', _one_of(('0', '1')), '0|1', '1 continues from the newest good checkpoint; full script only (0)')
+    add(
+        'resume',
+        _one_of(('0', '1', 'auto')),
+        '0|1|auto',
+        '1 continues from the newest good checkpoint; auto also begins where there is none; full script only (0)',
+    )
     add('batch_size', _whole(1, 4096), 'N', 'images per card (2)')
     add('num_workers', _whole(0, 256), 'N', 'loader processes per card (2)')
     add('data_path', _text, 'DIR', 'Cityscapes root, holds leftImg8bit/ and gtFine/ (mmsegmentation/data/cityscapes)')
@@ -158,6 +173,12 @@ def make_parser(script: str) -> argparse.ArgumentParser:
     add('node_rank', _whole(0, 4095), 'N', 'number of this machine, from 0')
     add('master_addr', _text, 'HOST', 'address of machine 0')
     add('master_port', _whole(1, 65535), 'N', 'port on machine 0 (one machine: a free one)')
+    add('doctor', _one_of(('0', '1')), '0|1', '0 starts without looking the machine over (1)')
+    parser.add_argument(
+        '--trust_checkpoint',
+        action='store_true',
+        help='load checkpoints and weights even if they could run code; only for files whose origin you trust',
+    )
     parser.add_argument(
         '--demo', action='store_true', help='the whole job on built-in street scenes and a small model, in minutes'
     )
@@ -190,7 +211,9 @@ def parse(script: str, argv: Sequence[str]) -> Options:
     for override in overrides:
         _check_override(override)
     values = {name: value for name, value in vars(given).items() if value is not None}
-    values['resume'] = values.get('resume') == '1'
+    values['or_begin'] = values.get('resume') == 'auto'
+    values['resume'] = values.get('resume') in ('1', 'auto')
+    values['doctor'] = values.get('doctor') != '0'
     return Options(script=script, overrides=overrides, **values)
 
 
@@ -228,7 +251,13 @@ def require_consistent(options: Options) -> None:
     """
     if options.resume and options.script == 'performance':
         raise console.UserError(
-            '--resume=1: a performance run keeps no checkpoint to continue from; leave it out', console.EXIT_USAGE
+            f'--resume={"auto" if options.or_begin else "1"}: a performance run keeps no checkpoint to continue from; '
+            'leave it out',
+            console.EXIT_USAGE,
+        )
+    if options.or_begin and options.work_dir is None:
+        raise console.UserError(
+            '--resume=auto needs --work_dir as well, the folder to continue or begin in', console.EXIT_USAGE
         )
     if options.nnodes > 1:
         needed = ('node_rank', 'master_addr', 'master_port', 'work_dir')
@@ -247,6 +276,18 @@ def require_consistent(options: Options) -> None:
         )
 
 
+def settle(options: Options) -> Options:
+    """Stop where options contradict each other, and have --resume=auto continue or begin, by what is in its folder.
+
+    Raises:
+        console.UserError: As ``require_consistent``.
+    """
+    require_consistent(options)
+    if not options.or_begin:
+        return options
+    return replace(options, resume=run_folder.has_checkpoint(str(options.work_dir)))
+
+
 def read(script: str, argv: Sequence[str]) -> Options:
     """Parse the options and make every check that needs no installed package and writes nothing.
 
@@ -257,8 +298,7 @@ def read(script: str, argv: Sequence[str]) -> Options:
     Raises:
         console.UserError: The first fault found.
     """
-    options = parse(script, argv)
-    require_consistent(options)
+    options = settle(parse(script, argv))
     if not options.uses_demo_data:
         inputs.require_cityscapes(options.data_path)
     if options.config is not None:
@@ -266,7 +306,7 @@ def read(script: str, argv: Sequence[str]) -> Options:
     if options.pretrained is not None and options.pretrained != 'none':
         inputs.require_file('--pretrained', options.pretrained)
     if options.is_first_node:
-        run_folder.choose(SCRIPTS[script], options.demo, options.work_dir, options.resume)
+        run_folder.choose(SCRIPTS[script], options.demo, options.work_dir, options.resume, options.or_begin)
         network.require_port(options.master_addr, options.master_port)
     return options
 

@@ -8,6 +8,7 @@ from typing import Any, Iterator, List, Optional
 
 import config_keys
 import console
+import metrics_config
 from options import Options
 
 CONFIGS = Path(__file__).resolve().parent.parent / 'configs'
@@ -171,11 +172,13 @@ def differences(before: Path, config: Any) -> List[str]:
     """
     if not before.is_file():
         return []
-    old, new = (dict(config_keys.leaves(one)) for one in (load(before), config))
+    # Read, not run: a run folder, like a checkpoint, may come from elsewhere.
+    texts = before.read_text(encoding='utf-8', errors='replace'), config.pretty_text
+    old, new = (dict(config_keys.leaves(metrics_config.read_config(text))) for text in texts)
     return [
         f'{key}: {old.get(key)} -> {new.get(key)}'
-        for key in sorted({*old, *new})
-        if old.get(key) != new.get(key) and not key.startswith(_OF_ONE_START)
+        for key in sorted({*old, *new}, key=str)
+        if old.get(key) != new.get(key) and not str(key).startswith(_OF_ONE_START)
     ]
 
 

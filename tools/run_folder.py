@@ -19,7 +19,7 @@ COMMAND, CONFIG, VERSIONS, LOGS = 'command.txt', 'config.py', 'versions.json', '
 CHECKPOINTS = '*.pth'
 
 
-def choose(script: str, demo: bool, work_dir: Optional[str], resume: bool) -> Path:
+def choose(script: str, demo: bool, work_dir: Optional[str], resume: bool, again: bool = False) -> Path:
     """The folder of a run. Nothing is written.
 
     Args:
@@ -27,6 +27,7 @@ def choose(script: str, demo: bool, work_dir: Optional[str], resume: bool) -> Pa
         demo: Demo runs have folders of their own.
         work_dir: What ``--work_dir`` says.
         resume: The newest folder with a checkpoint, instead of a new one.
+        again: A fresh run may begin where an earlier start ended before its first checkpoint.
 
     Returns:
         An absolute path. A fresh run's may not exist yet.
@@ -45,7 +46,7 @@ def choose(script: str, demo: bool, work_dir: Optional[str], resume: bool) -> Pa
             )
     else:
         folder = inputs.absolute(work_dir) if work_dir else _unused(runs)
-        for pattern in (CHECKPOINTS, CONFIG, COMMAND):
+        for pattern in (CHECKPOINTS,) if again else (CHECKPOINTS, CONFIG, COMMAND):
             if _holds(folder, pattern):
                 raise console.UserError(
                     f'--work_dir: {folder} already holds a run; continue it with --resume=1, give another --work_dir, '
@@ -53,6 +54,15 @@ def choose(script: str, demo: bool, work_dir: Optional[str], resume: bool) -> Pa
                 )
     require_writable(folder)
     return folder
+
+
+def has_checkpoint(work_dir: str) -> bool:
+    """Whether there is something to resume in a folder.
+
+    Args:
+        work_dir: What ``--work_dir`` says.
+    """
+    return _holds(inputs.absolute(work_dir), CHECKPOINTS)
 
 
 def _newest(runs: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Optional
 
@@ -33,21 +34,37 @@ def root(given: Optional[str], demo: bool) -> Path:
     return inputs.require_cityscapes(given)
 
 
-def require(data_root: Path) -> None:
+def verified(data_root: Path, progress: bool = True) -> str:
     """Verify a data set; fast where it was verified before and has not changed.
+
+    Args:
+        data_root: From ``root``.
+        progress: Whether to show progress on stdout.
+
+    Returns:
+        One line on the whole.
 
     Raises:
         console.UserError: The first fault, how many there are and how to see all.
     """
-    found = cityscapes_verify.verify(data_root)
+    found = cityscapes_verify.verify(data_root, progress=progress)
     if not found.ok:
         more = len(found.faults) - 1
         raise console.UserError(
             f'{found.faults[0]}'
             + (f' (and {more} more faults)' if more else '')
-            + f'; all: python tools/cityscapes.py verify --data_path={data_root}'
+            + f'; all: python tools/cityscapes.py verify --data_path={shlex.quote(str(data_root))}'
         )
-    console.say(f'data     {data_root}: {found.summary()}')
+    return f'{data_root}: {found.summary()}'
+
+
+def require(data_root: Path) -> None:
+    """Verify a data set and say what it holds.
+
+    Raises:
+        console.UserError: As ``verified``.
+    """
+    console.say(f'data     {verified(data_root)}')
 
 
 def make_demo(data_root: Path) -> None:

@@ -13,11 +13,12 @@ import urllib.request
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional
+from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 import console
 import inputs
 
+_URL = re.compile(r'https?://')
 TIMEOUT_S = 10  # to connect, and for each read: offline machines should say so soon
 _HASH = re.compile(r'-([0-9a-f]{8,64})\.pth$')  # OpenMMLab's and torch.hub's file names end with part of the sha256
 # Swin's tables of another window size are resized by the backbone itself.
@@ -46,21 +47,43 @@ def locate(given: Optional[str], source: Optional[str]) -> Optional[Path]:
         console.UserError: No such file, and it cannot be downloaded: URL, file name and where to put it. Or the file
             is damaged.
     """
-    if given == 'none' or (given is None and not source):
+    named = _named(given, source)
+    if named is None:
         return None
-    named = given if given is not None else str(source)
-    if not re.match(r'https?://', named):
+    if not _URL.match(named):
         path = inputs.absolute(named)
         if not path.is_file():
             raise console.UserError(f'there is no weights file {path}; give --pretrained=FILE or --pretrained=none')
         _require_hash(path, path.name)
         return path
-    name = named.rsplit('/', 1)[-1]
-    path = cache_folder() / name
+    path = _cached(named)
     if not path.is_file():
         _download(named, path)
-    _require_hash(path, name)
+    _require_hash(path, path.name)
     return path
+
+
+def _named(given: Optional[str], source: Optional[str]) -> Optional[str]:
+    if given == 'none' or (given is None and not source):
+        return None
+    return given if given is not None else str(source)
+
+
+def _cached(url: str) -> Path:
+    return cache_folder() / url.rsplit('/', 1)[-1]
+
+
+def to_download(given: Optional[str], source: Optional[str]) -> Optional[Tuple[str, Path]]:
+    """URL and future place of a weights file that ``locate`` would have to download, None if it would not.
+
+    Args:
+        given: As for ``locate``.
+        source: Likewise.
+    """
+    named = _named(given, source)
+    if named is None or not _URL.match(named) or _cached(named).is_file():
+        return None
+    return named, _cached(named)
 
 
 def _require_hash(path: Path, name: str) -> None:
@@ -208,10 +231,14 @@ def compare(path: Path, parameters: Mapping[str, Any], buffers: Mapping[str, Any
 def _read(path: Path) -> Dict[str, Any]:
     """Tensors of a weights file, under the names that a backbone has for them."""
     import torch
-    from mmseg.engine.checkpoint import CheckpointError, load_from_local
+    from mmseg.engine.checkpoint import CheckpointError, UntrustedCheckpointError, load_from_local
 
     try:
         content = load_from_local(str(path), map_location='cpu')
+    except UntrustedCheckpointError as error:
+        raise console.UserError(
+            f'weights file {error}; give another --pretrained, or --trust_checkpoint if you trust where it comes from'
+        ) from None
     except CheckpointError as error:
         raise console.UserError(f'weights file {error}; give another --pretrained') from None
     for key in ('state_dict', 'model'):

@@ -44,7 +44,8 @@ class Sandbox:
         self.home.mkdir(parents=True)
         self.root.mkdir()
         for name in ('tools', 'configs', *CHECKOUTS):
-            shutil.copytree(ROOT / name, self.root / name, symlinks=True, ignore=shutil.ignore_patterns('__pycache__'))
+            # With the compiled files, which stay valid as the times are copied too.
+            shutil.copytree(ROOT / name, self.root / name, symlinks=True)
         (self.root / 'test').mkdir()
         for path in (*ROOT.glob('*.patch'), ROOT / 'upstream.json', *ROOT.glob('test/*.sh')):
             shutil.copy2(path, self.root / path.relative_to(ROOT))
@@ -54,6 +55,8 @@ class Sandbox:
             'HOME': str(self.home),
             'PATH': f'{Path(sys.executable).parent}:{os.environ["PATH"]}',
             'PYTHONDONTWRITEBYTECODE': '1',
+            # The environment has the original's checkouts installed; the doctor wants the copy's imported.
+            'PYTHONPATH': ':'.join(str(self.root / name) for name in CHECKOUTS),
         }
         for name in ('TORCH_HOME', 'XDG_CACHE_HOME'):
             self.env.pop(name, None)

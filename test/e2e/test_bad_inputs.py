@@ -211,6 +211,14 @@ def test_half_precision_on_a_cpu(world):
     )
 
 
+def test_what_the_doctor_finds(world):
+    argv = ['--demo', f'--data_path={world.data}', *CPU]
+    world.refuses(
+        lambda: world.launch(*argv, GLOO_SOCKET_IFNAME='nosuch0'),
+        'network interface: GLOO_SOCKET_IFNAME=nosuch0 names nosuch0, which this machine does not have; unset it',
+    )
+
+
 OVERRIDES = {
     'misspelled key': ('model.backbone.dephts=[2,2]', 'did you mean model.backbone.depths?'),
     'unknown key': ('no_such_thing=1', 'the config has no no_such_thing'),
@@ -324,6 +332,38 @@ def test_weights_of_another_model(world):
     world.refuses(lambda: world.launch(*argv), f'weights file {path} is of another model')
 
 
+class Evil:
+    """Pickles as a call that leaves a trace."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self):
+        return exec, (f'open({str(self.trace)!r}, "w")',)
+
+
+def test_weights_that_would_run_code(world, tmp_path):
+    trace, path = tmp_path / 'ran', world.home / 'evil.pth'
+    torch.save({'state_dict': {}, 'meta': Evil(trace)}, path)
+    argv = ['--demo', f'--data_path={world.data}', *CPU, f'--pretrained={path}']
+    world.refuses(lambda: world.launch(*argv), 'or --trust_checkpoint if you trust where it comes from')
+    assert not trace.exists()
+    # Trusted, it is read, and refused for what it lacks.
+    answer = world.launch(*argv, '--trust_checkpoint')
+    assert f'weights file {path} holds no tensors' in answer.err, answer
+    assert trace.exists()
+
+
+def test_a_checkpoint_that_would_run_code(world, tmp_path):
+    run = world.home / 'evil run'
+    run.mkdir()
+    torch.save({'meta': Evil(tmp_path / 'ran')}, run / 'iter_5.pth')
+    (run / 'config.py').write_text(f'open({str(tmp_path / "ran")!r}, "w")\n')
+    argv = ['--demo', f'--data_path={world.data}', *CPU, '--resume=1', f'--work_dir={run}']
+    world.refuses(lambda: world.launch(*argv), 'or give --trust_checkpoint if you trust where they come from')
+    assert not (tmp_path / 'ran').exists()
+
+
 def test_weights_of_another_hash(world):
     path = world.home / 'swin-12345678.pth'
     path.write_bytes(b'something else')
@@ -388,8 +428,13 @@ def test_missing_checkout(world, checkout):
 
 def test_good_inputs_are_not_refused(world):
     """The twin of all of the above: the same inputs, unspoilt, get as far as the training."""
-    run = world.home / 'good'
-    argv = ['--demo', f'--data_path={world.data}', *CPU, f'--work_dir={run}', '--max_iters=2', '--seed=1']
+    # Names that a shell, a config file, a formatter and a markup would all read something into.
+    odd = 'a "good" one, it\'s\n[bold]%s {0} $HOME `touch ran` $(touch ran) ünï 中文\\'
+    data = world.copy_of_data(odd)
+    run = world.home / 'runs' / odd
+    argv = ['--demo', f'--data_path={data}', *CPU, f'--work_dir={run}', '--resume=auto', '--max_iters=2', '--seed=1']
     answer = world.launch(*argv)
+    assert not list(world.home.rglob('ran')), answer
+    assert 'doctor   ' in answer.out, answer
     assert (run / 'config.py').is_file(), answer
     assert list(run.glob('logs/*/*/attempt_0/0/stdout.log')), answer

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import http.server
 import pickle
+import sys
 import tarfile
+import threading
+import types
 import zipfile
 from collections import Counter, OrderedDict, deque
 from pathlib import Path
@@ -12,9 +18,10 @@ import numpy as np
 import pytest
 import torch
 from mmengine.logging import HistoryBuffer, MessageHub
+from mmengine.runner import checkpoint as mmengine_checkpoint
 from mmengine.runner import save_checkpoint
 from mmengine.runner.checkpoint import CheckpointLoader
-from mmseg.engine.checkpoint import CheckpointError, check_file, load_from_local
+from mmseg.engine.checkpoint import CheckpointError, UntrustedCheckpointError, check_file, load_from_local, remote
 from mmseg.engine.checkpoint.load import LEGACY_MAGIC
 
 
@@ -114,6 +121,103 @@ def test_code_is_refused_and_does_not_run(tmp_path, zipped):
     # the file is what it should be: plain pickle runs it
     torch.load(path, weights_only=False)
     assert trace.exists()
+
+
+def test_code_runs_where_the_user_trusts_the_file(tmp_path, monkeypatch):
+    path, trace = tmp_path / 'iter_5.pth', tmp_path / 'ran'
+    torch.save(dict(state_dict={}, meta=touch(trace)), path)
+    for value in ('', '0', 'yes'):
+        monkeypatch.setenv('MMSEG_TRUST_CHECKPOINT', value)
+        with pytest.raises(UntrustedCheckpointError):
+            load_from_local(path)
+    assert not trace.exists()
+    monkeypatch.setenv('MMSEG_TRUST_CHECKPOINT', '1')
+    assert load_from_local(path)['state_dict'] == {}
+    assert trace.exists()
+    path.write_bytes(path.read_bytes()[:-10])  # trust does not mend a file
+    with pytest.raises(CheckpointError, match='is cut short or damaged'):
+        load_from_local(path)
+
+
+@pytest.fixture
+def served(tmp_path, monkeypatch):
+    """A web server's folder and its URL; torch's and mmengine's caches are empty."""
+    for name in ('TORCH_HOME', 'MMENGINE_HOME'):
+        monkeypatch.setenv(name, str(tmp_path / name))
+    folder = tmp_path / 'served'
+    folder.mkdir()
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))
+    with http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler) as running:
+        thread = threading.Thread(target=running.serve_forever)
+        thread.start()
+        yield folder, f'http://127.0.0.1:{running.server_address[1]}'
+        running.shutdown()
+        thread.join()
+
+
+class Store:
+    """Stands for an object store's client and for a pavi model."""
+
+    def __init__(self, path: Path):
+        self.path, self.name = path, path.name
+
+    def get(self, _):
+        return self.path.read_bytes()
+
+    def download(self, to):
+        Path(to).write_bytes(self.path.read_bytes())
+
+
+WAYS = [
+    'http://',
+    'torchvision://',
+    'open-mmlab://',
+    'openmmlab://',
+    'file of the list',
+    'mmcls://',
+    's3://',
+    'pavi://',
+]
+
+
+@pytest.mark.parametrize('way', WAYS)
+def test_files_from_everywhere_are_loaded_by_the_same_rules(way, served, tmp_path, monkeypatch):
+    folder, url = served
+    for name, content in (('good-b.pth', contents()), ('evil-b.pth', dict(meta=touch(tmp_path / 'ran')))):
+        torch.save(content, folder / name)
+        place = f'{url}/{name}'
+        monkeypatch.setattr(mmengine_checkpoint, 'get_torchvision_models', lambda place=place: {'x': place})
+        monkeypatch.setattr(mmengine_checkpoint, 'get_mmcls_models', lambda place=place: {'x': place})
+        listed = str(folder / name) if way == 'file of the list' else place
+        monkeypatch.setattr(mmengine_checkpoint, 'get_external_models', lambda listed=listed: {'x': listed})
+        store = Store(folder / name)
+        monkeypatch.setattr(remote, 'get_file_backend', lambda *_, store=store, **__: store)
+        pavi = types.ModuleType('pavi')
+        pavi.modelcloud = types.SimpleNamespace(get=lambda _, store=store: store)
+        monkeypatch.setitem(sys.modules, 'pavi', pavi)
+        source = {'http://': place, 'file of the list': 'openmmlab://x', 's3://': f's3://b/{name}'}.get(way, f'{way}x')
+        if name == 'good-b.pth':
+            loaded = CheckpointLoader.load_checkpoint(source, map_location='cpu')
+            assert 'state_dict' in loaded
+        else:
+            with pytest.raises(CheckpointError, match=r'refused, it asks for builtins.exec'):
+                CheckpointLoader.load_checkpoint(source, map_location='cpu')
+    assert not (tmp_path / 'ran').exists()
+
+
+def test_a_download_is_kept_and_its_hash_compared(served, tmp_path):
+    folder, url = served
+    torch.save(contents(), folder / 'x.pth')
+    digest = hashlib.sha256((folder / 'x.pth').read_bytes()).hexdigest()[:8]
+    good, bad = folder / f'x-{digest}.pth', folder / 'x-00000000.pth'
+    for path in (good, bad):
+        path.write_bytes((folder / 'x.pth').read_bytes())
+    CheckpointLoader.load_checkpoint(f'{url}/{good.name}')
+    good.unlink()
+    CheckpointLoader.load_checkpoint(f'{url}/{good.name}')  # from the cache
+    with pytest.raises(RuntimeError, match='invalid hash value'):
+        CheckpointLoader.load_checkpoint(f'{url}/{bad.name}')
+    assert [path.name for path in (tmp_path / 'TORCH_HOME').rglob('*.pth')] == [good.name]
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,34 @@ def test_resume_and_demo():
     assert not options.parse('full', ['--resume', '0']).resume
 
 
+def test_the_doctor_is_asked_unless_told_otherwise():
+    assert options.parse('full', []).doctor
+    assert options.parse('full', ['--doctor=1']).doctor
+    assert not options.parse('full', ['--doctor', '0']).doctor
+
+
+def test_checkpoints_are_trusted_only_where_the_user_says_so():
+    assert not options.parse('full', []).trust_checkpoint
+    assert options.parse('full', ['--trust_checkpoint']).trust_checkpoint
+
+
+def test_resume_auto_continues_where_there_is_a_checkpoint_and_begins_where_there_is_none(tmp_path):
+    argv = ['--demo', '--resume=auto', f'--work_dir={tmp_path}']
+    begun = options.read('full', argv)
+    assert (begun.resume, begun.or_begin) == (False, True)
+    for name in ('config.py', 'command.txt'):  # a start that ended before its first checkpoint
+        (tmp_path / name).touch()
+    assert not options.read('full', argv).resume
+    with pytest.raises(console.UserError, match='already holds a run'):
+        options.read('full', ['--demo', f'--work_dir={tmp_path}'])
+    (tmp_path / 'iter_1.pth').touch()
+    assert options.read('full', argv).resume
+    with pytest.raises(console.UserError, match='--resume=auto needs --work_dir'):
+        options.read('full', ['--demo', '--resume=auto'])
+    with pytest.raises(console.UserError, match='--resume=auto: a performance run keeps no checkpoint'):
+        options.read('performance', argv)
+
+
 def test_everything_behind_the_lone_dashes_is_an_override():
     parsed = options.parse('full', ['--seed=1', '--', 'model.a=1', 'b.0.c=[1, (2,3)]', 'd==x'])
     assert parsed.overrides == ['model.a=1', 'b.0.c=[1, (2,3)]', 'd==x']

@@ -168,6 +168,15 @@ def test_the_written_config_reads_back_the_same(tmp_path):
     assert run_config.differences(tmp_path / 'none.py', config) == []
 
 
+def test_the_config_of_a_run_from_elsewhere_is_not_run(tmp_path):
+    """A folder to resume may come from anywhere, and a config is Python."""
+    config = run_config.make(options.parse('full', []), 'cpu', tmp_path)
+    path = tmp_path / 'config.py'
+    path.write_text(f'{config.pretty_text}\nopen({str(tmp_path / "ran")!r}, "w")\nseed = __import__("os").getpid()\n')
+    assert run_config.differences(path, config) == []
+    assert not (tmp_path / 'ran').exists()
+
+
 def test_where_the_weights_come_from(tmp_path):
     config = make()
     assert run_config.weights_source(config).endswith('-e5c09f74.pth')

@@ -1,0 +1,46 @@
+"""What another global batch than the recipe's means for the learning rate and the schedule."""
+
+from __future__ import annotations
+
+from typing import Any, List
+
+
+def says(config: Any, nnodes: int, nproc: int) -> List[str]:
+    """The global batch in words; more lines where it is not the one that the learning rate belongs to.
+
+    Args:
+        config: Resolved ``mmengine.Config``. ``auto_scale_lr.base_batch_size`` is the batch that its learning rate was
+            chosen for, in images; mmengine scales the rate itself where ``auto_scale_lr.enable`` is set.
+        nnodes: Machines.
+        nproc: Ranks on each.
+
+    Returns:
+        The first line is for information, the others are warnings.
+    """
+    images = config.train_dataloader['batch_size']
+    batch = nnodes * nproc * images
+    machines = f'{_count(nnodes, "machine")} x ' if nnodes > 1 else ''
+    lines = [f'{batch} = {machines}{_count(nproc, "rank")} x {_count(images, "image")}']
+    rule = config.get('auto_scale_lr') or {}
+    base = rule.get('base_batch_size')
+    if not base or base == batch:
+        return lines
+    rate, iterations = config.optim_wrapper.get('optimizer', {}).get('lr'), config.train_cfg['max_iters']
+    if rate is None:
+        pass  # it is in the parameter groups, or the optimizer has none
+    elif rule.get('enable'):
+        lines.append(f'the learning rate {rate:g}, for a global batch of {base}, is scaled to {rate * batch / base:g}')
+    else:
+        lines.append(
+            f'the learning rate {rate:g} belongs to a global batch of {base}, and this one is {batch}: expect another '
+            f'result; in proportion to the batch it would be: -- optim_wrapper.optimizer.lr={rate * batch / base:g}'
+        )
+    lines.append(
+        f'{iterations} iterations see {batch / base:g} times the images that they see with a global batch of {base}; '
+        f'as many would be: --max_iters={max(1, round(iterations * base / batch))}'
+    )
+    return lines
+
+
+def _count(number: int, what: str) -> str:
+    return f'{number} {what}{"s" if number != 1 else ""}'
