@@ -179,16 +179,19 @@ class Sides:
     Args:
         threads: Of torch in each, 0 leaves its choice.
         root: Folder of the checkouts; the unpatched ones are laid out where they are missing.
+        env: Environment variables added to both.
 
     Attributes:
         upstream: The worker of the unpatched packages.
         ours: The worker of the patched ones.
     """
 
-    def __init__(self, threads: int = 0, root: Path = upstream_pristine.ROOT) -> None:
+    def __init__(
+        self, threads: int = 0, root: Path = upstream_pristine.ROOT, env: Optional[Dict[str, str]] = None
+    ) -> None:
         upstream_pristine.lay_out(root)
-        self.upstream = Side(UPSTREAM, threads, root)
-        self.ours = Side(OURS, threads, root)
+        self.upstream = Side(UPSTREAM, threads, root, env)
+        self.ours = Side(OURS, threads, root, env)
 
     def call(self, function: Callable, *args: Any, **kwargs: Any) -> Pair:
         """Run a function on upstream's side, then on ours; see ``Side.call``.

@@ -99,7 +99,7 @@ def random_batch(
     return {'inputs': inputs, 'labels': labels}
 
 
-def samples(model: Any, batch: Dict[str, List[torch.Tensor]]) -> Dict[str, Any]:
+def samples(batch: Dict[str, List[torch.Tensor]]) -> Dict[str, Any]:
     """What the model's preprocessor takes: the batch with mmseg's data samples."""
     from mmengine.structures import PixelData
     from mmseg.structures import SegDataSample
@@ -124,7 +124,7 @@ def losses(
         seed: Of torch's random state before the forward pass.
         amp: ``off``, ``bf16`` or ``fp16``.
     """
-    data = model.data_preprocessor(samples(model, batch), True)
+    data = model.data_preprocessor(samples(batch), True)
     torch.manual_seed(seed)
     device = next(model.parameters()).device.type
     dtype = {'off': None, 'bf16': torch.bfloat16, 'fp16': torch.float16}[amp]
@@ -164,7 +164,7 @@ def predict(model: Any, batch: Dict[str, List[torch.Tensor]]) -> List[torch.Tens
     model.eval()
     try:
         with torch.no_grad():
-            data = model.data_preprocessor(samples(model, batch), False)
+            data = model.data_preprocessor(samples(batch), False)
             return [sample.seg_logits.data.cpu() for sample in model(**data, mode='predict')]
     finally:
         model.train(was_training)
