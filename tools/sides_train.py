@@ -20,6 +20,8 @@ _UPSTREAM_TYPES = {
     'optim_wrapper.optimizer.type': ('DeviceAdamW', 'AdamW'),
     'train_dataloader.sampler.type': ('ResumableInfiniteSampler', 'InfiniteSampler'),
     'train_cfg.type': ('ResumableIterBasedTrainLoop', 'IterBasedTrainLoop'),
+    'default_hooks.checkpoint.type': ('AtomicCheckpointHook', 'CheckpointHook'),
+    'default_hooks.runtime_info.type': ('DeferredRuntimeInfoHook', 'RuntimeInfoHook'),
 }
 _NEVER = 10**9
 
@@ -131,7 +133,7 @@ def resolve(config: str, overrides: Optional[Dict[str, Any]], seed: int, amp: st
         DATASETS.register_module(name='NoImages', module=_NoImages)
     cfg.train_dataloader.dataset = dict(type='NoImages')
     cfg.default_hooks.pop('visualization', None)
-    cfg.default_hooks.checkpoint = None
+    cfg.default_hooks.checkpoint = dict(type='AtomicCheckpointHook', interval=-1, by_epoch=False, save_last=False)
     cfg.default_hooks.logger.interval = log_interval or _NEVER
     cfg.default_hooks.logger.interval_exp_name = _NEVER
     if amp != 'off':
