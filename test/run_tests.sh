@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Set up what the tests need, then run all of them: linters, unit tests, and the end-to-end runs of the launchers.
+# Set up what the tests need, then run all of them: linters, unit tests, comparisons with the unpatched upstream, and the
+# end-to-end runs of the launchers.
 # Usage: bash test/run_tests.sh [--quick] [-- PYTEST_ARGUMENTS]
-#   --quick   leave out test/e2e, which trains
+#   --quick   leave out test/parity and test/e2e, which train
 
 set -euo pipefail
 
@@ -26,7 +27,7 @@ lint() {
 }
 
 main() {
-  local -a folders=(test/unit test/e2e)
+  local -a folders=(test/unit test/parity test/e2e)
   while (($#)); do
     case $1 in
       --quick) folders=(test/unit) ;;
@@ -35,7 +36,7 @@ main() {
         break
         ;;
       --help | -h)
-        sed -n '2,5s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+        sed -n '2,6s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
         exit 0
         ;;
       *) fail "unknown option '$1'; see bash test/run_tests.sh --help" ;;

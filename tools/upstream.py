@@ -5,6 +5,7 @@
     python tools/upstream.py status           # what is there
     python tools/upstream.py export mmcv      # write the checkout's commits to mmcv.patch
     python tools/upstream.py check            # prove that the patch files are in order
+    python tools/upstream.py pristine         # lay the unpatched sources out in .pristine/, to compare with
 
 The pins are in ``upstream.json``. fetch takes git at the pin; where no git server answers it takes the source
 distribution through pip (its index, mirror and proxy settings hold: PIP_INDEX_URL, PIP_FIND_LINKS and so on), verifies
@@ -25,6 +26,7 @@ import upstream_check
 import upstream_fetch
 import upstream_git
 import upstream_pins
+import upstream_pristine
 import upstream_state
 from upstream_git import GitError, Repo
 from upstream_pins import Pin
@@ -222,6 +224,7 @@ def parse(arguments: Optional[Sequence[str]] = None) -> argparse.Namespace:
     add('apply', 'put the patch files on their checkouts')
     add('status', 'say what each checkout is').add_argument('--json', action='store_true')
     add('export', 'write the commits of the checkouts to the patch files')
+    add('pristine', 'lay the unpatched sources out beside the checkouts')
     checker = add('check', 'prove that the patch files are in order', net)
     checker.add_argument('--also', action='store_true', help='on the other commits of the pin table as well')
     return parser.parse_args(arguments)
@@ -264,6 +267,9 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     elif args.command == 'export':
         for pin in pins:
             console.say(export(root, pin))
+    elif args.command == 'pristine':
+        for folder in upstream_pristine.lay_out(root, {pin.name: pin for pin in pins}).values():
+            console.say(str(folder))
     elif args.command == 'status':
         found = [inspect(root, pin) for pin in pins]
         if args.json:

@@ -1,0 +1,18 @@
+"""The unpatched upstream beside the patched one; see tools/sides.py for how a test uses them."""
+
+from pathlib import Path
+
+import pytest
+
+import sides as sides_module
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope='session')
+def sides():
+    """Both workers, started once: upstream first, ours second."""
+    if not (ROOT / 'mmsegmentation').is_dir():
+        pytest.skip('no checkouts; run bash tools/setup.sh')
+    with sides_module.Sides() as pair:
+        yield pair

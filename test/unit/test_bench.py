@@ -1,0 +1,125 @@
+"""What tools/bench.py counts, when it refuses, and how it reads its command line."""
+
+import gc
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import bench
+import bench_counts
+import bench_memory
+import bench_report
+
+TOOL = Path(__file__).resolve().parents[2] / 'tools/bench.py'
+READ, SHAPE, DOWN, UP = bench_counts.READ, bench_counts.SHAPE, bench_counts.DOWN, bench_counts.UP
+DEVICE = torch.device('cpu')
+
+
+def counted(function):
+    """Count what a function does with a tensor that counts as the device's."""
+    x = torch.arange(4.0)
+    with bench_counts.counting() as counts:
+        function(x)
+    return dict(counts.synchronisations)
+
+
+@pytest.mark.parametrize(
+    ('function', 'expected'),
+    [
+        (lambda x: x.sum() * 2 + x[1], {}),
+        (lambda x: x.max().item(), {READ: 1}),
+        (lambda x: float(x[0]) + int(x[1]), {READ: 2}),
+        (lambda x: bool((x > 1).any()), {READ: 1}),
+        (lambda x: x.nonzero(), {SHAPE: 1}),
+        (lambda x: x.unique(), {SHAPE: 1}),
+        (lambda x: x[x > 1], {SHAPE: 1}),
+        (lambda x: x[torch.tensor([0, 1])], {}),
+        (lambda x: x.masked_select(x > 1), {SHAPE: 1}),
+        (lambda x: x.cpu().numpy(), {DOWN: 1}),
+        (lambda x: x.tolist(), {DOWN: 1}),
+        (lambda x: x.to('cpu').sum().item(), {DOWN: 1}),
+        (lambda x: torch.tensor([1, 2], device=DEVICE), {UP: 1}),
+        (lambda x: torch.tensor([1, 2]).to(DEVICE), {UP: 1}),
+        (lambda x: torch.tensor([1, 2]).to(DEVICE, non_blocking=True), {}),
+        (lambda x: torch.tensor([1, 2]).to(DEVICE).sum().item(), {UP: 1, READ: 1}),
+        (lambda x: torch.tensor([1, 2]).sum().item(), {}),  # on the host all the time
+        (lambda x: x.new_tensor([1.0]), {UP: 1}),
+        (lambda x: x.to(torch.float64).to(DEVICE), {}),
+    ],
+)
+def test_host_synchronisations(function, expected):
+    assert counted(function) == expected
+
+
+def test_operators_of_the_backward_pass_are_counted():
+    x = torch.ones(3, requires_grad=True)
+    with bench_counts.counting() as forward:
+        y = (x * x).sum()
+    with bench_counts.counting() as backward:
+        y.backward()
+    assert forward.operators['mul'] == 1 and backward.operators['mul'] == 2
+    assert forward.as_dict()['operators'] == sum(forward.operators.values())
+
+
+def test_step_counts_of_an_optimizer_are_on_the_host():
+    parameter = torch.nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.AdamW([parameter], foreach=False)
+    parameter.grad = torch.ones(2)
+    optimizer.step()
+    with bench_counts.counting() as unmarked:
+        optimizer.step()
+    bench_counts.mark_step_counts(optimizer)
+    with bench_counts.counting() as marked:
+        optimizer.step()
+    assert unmarked.synchronisations[READ] > 0 and marked.synchronisations[READ] == 0
+
+
+def test_peak_memory_is_that_of_the_step():
+    def step():
+        torch.ones(50_000_000)  # 200 MB, freed at once
+
+    gc.collect()
+    first, second = (bench_memory.peak('cpu', function) for function in (step, lambda: None))
+    assert first['above_before_bytes'] == pytest.approx(200e6, rel=0.2)
+    assert second['above_before_bytes'] < 50e6
+
+
+def test_ratio_is_upstream_over_ours():
+    found = bench_report.compare([2.0, 4.0, 3.0], [1.0, 1.5, 2.0])
+    assert found['ratio'] == 2.0
+    assert found['ours'] == {'median': 1.5, 'least': 1.0, 'most': 2.0, 'values': [1.0, 1.5, 2.0]}
+
+
+def test_the_worst_term_is_found_and_a_missing_one_is_the_worst():
+    assert bench.worst_term({'a': 1.0, 'b': 2.0}, {'a': 1.0, 'b': 2.2}) == (pytest.approx(0.1), 'b')
+    assert bench.worst_term({'a': 1.0}, {'a': 1.0, 'b': 2.0}) == (float('inf'), 'b')
+    assert bench.worst_term({'a': 1.0}, {'a': float('nan')})[0] == float('inf')
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'says'),
+    [
+        (['step', '--crop=512'], 'HEIGHTxWIDTH'),
+        (['step', '--crop=100x64'], 'multiples of 32'),
+        (['step', '--batch=0'], 'whole number from 1 on'),
+        (['fly'], 'invalid choice'),
+        (['step', '--json=/nowhere/x.json'], 'does not exist'),
+        (['step', '--device=cpu', '--amp=fp16'], 'CPUs train in bf16'),
+    ],
+)
+def test_bad_options_are_refused_in_one_line(arguments, says):
+    done = subprocess.run([sys.executable, str(TOOL), *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert says in done.stderr and 'Traceback' not in done.stderr
+
+
+def test_defaults_follow_the_backbone():
+    assert bench.parse(['step']).crop == (128, 256)
+    args = bench.parse(['step', '--backbone=base', '--batch=3'])
+    assert (args.crop, args.batch, args.tolerance) == ((512, 1024), 3, 1e-4)
+    config, overrides = bench.model_options(args)
+    assert 'swin-b' in config
+    assert overrides['model.decode_head.in_channels'] == [128, 256, 512, 1024]

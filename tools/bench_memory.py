@@ -1,0 +1,49 @@
+"""Peak memory of what this process does.
+
+On an accelerator: the most that torch's allocator had handed out (``max_memory_allocated``). On a CPU: the most memory
+that the process had resident (``VmHWM`` of ``/proc/self/status``, reset before), weights and libraries included; and by
+how much that exceeds what was resident before. For this to be the step's and not that of earlier ones, freed memory has
+to go back to the system at once: ``ENVIRONMENT`` tells glibc so. That slows a step down, so nothing is timed with it.
+"""
+
+from __future__ import annotations
+
+import gc
+from pathlib import Path
+from typing import Any, Callable, Dict
+
+import torch
+
+ENVIRONMENT = {'MALLOC_MMAP_THRESHOLD_': '65536', 'MALLOC_TRIM_THRESHOLD_': '65536'}
+_STATUS, _RESET = Path('/proc/self/status'), Path('/proc/self/clear_refs')
+
+
+def peak(device: str, run: Callable[[], Any]) -> Dict[str, int]:
+    """Run something and return ``peak_bytes`` and ``above_before_bytes``.
+
+    Args:
+        device: Type of the device that the tensors are on.
+        run: What to do.
+    """
+    gc.collect()
+    if device == 'cpu':
+        _RESET.write_text('5')  # Linux: the mark goes down to what is resident now
+        before = _resident('VmRSS')
+        run()
+        most = _resident('VmHWM')
+    else:
+        memory = getattr(torch, device)
+        memory.synchronize()
+        memory.reset_peak_memory_stats()
+        before = memory.memory_allocated()
+        run()
+        memory.synchronize()
+        most = memory.max_memory_allocated()
+    return {'peak_bytes': most, 'above_before_bytes': most - before}
+
+
+def _resident(name: str) -> int:
+    for line in _STATUS.read_text().splitlines():
+        if line.startswith(f'{name}:'):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError(f'{_STATUS} has no {name}')

@@ -1,0 +1,198 @@
+"""The recipe's model on one side: what ``sides`` runs in both workers, and how their results are compared.
+
+Everything here means the same on both sides: the config gives the model, and weights and batch come as plain tensors.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Any, Dict, List, Optional
+
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+DEMO = 'configs/demo.py'
+RECIPE = 'configs/mask2former_swin-b_cityscapes.py'
+
+
+def build(config: str = DEMO, overrides: Optional[Dict[str, Any]] = None, seed: int = 0, device: str = 'cpu') -> Any:
+    """Build the model of a config, from scratch and in training mode.
+
+    Args:
+        config: Path, relative to the repository or absolute.
+        overrides: Of the model, by dotted key: ``{'decode_head.num_queries': 20}``.
+        seed: Of its weights.
+        device: Where it is put.
+
+    Returns:
+        The segmentor (nn.Module).
+    """
+    from mmengine.config import Config
+    from mmseg.registry import MODELS
+    from mmseg.utils import register_all_modules
+
+    register_all_modules()
+    cfg = Config.fromfile(ROOT / config)
+    cfg.model.backbone.init_cfg = (
+        None  # the pre-trained weights may be out of reach, and both sides get the same anyway
+    )
+    cfg.merge_from_dict({f'model.{key}': value for key, value in (overrides or {}).items()})
+    torch.manual_seed(seed)
+    model = MODELS.build(cfg.model)
+    model.init_weights()
+    return model.to(device).train()
+
+
+def state(model: Any) -> Dict[str, torch.Tensor]:
+    """Weights and buffers of a model, on the host."""
+    return {name: value.cpu() for name, value in model.state_dict().items()}
+
+
+def load(model: Any, weights: Dict[str, torch.Tensor]) -> None:
+    """Give a model the weights of the other side.
+
+    Raises:
+        RuntimeError: The names or shapes differ, which no patch may bring about.
+    """
+    model.load_state_dict(weights, strict=True)
+
+
+def same_weights(sides: Any, models: Any) -> None:
+    """Give our model upstream's weights; called in the driving process with ``Sides`` and a pair of handles."""
+    sides.ours.call(load, models.ours, sides.upstream.call(state, models.upstream))
+
+
+def random_batch(
+    images: int = 2,
+    height: int = 128,
+    width: int = 256,
+    seed: int = 0,
+    classes: Any = 19,
+    block: int = 16,
+) -> Dict[str, List[torch.Tensor]]:
+    """Draw images of noise with labels in blocks.
+
+    Args:
+        images: How many.
+        height: Of each, in pixels, a multiple of ``block``.
+        width: Likewise.
+        seed: Of the draw.
+        classes: How many classes the labels are drawn from, or one list of class ids for each image: ``[]`` gives an
+            image where all is to be ignored (255), ``[3]`` one of a single class.
+        block: Side of a block of one label, in pixels.
+
+    Returns:
+        ``inputs``: uint8 (3, height, width) each; ``labels``: uint8 (1, height, width) each, 255 in some blocks.
+    """
+    random = torch.Generator().manual_seed(seed)
+    inputs, labels = [], []
+    for number in range(images):
+        ids = list(range(classes)) if isinstance(classes, int) else list(classes[number])
+        shape = (height // block, width // block)
+        table = torch.tensor([*ids, 255], dtype=torch.uint8)
+        drawn = table[torch.randint(len(table), shape, generator=random)]
+        # each class that was asked for is there
+        drawn.view(-1)[: len(ids)] = table[: len(ids)][: drawn.numel()]
+        labels.append(drawn.repeat_interleave(block, 0).repeat_interleave(block, 1)[None])
+        inputs.append(torch.randint(256, (3, height, width), generator=random, dtype=torch.uint8))
+    return {'inputs': inputs, 'labels': labels}
+
+
+def samples(batch: Dict[str, List[torch.Tensor]]) -> Dict[str, Any]:
+    """What the model's preprocessor takes: the batch with mmseg's data samples."""
+    from mmengine.structures import PixelData
+    from mmseg.structures import SegDataSample
+
+    data_samples = []
+    for image, label in zip(batch['inputs'], batch['labels']):
+        shape = tuple(image.shape[1:])
+        sample = SegDataSample(metainfo=dict(img_shape=shape, ori_shape=shape, pad_shape=shape, scale_factor=1.0))
+        sample.gt_sem_seg = PixelData(data=label.long())  # as mmseg's PackSegInputs does
+        data_samples.append(sample)
+    return {'inputs': list(batch['inputs']), 'data_samples': data_samples}
+
+
+def losses(
+    model: Any, batch: Dict[str, List[torch.Tensor]], seed: int = 0, amp: str = 'off'
+) -> Dict[str, torch.Tensor]:
+    """Loss terms of a batch, with gradient.
+
+    Args:
+        model: The segmentor.
+        batch: From ``random_batch`` or of that form.
+        seed: Of torch's random state before the forward pass.
+        amp: ``off``, ``bf16`` or ``fp16``.
+    """
+    data = model.data_preprocessor(samples(batch), True)
+    torch.manual_seed(seed)
+    device = next(model.parameters()).device.type
+    dtype = {'off': None, 'bf16': torch.bfloat16, 'fp16': torch.float16}[amp]
+    with torch.autocast(device, dtype=dtype) if dtype else contextlib.nullcontext():
+        return model(**data, mode='loss')
+
+
+def step(
+    model: Any, batch: Dict[str, List[torch.Tensor]], seed: int = 0, amp: str = 'off', gradients: bool = True
+) -> Dict[str, Any]:
+    """One forward and backward pass; the weights stay as they are.
+
+    Args:
+        model: The segmentor.
+        batch: See ``losses``.
+        seed: See ``losses``.
+        amp: See ``losses``.
+        gradients: Whether to return them.
+
+    Returns:
+        ``losses``: terms by name, without gradient; ``gradients``: by parameter name, for those that got one.
+    """
+    model.zero_grad(set_to_none=True)
+    terms = losses(model, batch, seed, amp)
+    sum(value for name, value in terms.items() if 'loss' in name).backward()
+    result = {'losses': {name: value.detach().cpu() for name, value in terms.items()}}
+    if gradients:
+        result['gradients'] = {
+            name: parameter.grad.cpu() for name, parameter in model.named_parameters() if parameter.grad is not None
+        }
+    return result
+
+
+def predict(model: Any, batch: Dict[str, List[torch.Tensor]]) -> List[torch.Tensor]:
+    """Logits of each image in evaluation mode, (classes, height, width); the mode is set back after."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            data = model.data_preprocessor(samples(batch), False)
+            return [sample.seg_logits.data.cpu() for sample in model(**data, mode='predict')]
+    finally:
+        model.train(was_training)
+
+
+def relative_difference(theirs: Any, ours: Any) -> float:
+    """The largest relative difference between two results.
+
+    Args:
+        theirs: A tensor, a number, or a dict or sequence of them; the reference.
+        ours: The same structure.
+
+    Returns:
+        Largest ``norm(ours - theirs) / norm(theirs)`` over the tensors, 0 / 0 being 0; infinite where one is not
+        finite.
+
+    Raises:
+        AssertionError: The structures differ.
+    """
+    if isinstance(theirs, dict):
+        assert theirs.keys() == ours.keys(), sorted(theirs.keys() ^ ours.keys())
+        return max((relative_difference(theirs[key], ours[key]) for key in theirs), default=0.0)
+    if isinstance(theirs, (list, tuple)):
+        assert len(theirs) == len(ours), (len(theirs), len(ours))
+        return max((relative_difference(*pair) for pair in zip(theirs, ours)), default=0.0)
+    one, other = (torch.as_tensor(value, dtype=torch.float64) for value in (theirs, ours))
+    assert one.shape == other.shape, (one.shape, other.shape)
+    difference, scale = (other - one).norm().item(), one.norm().item()
+    if difference == 0:
+        return 0.0
+    return difference / scale if scale and difference < float('inf') else float('inf')
