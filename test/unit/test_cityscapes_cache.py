@@ -91,9 +91,7 @@ def test_a_damaged_entry_is_noticed_and_made_again(root: Path, tmp_path: Path, d
     assert build(root, folder).made == 1
 
 
-def test_wrong_pixels_are_found_by_the_spot_check(
-    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_wrong_pixels_are_found_by_the_spot_check(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / 'decoded'
     build(root, folder)
     monkeypatch.setattr(cityscapes_cache, 'SPOT_CHECKS', 1000)
