@@ -2,6 +2,7 @@
 
     python tools/cityscapes.py prepare --data_path ROOT [--zips FOLDER]
     python tools/cityscapes.py verify --data_path ROOT
+    python tools/cityscapes.py cache --data_path ROOT [--to FOLDER]
     python tools/cityscapes.py demo --data_path ROOT --train 64 --val 16 --width 256 --height 128
 
 ROOT holds leftImg8bit/ and gtFine/. A demo set lacks labelTrainIds until prepare has run on it, as the real one does.
@@ -43,6 +44,9 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     )
     verify.add_argument('--num_classes', type=_positive, default=cityscapes_verify.NUM_CLASSES, metavar='N')
     verify.add_argument('--cache', type=Path, metavar='FILE', help='where to remember files that were found whole')
+
+    cache = command('cache', 'keep all pictures decoded, for launchers with --decoded_cache; states its size first')
+    cache.add_argument('--to', type=Path, metavar='FOLDER', help=f'where to (default: ROOT/{layout.DECODED})')
 
     demo = command('demo', 'write a small set of procedural street scenes in the layout of Cityscapes')
     for name, default, text in (
@@ -89,6 +93,13 @@ def main(argv: Optional[List[str]] = None) -> int:
             console.say(str(fault))
         console.say(f'{args.data_path}: {report.summary()}')
         return 0 if report.ok else console.EXIT_FAILURE
+    if args.command == 'cache':
+        import cityscapes_cache  # it needs the patched mmseg, which a check of a set does not
+
+        folder = args.to or args.data_path / layout.DECODED
+        built = cityscapes_cache.build(args.data_path, folder, args.num_workers)
+        console.say(f'{folder}: {built.pictures} decoded pictures, {built.made} of them made now')
+        return 0
     import cityscapes_demo  # it needs OpenCV, which a check of a real set does not
 
     wanted = cityscapes_demo.DemoSet(args.train, args.val, args.width, args.height, args.seed)

@@ -16,6 +16,7 @@ ZIPS = {IMAGES: 'leftImg8bit_trainvaltest.zip', LABELS: 'gtFine_trainvaltest.zip
 OFFICIAL_COUNTS = {'train': 2975, 'val': 500}
 OFFICIAL_SIZE = (2048, 1024)  # width, height in pixels
 DEMO_FILE = 'demo.json'  # what a demo set says about itself
+DECODED = 'decoded'  # where the decoded cache lies by default, below the root
 
 # Prefix of files that are being written; readers skip them, the next run removes them.
 PARTIAL_PREFIX = '.partial.'

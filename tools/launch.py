@@ -99,6 +99,8 @@ def make_plan(asked: options.Options) -> Plan:
     backbone = None if asked.resume else weights.locate(asked.pretrained, run_config.weights_source(config))
     if not asked.uses_demo_data:
         training_data.require(data_root)
+    if asked.decoded_cache:
+        training_data.require_decoded(data_root, inputs.absolute(asked.decoded_cache))
     # The slow checks come last.
     model = run_config.build_model(config)
     if asked.resume:

@@ -51,6 +51,7 @@ class Options:
     work_dir: Optional[str] = None
     nproc: Optional[int] = None
     device: str = 'auto'
+    decoded_cache: Optional[str] = None
     max_iters: Optional[int] = None
     val_interval: Optional[int] = None
     config: Optional[str] = None
@@ -160,6 +161,7 @@ def make_parser(script: str) -> argparse.ArgumentParser:
     add('batch_size', _whole(1, 4096), 'N', 'images per card (2)')
     add('num_workers', _whole(0, 256), 'N', 'loader processes per card (2)')
     add('data_path', _text, 'DIR', 'Cityscapes root, holds leftImg8bit/ and gtFine/ (mmsegmentation/data/cityscapes)')
+    add('decoded_cache', _text, 'DIR', 'decoded pictures, made by cityscapes.py cache (none: PNG files are decoded)')
     add('work_dir', _text, 'DIR', f'where the run keeps everything (a new folder in test/output/{SCRIPTS[script]}/)')
     add('nproc', _whole(1, 1024), 'N', 'cards (processes) on this machine (8; with --demo those that are there)')
     add('device', _one_of(DEVICES), '|'.join(DEVICES), 'what to train on (auto)')

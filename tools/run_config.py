@@ -8,6 +8,7 @@ from typing import Any, Iterator, List, Optional
 
 import config_keys
 import console
+import inputs
 import metrics_config
 from options import Options
 
@@ -17,6 +18,7 @@ RECIPE, DEMO = CONFIGS / 'mask2former_swin-b_cityscapes.py', CONFIGS / 'demo.py'
 PERFORMANCE, PERFORMANCE_DEMO = (1000, 1000), (100, 100)
 # Where a start begins, which is not the same for a resumed one.
 _OF_ONE_START = ('load_from', 'model.backbone.init_cfg')
+_CACHED = {'LoadResizedCrop', 'FastLoadImageFromFile', 'FastLoadAnnotations'}  # transforms that take a decoded cache
 _LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 
 
@@ -57,6 +59,8 @@ def make(options: Options, device: str, data_root: Path) -> Any:
         _set_precision(config, options.amp, device)
     for group in _dataset_groups([config.get(name) for name in _LOADERS]):
         group['data_root'] = str(data_root)
+    if options.decoded_cache:
+        _set_decoded_cache(config, inputs.absolute(options.decoded_cache), data_root)
     override(config, options.overrides)
     return config
 
@@ -106,6 +110,26 @@ def _set_workers(config: Any, workers: int) -> None:
             loader.update(num_workers=workers, persistent_workers=workers > 0)
             if not workers:
                 loader.pop('prefetch_factor', None)
+
+
+def _set_decoded_cache(config: Any, folder: Path, data_root: Path) -> None:
+    """Have every transform that loads pictures take them from a decoded cache."""
+    found = [step for step in _steps([config.get(name) for name in _LOADERS]) if step.get('type') in _CACHED]
+    if not found:
+        raise console.UserError(f'--decoded_cache: no transform of the config is one of {", ".join(sorted(_CACHED))}')
+    for step in found:
+        step['decoded_cache'] = {'folder': str(folder), 'data_root': str(data_root)}
+
+
+def _steps(node: Any) -> Iterator[dict]:
+    """All groups with a type below a node, in lists and groups."""
+    if isinstance(node, dict):
+        if 'type' in node:
+            yield node
+        node = list(node.values())
+    if isinstance(node, list):
+        for child in node:
+            yield from _steps(child)
 
 
 def _set_precision(config: Any, amp: str, device: str) -> None:

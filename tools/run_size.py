@@ -8,7 +8,7 @@ from typing import Any, Tuple
 CHECKPOINT_BYTES_PER_PARAMETER = 12
 CHECKPOINTS = 3
 LOG_BYTES = 64 << 20
-# A picture is three bytes a pixel; its label map reaches the training process as int64, as upstream makes it.
+# A picture is three bytes a pixel; its label map is one, or eight (int64) with upstream's own transforms.
 SAMPLE_BYTES_PER_PIXEL = 3 + 8
 CROP = (512, 1024)  # where the config names none
 

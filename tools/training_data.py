@@ -67,6 +67,17 @@ def require(data_root: Path) -> None:
     console.say(f'data     {verified(data_root)}')
 
 
+def require_decoded(data_root: Path, folder: Path) -> None:
+    """Check that a decoded cache holds the data set as it is now.
+
+    Raises:
+        console.UserError: It does not; says how to make it anew.
+    """
+    import cityscapes_cache
+
+    cityscapes_cache.require_fresh(data_root, folder)
+
+
 def make_demo(data_root: Path) -> None:
     """Make the demo set or what is missing of it, as the real one is made: polygons first, then training labels."""
     import cityscapes_demo

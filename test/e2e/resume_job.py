@@ -20,6 +20,7 @@ from mmengine.logging import HistoryBuffer
 from mmengine.runner import Runner
 from mmseg.engine.checkpoint import find_resumable, load_from_local
 from mmseg.engine.device import prepare_device
+from mmseg.engine.loaders import prepare_loaders
 from PIL import Image
 
 Sabotage = Callable[[Runner], None]
@@ -93,11 +94,9 @@ def recipe(data: Path, work_dir: Path, workers: int = 0, **options) -> Config:
     }
     cfg.merge_from_dict({f'model.backbone.{key}': value for key, value in backbone.items()})
     cfg.merge_from_dict({f'model.decode_head.{key}': value for key, value in head.items()})
-    for step in cfg.train_dataloader.dataset.pipeline:
-        if step.type == 'RandomChoiceResize':
-            step.update(scales=[64, 72, 80, 96], max_size=256)
-        elif step.type == 'RandomCrop':
-            step.update(crop_size=crop)
+    load = cfg.train_dataloader.dataset.pipeline[0]
+    load.resize.update(scales=[64, 72, 80, 96], max_size=256)
+    load.crop.update(crop_size=crop)
     cfg.val_dataloader.dataset.pipeline[1].scale = (96, 80)
     loaders = {}
     for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
@@ -149,7 +148,7 @@ def train_rank(
         cfg.resume = True
         line = f'RESUMED {Path(cfg.load_from).name} {[(Path(path).name, why) for path, why in skipped]}\n'
         os.write(1, line.encode())  # in one piece: print() writes word by word, and the ranks share the file
-    prepare_device(cfg)
+    prepare_loaders(cfg, prepare_device(cfg))
     runner = Runner.from_cfg(cfg)
     if sabotage is not None:
         sabotage(runner)
@@ -201,7 +200,8 @@ def train(cfg: Config, world: int = 1, resume: bool = False, sabotage: Optional[
 
 def differences(one: Any, other: Any, where: str = '') -> List[str]:
     """Return where two checkpoints differ in what training made of them: not in times, paths and names of the runs."""
-    if where.split('/')[-1] in ('cfg', 'experiment_name', 'time', 'data_time', 'eta', 'last_ckpt'):
+    # mmengine_version: with it mmengine notes the commit of whichever repository it is started in
+    if where.split('/')[-1] in ('cfg', 'experiment_name', 'time', 'data_time', 'eta', 'last_ckpt', 'mmengine_version'):
         return []
     if where in ('/message_hub/runtime_info/iter', '/message_hub/runtime_info/keep_ckpt_ids'):
         # The former is set when an iteration begins, and one higher when training begins; the latter lists the files.

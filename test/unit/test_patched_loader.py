@@ -1,0 +1,237 @@
+"""The loader of the patched mmseg: decoding, resizing, settings by device, the warning; and the areas of the metric."""
+
+from __future__ import annotations
+
+import io
+import logging
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+torch = pytest.importorskip('torch')
+mmcv = pytest.importorskip('mmcv')
+pytest.importorskip('mmseg.datasets.transforms.png', reason='no patched mmseg; run bash tools/setup.sh')
+
+from mmseg.datasets import transforms  # noqa: E402
+from mmseg.datasets.transforms import picture_file, png, window_resize  # noqa: E402
+from mmseg.engine import loaders  # noqa: E402
+from mmseg.engine.hooks import LoaderPaceHook  # noqa: E402
+from mmseg.evaluation.metrics import IoUMetric, label_areas  # noqa: E402
+from mmseg.structures import SegDataSample  # noqa: E402
+
+NOISE = np.random.default_rng(0).integers(0, 256, (40, 56, 4), dtype=np.uint8)
+
+
+def encoded(pixels, **options):
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, 'png', **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize('rows', [1, 17, 40])
+@pytest.mark.parametrize('channels', [1, 3])
+def test_first_rows_are_those_of_the_whole(rows, channels):
+    if png.decode_image_png_u8 is None:
+        pytest.skip('kornia-rs is not installed')
+    pixels = NOISE[..., 0] if channels == 1 else NOISE[..., :3]
+    np.testing.assert_array_equal(png.decode_rows(encoded(pixels), rows), pixels[:rows])
+
+
+@pytest.mark.parametrize('cut', [50, 600])
+def test_damage_above_the_last_row_is_noticed(cut):
+    if png.decode_image_png_u8 is None:
+        pytest.skip('kornia-rs is not installed')
+    with pytest.raises(ValueError, match='damaged PNG'):
+        png.decode_rows(encoded(NOISE[..., :3])[:cut] if cut > 50 else encoded(NOISE[..., :3])[:60], 40)
+
+
+def special_pictures():
+    """PNG files that are more than rows of 8-bit grey or RGB, and one that is no PNG."""
+    palette = Image.fromarray(NOISE[..., :3]).quantize(16)
+    file = io.BytesIO()
+    palette.save(file, 'png')
+    jpeg = io.BytesIO()
+    Image.fromarray(NOISE[..., :3]).save(jpeg, 'jpeg')
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees
+    return {
+        'palette': file.getvalue(),
+        'alpha': encoded(NOISE),
+        'sixteen bits': encoded(NOISE[..., 0].astype(np.uint16) * 257),
+        'one transparent colour': encoded(NOISE[..., :3], transparency=(1, 2, 3)),
+        'orientation': encoded(NOISE[..., :3], exif=exif),
+        'jpeg': jpeg.getvalue(),
+    }
+
+
+@pytest.mark.parametrize('kind', list(special_pictures()))
+def test_special_pictures_are_left_to_opencv(tmp_path, kind):
+    content = special_pictures()[kind]
+    assert png.read_header(content) is None
+    (tmp_path / 'picture').write_bytes(content)
+    picture = picture_file.PictureFile(str(tmp_path / 'picture'))
+    wanted = mmcv.imfrombytes(content, flag='color', backend='cv2')
+    assert picture.shape == wanted.shape[:2]
+    np.testing.assert_array_equal(picture.window(3, 20, 5, 30), wanted[3:20, 5:30])
+
+
+@pytest.mark.parametrize('content', [b'', b'no picture', encoded(NOISE[..., :3])[:200]])
+@pytest.mark.parametrize('is_label', [False, True])
+def test_a_file_that_cannot_be_decoded_is_named(tmp_path, content, is_label):
+    (tmp_path / 'broken.png').write_bytes(content)
+    with pytest.raises(ValueError, match=r'cannot decode .*broken\.png'):
+        picture_file.PictureFile(str(tmp_path / 'broken.png'), is_label).window()
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.data())
+def test_windows_are_those_of_the_whole_resized_picture(data):
+    source = [data.draw(st.integers(2, 90)) for _ in range(2)]
+    if data.draw(st.booleans()):  # a ratio with a short period
+        above, below = data.draw(st.sampled_from([(2, 1), (3, 2), (3, 1), (1, 2), (4, 3), (5, 4), (1, 3)]))
+        source = [length * below for length in source]
+        resized = [length // below * above for length in source]
+    else:
+        resized = [data.draw(st.integers(2, 200)) for _ in range(2)]
+    starts = [data.draw(st.integers(0, length - 1)) for length in resized]
+    ends = [data.draw(st.integers(start + 1, length)) for start, length in zip(starts, resized)]
+    # Black and white, so that the smallest difference of a weight shows.
+    pixels = np.random.default_rng(sum(source)).choice(np.array([0, 255], np.uint8), (*source, 3))
+    rows, columns = (
+        window_resize.bilinear_span(source[axis], resized[axis], starts[axis], ends[axis]) for axis in range(2)
+    )
+    window = window_resize.bilinear_window(
+        pixels[rows.start : rows.stop, columns.start : columns.stop],
+        rows,
+        columns,
+        (ends[0] - starts[0], ends[1] - starts[1]),
+    )
+    part = np.s_[starts[0] : ends[0], starts[1] : ends[1]]
+    np.testing.assert_array_equal(window, cv2.resize(pixels, tuple(resized[::-1]))[part])
+    labels = pixels[..., 0]
+    taken = [
+        window_resize.nearest_positions(source[axis], resized[axis])[starts[axis] : ends[axis]] for axis in range(2)
+    ]
+    np.testing.assert_array_equal(
+        window_resize.nearest_window(labels, *taken),
+        cv2.resize(labels, tuple(resized[::-1]), interpolation=cv2.INTER_NEAREST)[part],
+    )
+
+
+def test_transforms_that_it_cannot_stand_for_are_refused():
+    from mmengine.registry import init_default_scope
+
+    init_default_scope('mmseg')
+    resize = dict(type='RandomChoiceResize', scales=[32], resize_type='ResizeShortestEdge', max_size=64)
+    crop = dict(type='RandomCrop', crop_size=(8, 8))
+    transforms.LoadResizedCrop(resize, crop)
+    with pytest.raises(TypeError, match='RandomResize'):
+        transforms.LoadResizedCrop(dict(type='RandomResize', scale=(64, 32), ratio_range=(0.5, 2.0)), crop)
+    with pytest.raises(TypeError, match='keep the ratio'):
+        transforms.LoadResizedCrop(dict(type='RandomChoiceResize', scales=[(64, 32)], keep_ratio=False), crop)
+    with pytest.raises(ValueError, match='label_dtype'):
+        transforms.FastPackSegInputs(label_dtype='float32')
+
+
+@pytest.mark.parametrize('count', [label_areas._count_on_host, label_areas._count_on_device])
+@pytest.mark.parametrize(('num_classes', 'ignore_index'), [(19, 255), (5, 2), (2, 255)])
+def test_areas_are_upstreams(count, num_classes, ignore_index, monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    pred = torch.randint(0, num_classes, (60, 70), generator=generator)
+    label = torch.randint(0, num_classes + 2, (60, 70), generator=generator)  # stray values, too
+    label[:9] = 255
+    monkeypatch.setattr(label_areas, '_count_on_host', count)
+    ours = label_areas.read_areas([label_areas.confusion(pred, label.byte(), num_classes, ignore_index)])[0]
+    theirs = IoUMetric.intersect_and_union(pred, label, num_classes, ignore_index)
+    for one, other in zip(ours, theirs):
+        assert one.dtype == other.dtype and torch.equal(one, other)
+
+
+def test_the_host_reads_nothing_before_the_end(monkeypatch):
+    """On the path of an accelerator, no batch makes the host wait: neither a number nor a size is read."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Calls(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            called.append(function.__name__.split('.')[0])
+            return function(*args, **(kwargs or {}))
+
+    monkeypatch.setattr(label_areas, '_count_on_host', label_areas._count_on_device)
+    called = []
+    metric = IoUMetric()
+    metric.dataset_meta = {'classes': list('abc')}
+    sample = {
+        'pred_sem_seg': {'data': torch.randint(0, 3, (1, 8, 8))},
+        'gt_sem_seg': {'data': torch.randint(0, 3, (1, 8, 8), dtype=torch.uint8)},
+    }
+    with Calls():
+        metric.process({}, [sample, sample])
+    assert 'histc' in called
+    assert not {'_local_scalar_dense', 'nonzero', 'index', 'masked_select', 'unique', '_unique2'} & set(called)
+    assert not metric.results
+    metric.evaluate(2)
+    assert not metric._confusions
+
+
+@pytest.mark.parametrize('device', ['npu', 'cuda', 'cpu'])
+def test_loader_settings_follow_the_device(device):
+    from mmengine.config import Config
+
+    config = Config(
+        dict(
+            train_dataloader=dict(num_workers=2),
+            val_dataloader=dict(num_workers=0, pin_memory=False),
+            test_dataloader=dict(num_workers=1, prefetch_factor=2, persistent_workers=False),
+        )
+    )
+    loaders.prepare_loaders(config, device)
+    train, val, test = (config[name] for name in loaders.LOADERS)
+    assert train.persistent_workers and train.prefetch_factor == loaders.PREFETCH
+    assert train.get('pin_memory', False) == (device != 'cpu')
+    assert not val.pin_memory and 'prefetch_factor' not in val and 'persistent_workers' not in val
+    assert test.prefetch_factor == 2 and not test.persistent_workers
+    old_torch = tuple(map(int, torch.__version__.split('.')[:2])) < (2, 9)
+    assert train.get('pin_memory_device') == ('npu' if device == 'npu' and old_torch else None)
+
+
+def test_labels_are_pinned_with_their_sample(monkeypatch):
+    from mmengine.structures import PixelData
+    from torch.utils.data._utils.pin_memory import pin_memory
+
+    monkeypatch.setattr(torch.Tensor, 'pin_memory', lambda tensor, *_: tensor + 1)
+    sample = SegDataSample(gt_sem_seg=PixelData(data=torch.zeros(1, 2, 2)))
+    assert pin_memory([sample])[0].gt_sem_seg.data.sum() == 4
+    assert pin_memory([SegDataSample()])
+
+
+def run_hook(hook, folder, times, logger):
+    """Write the times of 100 iterations and let the hook look."""
+    path = folder / 'vis_data' / 'steps.csv'
+    path.parent.mkdir(exist_ok=True)
+    with path.open('a') as file:
+        file.writelines(f'{index},{data:.6f},{step:.6f}\n' for index, (data, step) in enumerate(times))
+    runner = SimpleNamespace(
+        rank=0, log_dir=str(folder), logger=logger, train_dataloader=SimpleNamespace(num_workers=2), max_iters=1000
+    )
+    hook.after_train_iter(runner, 99)
+
+
+def test_a_slow_loader_is_told_once(tmp_path, caplog):
+    logger = logging.getLogger('pace')
+    hook = LoaderPaceHook()
+    (tmp_path / 'vis_data').mkdir()
+    (tmp_path / 'vis_data' / 'steps.csv').write_text('iter,data_s,step_s\n')
+    run_hook(hook, tmp_path, [(9.0, 9.1)] * 5 + [(0.01, 0.5)] * 95, logger)  # only the start was slow
+    assert not caplog.records
+    run_hook(hook, tmp_path, [(0.2, 0.5)] * 100, logger)
+    run_hook(hook, tmp_path, [(0.22, 0.5)] * 100, logger)
+    run_hook(hook, tmp_path, [(0.0, 0.5)] * 100, logger)
+    assert len(caplog.records) == 1
+    assert '40% of the time of the last 100 iterations' in caplog.text and 'num_workers=2' in caplog.text
+    run_hook(hook, tmp_path, [(0.4, 0.5)] * 100, logger)
+    assert len(caplog.records) == 2
