@@ -30,7 +30,7 @@ def lint(files):
     return done.stdout
 
 
-@pytest.mark.parametrize('name', ['mmcv', 'mmsegmentation'])
+@pytest.mark.parametrize('name', ['mmcv', 'mmdetection', 'mmsegmentation'])
 def test_new_files_are_clean(name):
     checkout = ROOT / name
     if not (checkout / '.git').is_dir():
