@@ -83,10 +83,12 @@ def test_float32_equals_the_upstream_function_with_gradients(seed, queries, head
     theirs = [t.clone().requires_grad_() for t in inputs]
     out = deform_attn_dispatch.multi_scale_deformable_attn(ours[0], SHAPES, STARTS, *ours[1:])
     expected = multi_scale_deformable_attn_pytorch(theirs[0], SHAPES, *theirs[1:])
-    assert torch.equal(out, expected)
+    # Levels are added one after the other instead of all samples at once.
+    torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-6)
     grads = torch.autograd.grad(out.square().sum(), ours)
     expected_grads = torch.autograd.grad(expected.square().sum(), theirs)
-    assert all(torch.equal(a, b) for a, b in zip(grads, expected_grads))
+    for grad, expected_grad in zip(grads, expected_grads):
+        torch.testing.assert_close(grad, expected_grad, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
@@ -95,7 +97,7 @@ def test_half_precision_is_sampled_in_float32(dtype):
     out = MultiScaleDeformableAttnFunction.apply(value, SHAPES, STARTS, locations, weights, 64)
     expected = multi_scale_deformable_attn_pytorch(value.float(), SHAPES, locations, weights)
     assert out.dtype == dtype
-    assert torch.equal(out, expected.to(dtype))
+    torch.testing.assert_close(out, expected.to(dtype))
 
 
 def test_module_runs_under_autocast_and_trains():
