@@ -3,7 +3,7 @@
     python tools/bench.py step                                     # a small model, a minute on two CPU cores
     python tools/bench.py step --backbone=base --crop=512x1024     # the recipe's size; needs 12 GiB of memory on a CPU
     python tools/bench.py profile --backbone=base --crop=512x1024  # operators, host synchronisations, peak memory
-    python tools/bench.py loader --data_path=/data/cityscapes      # images per second of the data loader
+    python tools/bench.py loader                                   # samples per second and core, with and without cache
 
 An iteration is all that mmengine's loop does for one: hooks, preprocessing, forward pass and losses, backward pass,
 clipping, optimizer, schedules; no log line is due. ``step`` gives medians after warm-up, with the device synchronised.
@@ -15,11 +15,13 @@ synchronisation is said in ``bench_counts.py``, what peak memory is in ``bench_m
 from __future__ import annotations
 
 import argparse
+import contextlib
+import dataclasses
 import json
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import bench_report
 import console
@@ -74,14 +76,15 @@ def parse(arguments: Optional[Sequence[str]] = None) -> argparse.Namespace:
         '--compile', choices=['off', 'ours', 'both'], default='off', help='torch.compile the train step'
     )
     parser.add_argument('--warmup', type=count(1), default=1, help='steps of each side before the clock (default: 1)')
-    parser.add_argument('--repeats', type=count(1), default=5, help='timed steps of each side (default: 5)')
+    parser.add_argument('--repeats', type=count(1), default=5, help='timed steps, or rounds, of each side (default: 5)')
     parser.add_argument('--threads', type=count(1), help="of torch; default: torch's choice")
     parser.add_argument('--seed', type=count(0), default=0)
     parser.add_argument('--tolerance', type=float, help='relative, of each loss term; default: 1e-4, with amp 5e-2')
     parser.add_argument('--json', type=Path, metavar='FILE', help='write everything measured there')
     parser.add_argument('--trace', type=Path, metavar='DIR', help='profile: also write a trace of each side')
-    parser.add_argument('--data_path', type=Path, help='loader: Cityscapes root; default: two drawn 1024x2048 images')
-    parser.add_argument('--num_workers', type=count(0), default=0, help='loader: processes (default: 0)')
+    parser.add_argument('--data_path', type=Path, help='loader: Cityscapes root; default: drawn 1024x2048 scenes')
+    parser.add_argument('--cache', type=Path, help='loader: decoded cache of --data_path (default: none)')
+    parser.add_argument('--samples', type=count(1), default=32, help='loader: samples a round (default: 32)')
     args = parser.parse_args(arguments)
     if args.crop is None:
         args.crop = (128, 256) if args.backbone == 'demo' else (512, 1024)
@@ -178,72 +181,38 @@ def run_profile(args: argparse.Namespace) -> Dict[str, Any]:
 
 
 def run_loader(args: argparse.Namespace) -> Dict[str, Any]:
-    """Time both data loaders; see the module's text."""
-    import bench_worker
-    import sides_model
-    from sides import Sides
+    """Time the loading of samples on both sides; see ``bench_loader``."""
+    import bench_loader
+    import inputs
 
-    with tempfile.TemporaryDirectory(prefix='bench-') as folder:
-        root = args.data_path or _drawn_images(Path(folder))
-        if not (root / 'leftImg8bit' / 'train').is_dir():
-            raise console.UserError(f'--data_path: {root} holds no leftImg8bit/train')
-        overrides = {
-            'loader': dict(
-                num_workers=args.num_workers, persistent_workers=args.num_workers > 0, batch_size=args.batch
-            ),
-            'dataset': dict(data_root=str(root.resolve())),
-        }
-        with Sides(threads=args.threads or 0, env={'PYTHONWARNINGS': 'ignore'}) as sides:
-            loaders = sides.keep(bench_worker.loader, sides_model.RECIPE, overrides, args.seed)
-            rows: Tuple[List[float], List[float]] = ([], [])
-            for number in range(args.warmup + args.repeats):
-                found = sides.call(bench_worker.load_batches, loaders, 2)
-                if any(found[0][key] != found[1][key] for key in ('shapes', 'dtypes')):
-                    console.say(f'the batches differ: {found[0]["dtypes"]} upstream, {found[1]["dtypes"]} ours')
-                if number >= args.warmup:
-                    for row, one in zip(rows, found):
-                        row.append(one['seconds'] / one['images'])
-    return {'seconds_per_image': bench_report.compare(*rows), 'num_workers': args.num_workers}
+    with tempfile.TemporaryDirectory(prefix='bench-') as scratch:
+        if args.data_path is None:
+            root, cache = bench_loader.drawn_scenes(Path(scratch))
+        else:
+            root, cache = inputs.require_cityscapes(str(args.data_path)), args.cache
+        report = bench_loader.measure(root, cache, args.samples, args.repeats, args.seed)
+    bench_loader.show(report)
+    return dataclasses.asdict(report)
 
 
-def _drawn_images(folder: Path) -> Path:
-    import cityscapes_demo
-    import cityscapes_prepare
-
-    cityscapes_demo.demo(folder, cityscapes_demo.DemoSet(train=2, val=1, width=2048, height=1024, seed=0))
-    cityscapes_prepare.prepare(folder)
-    return folder
-
-
-class _pair:  # noqa: N801  used as a function
+@contextlib.contextmanager
+def _pair(args: argparse.Namespace, env: Optional[Dict[str, str]] = None) -> Iterator[Tuple[Any, Any, Any]]:
     """Both workers with a trainer each of the same weights, and a batch.
 
     Args:
         args: Of the command line.
         env: Environment variables of the workers.
     """
+    import sides_model
+    import sides_train
+    from sides import Pair, Sides
 
-    def __init__(self, args: argparse.Namespace, env: Optional[Dict[str, str]] = None) -> None:
-        self._args = args
-        self._env = env
-
-    def __enter__(self) -> Tuple[Any, Any, Any]:
-        import sides_model
-        import sides_train
-        from sides import Pair, Sides
-
-        args = self._args
-        config, overrides = model_options(args)
-        self._sides = Sides(threads=args.threads or 0, env={'PYTHONWARNINGS': 'ignore', **(self._env or {})})
+    config, overrides = model_options(args)
+    with Sides(threads=args.threads or 0, env={'PYTHONWARNINGS': 'ignore', **(env or {})}) as sides:
         options = [{**overrides, **({'compile': True} if args.compile in compiled else {})} for compiled in _COMPILED]
-        trainers = self._sides.keep(sides_train.build, config, Pair(*options), seed=args.seed, amp=args.amp)
-        weights = self._sides.upstream.call(sides_train.state, trainers.upstream)
-        self._sides.ours.call(sides_train.load, trainers.ours, weights)
-        batch = sides_model.random_batch(args.batch, *args.crop, seed=args.seed, block=32)
-        return self._sides, trainers, batch
-
-    def __exit__(self, *exc: object) -> None:
-        self._sides.close()
+        trainers = sides.keep(sides_train.build, config, Pair(*options), seed=args.seed, amp=args.amp)
+        sides.ours.call(sides_train.load, trainers.ours, sides.upstream.call(sides_train.state, trainers.upstream))
+        yield sides, trainers, sides_model.random_batch(args.batch, *args.crop, seed=args.seed, block=32)
 
 
 _COMPILED = (('both',), ('ours', 'both'))  # for upstream, for ours
@@ -261,7 +230,8 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     result['command'] = ['python', 'tools/bench.py', *(sys.argv[1:] if arguments is None else arguments)]
     if args.json:
         args.json.write_text(json.dumps(result, indent=2) + '\n')
-    bench_report.show(result)
+    if args.mode != 'loader':
+        bench_report.show(result)
     return 0
 
 

@@ -1,19 +1,14 @@
 """How many training samples one core loads in a second: the unpatched pipeline, ours, and ours with the decoded cache.
 
-    python tools/bench_loader.py [--data_path ROOT] [--samples N] [--rounds N] [--json FILE]
-
-Each side is the pipeline of the recipe's own config file, run in a process of its own (see ``sides``) with one thread
-on the same pictures and random numbers; the sides take turns, and each turn is one round. Without ``--data_path`` a
-few street scenes of 2048 x 1024 are made. Every sample that is timed is also compared: ours must equal upstream's.
+``bench.py loader`` runs it. Each side is the pipeline of the recipe's own config file, in a process of its own (see
+``sides``) with one thread, on the same pictures and random numbers; the sides take turns, and each turn is one round.
+Every sample that is timed is also compared: ours must equal upstream's.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import json
 import statistics
-import tempfile
 import time
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple
@@ -182,47 +177,21 @@ def decoder_name() -> str:
     return f'kornia-rs {metadata.version("kornia-rs")}'
 
 
-def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
-    """Parse the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument('--data_path', type=Path, metavar='ROOT', help='Cityscapes root (default: scenes made now)')
-    parser.add_argument('--cache', type=Path, metavar='DIR', help='its decoded cache (default: made for this)')
-    parser.add_argument('--samples', type=int, default=32, metavar='N', help='samples in a round (default: 32)')
-    parser.add_argument('--rounds', type=int, default=3, metavar='N', help='rounds of each side (default: 3)')
-    parser.add_argument('--json', type=Path, metavar='FILE', help='where to write the figures')
-    args = parser.parse_args(argv)
-    if args.samples < 1 or args.rounds < 1:
-        raise console.UserError('--samples and --rounds take whole numbers from 1 on', console.EXIT_USAGE)
-    return args
+def drawn_scenes(folder: Path) -> Tuple[Path, Path]:
+    """Make a few street scenes of 2048 x 1024 and a decoded cache of them; returns both folders.
 
-
-def main(argv: Optional[List[str]] = None) -> int:
-    """Measure and print a table."""
+    Args:
+        folder: An empty one.
+    """
     import cityscapes_cache
-    import inputs
+    import cityscapes_demo
+    import cityscapes_prepare
 
-    args = parse_args(argv)
-    with tempfile.TemporaryDirectory(prefix='bench_loader_') as scratch:
-        if args.data_path is None:
-            import cityscapes_demo
-            import cityscapes_prepare
-
-            root = Path(scratch, 'data')
-            cityscapes_demo.demo(root, cityscapes_demo.DemoSet(*_SCENES))
-            cityscapes_prepare.prepare(root)
-        else:
-            root = inputs.require_cityscapes(str(args.data_path))
-        cache = args.cache
-        if cache is None and args.data_path is None:
-            cache = Path(scratch, 'cache')
-            cityscapes_cache.build(root, cache)
-        report = measure(root, cache, args.samples, args.rounds)
-    show(report)
-    if args.json:
-        args.json.write_text(json.dumps(dataclasses.asdict(report), indent=2) + '\n', encoding='utf-8')
-    return 0
+    root, cache = folder / 'data', folder / 'cache'
+    cityscapes_demo.demo(root, cityscapes_demo.DemoSet(*_SCENES))
+    cityscapes_prepare.prepare(root)
+    cityscapes_cache.build(root, cache)
+    return root, cache
 
 
 def show(report: LoaderReport) -> None:
@@ -246,7 +215,3 @@ def show(report: LoaderReport) -> None:
             f'{one.speedup:.1f} x',
         )
     Console(width=110).print(table)
-
-
-if __name__ == '__main__':
-    console.run(main)

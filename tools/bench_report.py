@@ -47,8 +47,6 @@ def rows(result: Dict[str, Any]) -> List[List[str]]:
     mode = result['settings']['mode']
     if mode == 'step':
         return [_times(f'{part} (s)', one) for part, one in result['seconds'].items()]
-    if mode == 'loader':
-        return [_times('image (s)', result['seconds_per_image'])]
     upstream, ours = result['upstream'], result['ours']
     found = [_numbers('operators dispatched', upstream['operators'], ours['operators'])]
     found.append(_numbers('host synchronisations', upstream['host_synchronisations'], ours['host_synchronisations']))

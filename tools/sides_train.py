@@ -23,6 +23,8 @@ _UPSTREAM_TYPES = {
     'default_hooks.checkpoint.type': ('AtomicCheckpointHook', 'CheckpointHook'),
     'default_hooks.runtime_info.type': ('DeferredRuntimeInfoHook', 'RuntimeInfoHook'),
 }
+# Hooks that only the patches have and that take no part in an iteration's result.
+_OUR_HOOKS = ('loader_pace',)
 _NEVER = 10**9
 
 
@@ -140,6 +142,8 @@ def resolve(config: str, overrides: Optional[Dict[str, Any]], seed: int, amp: st
         _set_precision(cfg, amp)
     cfg.merge_from_dict(overrides or {})
     if not _is_patched():
+        for name in _OUR_HOOKS:
+            cfg.default_hooks.pop(name, None)
         for key, (ours, theirs) in _UPSTREAM_TYPES.items():
             *path, last = key.split('.')
             node = cfg
