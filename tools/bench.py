@@ -1,7 +1,7 @@
 """Our trainer against the unpatched upstream's, in one run: same weights, same batches, A B A B.
 
-    python tools/bench.py step                                     # a small model, a minute on two CPU cores
-    python tools/bench.py step --backbone=base --crop=512x1024     # the recipe's size; needs 12 GiB of memory on a CPU
+    python tools/bench.py step                                     # the demo's small model
+    python tools/bench.py step --backbone=base --crop=512x1024     # the recipe's size; needs much memory on a CPU
     python tools/bench.py profile --backbone=base --crop=512x1024  # operators, host synchronisations, peak memory
     python tools/bench.py loader                                   # samples per second and core, with and without cache
 

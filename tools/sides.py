@@ -10,7 +10,7 @@ sides with the same arguments::
         ...
         return {'cost': cost}                        # anything that pickles: tensors, numbers, dicts of them
 
-    with Sides() as sides:                           # starts both, some 8 s
+    with Sides() as sides:                           # starts both
         theirs, ours = sides.call(cost_of_one_layer, seed=0, count=3)
         torch.testing.assert_close(ours['cost'], theirs['cost'])
 
