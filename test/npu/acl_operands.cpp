@@ -50,18 +50,24 @@ std::string describe(const aclTensor *tensor) {
   return text + "]";
 }
 
-aclnnStatus prepare(const char *name, std::function<void()> run, uint64_t *workspace_size, aclOpExecutor **executor) {
+aclnnStatus prepare(const char *name, std::function<aclnnStatus()> run, uint64_t *workspace_size,
+                    aclOpExecutor **executor) {
   *workspace_size = 0;
   *executor = new aclOpExecutor{name, std::move(run)};
   return ACL_SUCCESS;
 }
 
 aclnnStatus execute(aclOpExecutor *executor, aclrtStream stream) {
-  if (!is_stream(stream)) return fail(ACL_ERROR_RT_STREAM_CONTEXT, "%s on a stream that is not there", executor->name.c_str());
-  count(executor->name.c_str());
-  executor->run();
+  const char *name = executor->name.c_str();
+  aclnnStatus status;
+  if (is_stream(stream)) {
+    count(name);
+    status = executor->run();
+  } else {
+    status = fail(ACL_ERROR_RT_STREAM_CONTEXT, "%s on a stream that is not there", name);
+  }
   delete executor;
-  return ACL_SUCCESS;
+  return status;
 }
 
 }  // namespace emulator

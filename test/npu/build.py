@@ -147,12 +147,12 @@ def build_kernels(folder: Path) -> Path:
         The library.
     """
     import torch
-    from torch.utils import cpp_extension
 
     torch_npu = package('torch_npu')
-    includes = [*cpp_extension.include_paths(), str(torch_npu / 'include')]
+    torch_include = package('torch') / 'include'
+    includes = [str(torch_include), str(torch_include / 'torch/csrc/api/include'), str(torch_npu / 'include')]
     includes += [str(torch_npu / 'include/third_party' / name) for name in ('acl/inc', 'hccl/inc')]
-    options = ['-O1', f'-D_GLIBCXX_USE_CXX11_ABI={int(torch._C._GLIBCXX_USE_CXX11_ABI)}', f'-I{HERE}']
+    options = ['-O1', f'-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}', f'-I{HERE}']
     options += [part for path in includes for part in ('-isystem', path)]
     options += WARNINGS
     objects = _objects({source: options for source in sorted((HERE / 'kernels').glob('*.cpp'))}, folder / 'objects')
@@ -170,6 +170,7 @@ def build(folder: Path) -> None:
     for name in ('cann/lib64', 'objects'):
         (folder / name).mkdir(parents=True, exist_ok=True)
     build_cann(folder)
+    build_kernels(folder)
 
 
 if __name__ == '__main__':

@@ -42,7 +42,7 @@ struct aclScalarList : aclArray<const aclScalar *> {};
 // An operator between its two calls: what it will do, or why it refuses.
 struct aclOpExecutor {
   std::string name;
-  std::function<void()> run;
+  std::function<aclnnStatus()> run;
 };
 
 namespace emulator {
@@ -51,7 +51,7 @@ namespace emulator {
 std::string describe(const aclTensor *tensor);
 
 // First half of an operator: remembers what to do; it needs no workspace.
-aclnnStatus prepare(const char *name, std::function<void()> run, uint64_t *workspace_size, aclOpExecutor **executor);
+aclnnStatus prepare(const char *name, std::function<aclnnStatus()> run, uint64_t *workspace_size, aclOpExecutor **executor);
 
 // Second half: does it, and counts it.
 aclnnStatus execute(aclOpExecutor *executor, aclrtStream stream);
