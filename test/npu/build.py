@@ -102,7 +102,10 @@ def build_cann(folder: Path) -> Path:
     home = folder / 'cann'
     headers = package('torch_npu') / 'include/third_party'
     options = ['-O2', *WARNINGS, f'-I{headers}/acl/inc', f'-I{headers}/hccl/inc']
-    objects = _objects({source: options for source in sorted(HERE.glob('*.cpp'))}, folder / 'objects')
+    # What hccl.h itself includes, and torch's half-precision numbers.
+    for name in ('torch_npu', 'torch'):
+        options += ['-isystem', str(package(name) / 'include')]
+    objects = _objects(dict.fromkeys(sorted(HERE.glob('*.cpp')), options), folder / 'objects')
     library = home / 'lib64' / EMULATOR
     linked = ['-shared', '-pthread', '-lrt', '-ldl', *map(str, objects)]
     stamp = folder / 'cann.stamp'
@@ -155,7 +158,7 @@ def build_kernels(folder: Path) -> Path:
     options = ['-O1', f'-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}', f'-I{HERE}']
     options += [part for path in includes for part in ('-isystem', path)]
     options += WARNINGS
-    objects = _objects({source: options for source in sorted((HERE / 'kernels').glob('*.cpp'))}, folder / 'objects')
+    objects = _objects(dict.fromkeys(sorted((HERE / 'kernels').glob('*.cpp')), options), folder / 'objects')
     library = folder / 'kernels.so'
     if not library.is_file() or any(item.stat().st_mtime > library.stat().st_mtime for item in objects):
         folders = [str(package('torch') / 'lib'), str(torch_npu / 'lib'), str(folder / 'cann/lib64')]
