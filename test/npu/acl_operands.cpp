@@ -20,6 +20,17 @@ struct aclTensorDesc {
 
 struct aclopAttr {};
 
+namespace {
+
+aclTensor as_tensor(const aclTensorDesc &desc, const aclDataBuffer &buffer) {
+  aclTensor tensor{desc.shape, std::vector<int64_t>(desc.shape.size()), 0, desc.dtype, buffer.data};
+  int64_t stride = 1;
+  for (size_t i = desc.shape.size(); i-- > 0; stride *= desc.shape[i]) tensor.strides[i] = stride;
+  return tensor;
+}
+
+}  // namespace
+
 int64_t aclTensor::numel() const {
   int64_t count = 1;
   for (int64_t extent : shape) count *= extent;
@@ -183,16 +194,22 @@ aclError aclopSetAttrListListInt(aclopAttr *, const char *, int, const int *, co
   return ACL_SUCCESS;
 }
 
-aclError aclopCompileAndExecute(const char *name, int, const aclTensorDesc *const *, const aclDataBuffer *const *, int,
-                                const aclTensorDesc *const *, aclDataBuffer *const *, const aclopAttr *, aclopEngineType,
-                                aclopCompileType, const char *, aclrtStream) {
-  return fail(ACL_ERROR_OP_NOT_FOUND, "operator %s has no reference kernel (test/npu)", name);
+aclError aclopCompileAndExecute(const char *name, int inputs, const aclTensorDesc *const *input_descs,
+                                const aclDataBuffer *const *input_data, int outputs,
+                                const aclTensorDesc *const *output_descs, aclDataBuffer *const *output_data,
+                                const aclopAttr *, aclopEngineType, aclopCompileType, const char *, aclrtStream) {
+  std::vector<aclTensor> in, out;
+  for (int i = 0; i < inputs; ++i) in.push_back(as_tensor(*input_descs[i], *input_data[i]));
+  for (int i = 0; i < outputs; ++i) out.push_back(as_tensor(*output_descs[i], *output_data[i]));
+  return emulator::run_named(name, in, out);
 }
 
-aclError aclopCompileAndExecuteV2(const char *name, int, aclTensorDesc **, aclDataBuffer **, int, aclTensorDesc **,
-                                  aclDataBuffer **, aclopAttr *, aclopEngineType, aclopCompileType, const char *,
-                                  aclrtStream) {
-  return fail(ACL_ERROR_OP_NOT_FOUND, "operator %s has no reference kernel (test/npu)", name);
+aclError aclopCompileAndExecuteV2(const char *name, int inputs, aclTensorDesc **input_descs, aclDataBuffer **input_data,
+                                  int outputs, aclTensorDesc **output_descs, aclDataBuffer **output_data,
+                                  aclopAttr *attr, aclopEngineType engine, aclopCompileType compile, const char *path,
+                                  aclrtStream stream) {
+  return aclopCompileAndExecute(name, inputs, input_descs, input_data, outputs, output_descs, output_data, attr, engine,
+                                compile, path, stream);
 }
 
 }  // extern "C"

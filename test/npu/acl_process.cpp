@@ -102,6 +102,12 @@ const char *aclrtGetSocName() { return "Ascend910B2"; }
 
 void aclAppLog(aclLogLevel, const char *, const char *, uint32_t, const char *, ...) {}
 
+aclError aclsysGetCANNVersion(aclCANNPackageName, aclCANNPackageVersion *version) {
+  *version = {};
+  std::strcpy(version->version, CANN_VERSION);  // build.py gives it
+  return ACL_SUCCESS;
+}
+
 aclError aclGetDeviceCapability(uint32_t device, aclDeviceInfo info, int64_t *value) {
   // The numbers of an Ascend 910B2.
   static const std::map<int, int64_t> capabilities = {

@@ -87,22 +87,6 @@ bool copy_from(const aclTensor &to, const aclTensor &from) {
   }
 }
 
-bool copy(const aclTensor &to, const aclTensor &from) {
-  switch (to.dtype) {
-    case ACL_FLOAT: return copy_from<float>(to, from);
-    case ACL_FLOAT16: return copy_from<_Float16>(to, from);
-    case ACL_BF16: return copy_from<Bfloat16>(to, from);
-    case ACL_DOUBLE: return copy_from<double>(to, from);
-    case ACL_INT8: return copy_from<int8_t>(to, from);
-    case ACL_INT16: return copy_from<int16_t>(to, from);
-    case ACL_INT32: return copy_from<int32_t>(to, from);
-    case ACL_INT64: return copy_from<int64_t>(to, from);
-    case ACL_UINT8: return copy_from<uint8_t>(to, from);
-    case ACL_BOOL: return copy_from<bool>(to, from);
-    default: return false;
-  }
-}
-
 bool is_known(aclDataType dtype) {
   switch (dtype) {
     case ACL_FLOAT: case ACL_FLOAT16: case ACL_BF16: case ACL_DOUBLE: case ACL_INT8: case ACL_INT16: case ACL_INT32:
@@ -122,6 +106,31 @@ bool broadcasts(const aclTensor &from, const aclTensor &to) {
   return true;
 }
 
+}  // namespace
+
+namespace emulator {
+
+bool copy(const aclTensor &to, const aclTensor &from) {
+  if (!broadcasts(from, to)) return false;
+  switch (to.dtype) {
+    case ACL_FLOAT: return copy_from<float>(to, from);
+    case ACL_FLOAT16: return copy_from<_Float16>(to, from);
+    case ACL_BF16: return copy_from<Bfloat16>(to, from);
+    case ACL_DOUBLE: return copy_from<double>(to, from);
+    case ACL_INT8: return copy_from<int8_t>(to, from);
+    case ACL_INT16: return copy_from<int16_t>(to, from);
+    case ACL_INT32: return copy_from<int32_t>(to, from);
+    case ACL_INT64: return copy_from<int64_t>(to, from);
+    case ACL_UINT8: return copy_from<uint8_t>(to, from);
+    case ACL_BOOL: return copy_from<bool>(to, from);
+    default: return false;
+  }
+}
+
+}  // namespace emulator
+
+namespace {
+
 aclnnStatus prepare_copy(const char *name, const aclTensor *to, const aclTensor *from, uint64_t *workspace_size,
                          aclOpExecutor **executor) {
   if (!is_known(to->dtype) || !is_known(from->dtype) || !broadcasts(*from, *to)) {
@@ -129,7 +138,7 @@ aclnnStatus prepare_copy(const char *name, const aclTensor *to, const aclTensor 
                           emulator::describe(to).c_str());
   }
   const auto run = [to = *to, from = *from]() -> aclnnStatus {
-    return copy(to, from) ? ACL_SUCCESS : ACL_ERROR_INTERNAL_ERROR;
+    return emulator::copy(to, from) ? ACL_SUCCESS : ACL_ERROR_INTERNAL_ERROR;
   };
   return emulator::prepare(name, run, workspace_size, executor);
 }

@@ -101,7 +101,7 @@ def build_cann(folder: Path) -> Path:
     """
     home = folder / 'cann'
     headers = package('torch_npu') / 'include/third_party'
-    options = ['-O2', *WARNINGS, f'-I{headers}/acl/inc', f'-I{headers}/hccl/inc']
+    options = ['-O2', *WARNINGS, f'-DCANN_VERSION="{CANN_VERSION}"', f'-I{headers}/acl/inc', f'-I{headers}/hccl/inc']
     # What hccl.h itself includes, and torch's half-precision numbers.
     for name in ('torch_npu', 'torch'):
         options += ['-isystem', str(package(name) / 'include')]

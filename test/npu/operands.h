@@ -56,4 +56,10 @@ aclnnStatus prepare(const char *name, std::function<aclnnStatus()> run, uint64_t
 // Second half: does it, and counts it.
 aclnnStatus execute(aclOpExecutor *executor, aclrtStream stream);
 
+// Copies one tensor into another of any strides and dtype, to whose shape its own broadcasts; false if it cannot.
+bool copy(const aclTensor &to, const aclTensor &from);
+
+// Runs an operator of the older interface, which has names instead of functions.
+aclError run_named(const char *name, const std::vector<aclTensor> &inputs, const std::vector<aclTensor> &outputs);
+
 }  // namespace emulator
