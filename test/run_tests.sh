@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Set up what the tests need, then run all of them: linters, unit tests, and the end-to-end runs of the launchers.
+# Set up what the tests need, then run all of them: linters, unit tests, the end-to-end runs of the launchers, and the NPU
+# path on an emulated NPU (test/npu/run.sh), for which it installs a second stack.
 # Usage: bash test/run_tests.sh [--quick] [-- PYTEST_ARGUMENTS]
-#   --quick   leave out test/e2e, which trains
+#   --quick   leave out test/e2e and test/npu, which train
 
 set -euo pipefail
 
@@ -27,15 +28,19 @@ lint() {
 
 main() {
   local -a folders=(test/unit test/e2e)
+  local npu=1
   while (($#)); do
     case $1 in
-      --quick) folders=(test/unit) ;;
+      --quick)
+        folders=(test/unit)
+        npu=0
+        ;;
       --)
         shift
         break
         ;;
       --help | -h)
-        sed -n '2,5s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+        sed -n '2,6s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
         exit 0
         ;;
       *) fail "unknown option '$1'; see bash test/run_tests.sh --help" ;;
@@ -48,6 +53,9 @@ main() {
   cd "$ROOT"
   lint "$python"
   "$python" -m pytest "${folders[@]}" "$@"
+  if ((npu)); then
+    bash "$ROOT/test/npu/run.sh"
+  fi
 }
 
 main "$@"

@@ -77,7 +77,8 @@ aclnnStatus execute(aclOpExecutor *executor, aclrtStream stream) {
   } else {
     status = fail(ACL_ERROR_RT_STREAM_CONTEXT, "%s on a stream that is not there", name);
   }
-  delete executor;
+  // The caller of an operator that failed may still look at it.
+  if (status == ACL_SUCCESS) delete executor;
   return status;
 }
 

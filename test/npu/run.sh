@@ -5,6 +5,7 @@
 #   --stack           packages to test with; default: npu-2.1
 #   --prepare         set up and build, run nothing
 #   --update_golden   write what one training step does on the NPU into test/npu/golden/ instead of comparing with it
+#   --                what follows goes to pytest, instead of test/npu
 
 set -euo pipefail
 
@@ -27,8 +28,7 @@ copy_recipe() {
     (cd "$to" && comm -z -23 .files "$list" | xargs -0 -r rm -f --)
   fi
   # A tracked file may have been deleted and not been committed yet.
-  (cd "$ROOT" && xargs -0 -a "$list" sh -c 'for file; do [ ! -e "$file" ] || printf "%s\0" "$file"; done' sh |
-    tar --null --files-from=- -cf - | tar -C "$to" -xf -)
+  tar -C "$ROOT" --null --ignore-failed-read --warning=no-failed-read --files-from="$list" -cf - | tar -C "$to" -xf -
   mv "$list" "$to/.files"
 }
 
@@ -44,7 +44,7 @@ main() {
         break
         ;;
       --help | -h)
-        sed -n '2,7s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+        sed -n '2,8s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
         exit 0
         ;;
       *) fail "unknown option '$1'; see bash test/npu/run.sh --help" ;;
@@ -66,7 +66,8 @@ main() {
     echo "ready: $python $copy/test/npu/emulate.py COMMAND"
     return
   fi
-  "$python" test/npu/emulate.py "$python" -m pytest test/npu "$@"
+  (($#)) || set -- test/npu
+  "$python" test/npu/emulate.py "$python" -m pytest "$@"
 }
 
 main "$@"

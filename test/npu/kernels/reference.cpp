@@ -35,7 +35,12 @@ std::tuple<at::Tensor, at::Tensor> matmul_backward(const at::Tensor &grad, const
                                                    std::array<bool, 2> mask) {
   Scope scope("aten::matmul_backward");
   // A vector is a matrix of one row on the left, of one column on the right.
-  at::Tensor x = emulated::as_cpu(self), y = emulated::as_cpu(other), g = emulated::as_cpu(grad);
+  // In float32 where torch's CPU has no half-precision product; the gradients are rounded once.
+  const auto wide = [](const at::Tensor &tensor) {
+    const at::Tensor values = emulated::as_cpu(tensor);
+    return tensor.scalar_type() == at::kHalf ? values.to(at::kFloat) : values;
+  };
+  at::Tensor x = wide(self), y = wide(other), g = wide(grad);
   if (self.dim() == 1) {
     g = other.dim() == 1 ? g.reshape({1, 1}) : g.unsqueeze(-2);
     x = x.unsqueeze(0);
@@ -44,8 +49,8 @@ std::tuple<at::Tensor, at::Tensor> matmul_backward(const at::Tensor &grad, const
   }
   if (other.dim() == 1) y = y.unsqueeze(1);
   at::Tensor grad_self, grad_other;
-  if (mask[0]) grad_self = to_npu(at::matmul(g, y.mT()).sum_to_size(x.sizes()).reshape(self.sizes()), self.device());
-  if (mask[1]) grad_other = to_npu(at::matmul(x.mT(), g).sum_to_size(y.sizes()).reshape(other.sizes()), self.device());
+  if (mask[0]) grad_self = to_npu(at::matmul(g, y.mT()).sum_to_size(x.sizes()).reshape(self.sizes()).to(self.scalar_type()), self.device());
+  if (mask[1]) grad_other = to_npu(at::matmul(x.mT(), g).sum_to_size(y.sizes()).reshape(other.sizes()).to(other.scalar_type()), self.device());
   return {grad_self, grad_other};
 }
 

@@ -5,8 +5,6 @@ import sys
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import PathFinder
 
-ROOT = os.path.realpath(os.path.join(os.path.dirname(__file__), '..', '..', '..'))
-
 
 class _AfterTorchNpu(MetaPathFinder, Loader):
     """Finds torch_npu as Python would, and loads the kernels when it has been imported."""
