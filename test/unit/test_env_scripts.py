@@ -89,20 +89,74 @@ def test_cann_that_is_set_up_already_is_left_alone(home):
     assert variables(source('env_npu.sh', home, ASCEND_OPP_PATH='first', **env))['ASCEND_OPP_PATH'] == 'first'
 
 
+# As `npu-smi info -l` prints it.
+LISTED = '\n'.join(
+    f'\tNPU ID                         : {card}\n\tChip Count                     : 1\n' for card in range(8)
+)
+CARDS = f'cat <<END\n\tTotal Count                    : 8\n\n{LISTED}END'
+
+
+def calls(home: Path) -> list:
+    """What msnpureport was told."""
+    found = home / 'calls'
+    return found.read_text().splitlines() if found.is_file() else []
+
+
 def test_the_cards_are_told_to_log_errors_only(home):
-    stub(home, 'npu-smi', 'printf "\\tTotal Count : 2\\n\\tNPU ID : 0\\n\\tChip Count : 1\\n\\tNPU ID : 1\\n"')
+    stub(home, 'npu-smi', f'[ "$*" = "info -l" ] || exit 1\n{CARDS}')
     stub(home, 'msnpureport', f'echo "$@" >> {home}/calls')
     source('env_npu.sh', home, 'true')
-    assert (home / 'calls').read_text().splitlines() == ['-g error -d 0', '-g error -d 1']
+    assert calls(home) == [f'-g error -d {card}' for card in range(8)]
 
 
-@pytest.mark.parametrize('broken', ['npu-smi', 'msnpureport'])
-def test_tools_of_the_driver_may_fail_or_be_absent(home, broken):
-    for name in ('npu-smi', 'msnpureport'):
-        stub(home, name, 'echo "driver not loaded" >&2; exit 255' if name == broken else 'exit 0')
+def test_the_first_card_is_told_where_npu_smi_is_missing(home):
+    stub(home, 'msnpureport', f'echo "$@" >> {home}/calls')
     source('env_npu.sh', home, 'true')
-    (home / 'bin' / broken).unlink()
+    assert calls(home) == ['-g error -d 0']
+
+
+def test_no_card_is_told_when_npu_smi_finds_none(home):
+    stub(home, 'npu-smi', 'echo "driver not loaded" >&2; exit 255')
+    stub(home, 'msnpureport', f'echo "$@" >> {home}/calls')
     source('env_npu.sh', home, 'true')
+    assert calls(home) == []
+
+
+def test_a_card_that_refuses_does_not_keep_the_others_from_being_told(home):
+    stub(home, 'npu-smi', CARDS)
+    stub(home, 'msnpureport', f'echo "$@" >> {home}/calls\necho "permission denied"; [ "$4" -ge 3 ]')
+    source('env_npu.sh', home, 'true')
+    assert len(calls(home)) == 8
+
+
+@pytest.mark.parametrize('present', [(), ('npu-smi',), ('msnpureport',), ('npu-smi', 'msnpureport')])
+@pytest.mark.parametrize('status', [0, 255])
+def test_the_environment_does_not_depend_on_the_tools_of_the_driver(home, present, status):
+    """They may be there, not be there, and fail, as they do without root or driver; what they say is not shown."""
+    without = variables(source('env_npu.sh', home))
+    for name in present:
+        stub(home, name, f'echo {name} was here; echo {name} was here >&2; exit {status}')
+    shown = source('env_npu.sh', home)
+    assert 'was here' not in shown
+    assert variables(shown) == without
+
+
+def test_sourcing_it_again_changes_nothing(home):
+    again = f'source {TEST}/env_npu.sh; env -0'
+    assert variables(source('env_npu.sh', home, again)) == variables(source('env_npu.sh', home))
+
+
+@pytest.mark.skipif(Path('/usr/local/Ascend').exists(), reason='this machine has CANN')
+def test_a_machine_without_cann_is_told_once(home):
+    command = f'source {TEST}/env_npu.sh 2>&1'
+    env = {'HOME': str(home), 'PATH': f'{home / "bin"}:/usr/bin:/bin'}
+    bare = subprocess.run(['bash', '-c', command], capture_output=True, text=True, env=env, check=True)
+    assert bare.stdout.splitlines() == [
+        'warning: no CANN set_env.sh found; source it before, or set ASCEND_TOOLKIT_HOME'
+    ]
+    env['ASCEND_OPP_PATH'] = '/opp'
+    ready = subprocess.run(['bash', '-c', command], capture_output=True, text=True, env=env, check=True)
+    assert ready.stdout == ''
 
 
 @pytest.mark.parametrize(('asked', 'found'), [('npu', 'npu'), ('cuda', 'gpu'), ('cpu', 'cpu')])

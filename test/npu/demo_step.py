@@ -1,0 +1,127 @@
+"""One training step of the demo's model, as the recipe trains it, on any device: same weights, images and draws."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any, Dict, List, Tuple
+
+import numpy as np
+import torch
+
+import options
+import run_config
+
+SEED = 7
+SIZE = (128, 256)  # height, width
+
+
+def config(device: str, amp: str = 'off') -> Any:
+    """The demo's config for a device.
+
+    Args:
+        device: ``npu`` or ``cpu``.
+        amp: ``off``, ``bf16`` or ``fp16``.
+    """
+    return run_config.make(options.read('full', ['--demo', f'--amp={amp}']), device, Path('no_data'))
+
+
+def model(cfg: Any, device: str) -> torch.nn.Module:
+    """The model, in training mode, with weights that depend on nothing but SEED."""
+    import mmseg.engine  # noqa: F401  registers what the config names
+    from mmengine.logging import MMLogger
+    from mmengine.registry import init_default_scope
+    from mmseg.registry import MODELS
+
+    init_default_scope('mmseg')
+    MMLogger.get_instance('demo_step', log_level='WARNING')  # a line for each parameter otherwise
+    torch.manual_seed(SEED)
+    np.random.seed(SEED)
+    built = MODELS.build(cfg.model)
+    built.init_weights()
+    for name, parameter in built.named_parameters():
+        if 'sampling_offsets' in name:
+            # They begin at whole pixels, where the slope of the bilinear map is another on each side.
+            parameter.data.add_(torch.rand_like(parameter) * 0.01 + 0.1)
+    return built.train().to(device)
+
+
+def batch(size: int = 2, first: int = 0) -> Dict[str, List[Any]]:
+    """Images and labels as the loader gives them: blocks of some classes, a border that is ignored.
+
+    Args:
+        size: Images.
+        first: Number of the first image; the same number is the same image.
+    """
+    from mmengine.structures import PixelData
+    from mmseg.structures import SegDataSample
+
+    inputs, samples = [], []
+    for number in range(first, first + size):
+        random = np.random.RandomState(number)
+        label = np.kron(random.randint(0, 19, (4, 8)), np.ones((SIZE[0] // 4, SIZE[1] // 8), np.int64))
+        label[:4] = 255
+        image = random.randint(0, 256, (3, *SIZE)).astype(np.uint8)
+        sample = SegDataSample(gt_sem_seg=PixelData(data=torch.from_numpy(label)[None].long()))
+        sample.set_metainfo(dict(img_shape=SIZE, ori_shape=SIZE, pad_shape=SIZE))
+        inputs.append(torch.from_numpy(image))
+        samples.append(sample)
+    return dict(inputs=inputs, data_samples=samples)
+
+
+def optimizer_of(cfg: Any, built: torch.nn.Module) -> Any:
+    """The optimizer wrapper of the config."""
+    from mmengine.optim import build_optim_wrapper
+
+    return build_optim_wrapper(built, cfg.optim_wrapper)
+
+
+def run(built: torch.nn.Module, wrapper: Any, data: Dict[str, List[Any]]) -> Dict[str, float]:
+    """Train one step; the random points are the same on every device.
+
+    Returns:
+        The losses, as logged. The gradients, clipped, are left in the parameters.
+    """
+    wrapper.zero_grad = lambda **_: None
+    torch.manual_seed(SEED)
+    np.random.seed(SEED)
+    logged = built.train_step(data, wrapper)
+    return {name: float(value) for name, value in logged.items()}
+
+
+def step(device: str, amp: str = 'off') -> Tuple[Dict[str, float], torch.nn.Module, Any]:
+    """Build everything and train one step.
+
+    Returns:
+        Losses, the model after the step and the optimizer wrapper.
+    """
+    cfg = config(device, amp)
+    built = model(cfg, device)
+    wrapper = optimizer_of(cfg, built)
+    return run(built, wrapper, batch()), built, wrapper
+
+
+def gradients(built: torch.nn.Module) -> Dict[str, torch.Tensor]:
+    """The gradients of all parameters, on the CPU."""
+    return {name: parameter.grad.cpu() for name, parameter in built.named_parameters()}
+
+
+def check_same(
+    losses: Dict[str, float],
+    grads: Dict[str, torch.Tensor],
+    expected_losses: Dict[str, float],
+    expected_grads: Dict[str, torch.Tensor],
+) -> None:
+    """Check that two devices computed the same step up to rounding.
+
+    Raises:
+        AssertionError: Names the loss or parameter that differs.
+    """
+    assert losses.keys() == expected_losses.keys() and grads.keys() == expected_grads.keys()
+    for name, expected in expected_losses.items():
+        assert math.isclose(losses[name], expected, rel_tol=1e-4), f'{name} is {losses[name]}, expected {expected}'
+    largest = max(float(grad.abs().max()) for grad in expected_grads.values())
+    for name, expected in expected_grads.items():
+        difference = float((grads[name] - expected).abs().max())
+        allowed = 1e-3 * float(expected.abs().max()) + 1e-5 * largest
+        assert difference <= allowed, f'gradient of {name} differs by {difference}, allowed is {allowed}'

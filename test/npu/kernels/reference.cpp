@@ -1,0 +1,122 @@
+// Kernels for what torch_npu asks an NPU for and torch's CPU does not have, from the operators' definitions.
+#include <torch/library.h>
+
+#include "boxed.h"
+#include "torch_npu/csrc/core/npu/NPUStream.h"
+
+extern "C" void emulator_count(const char *what);
+
+namespace emulated {
+
+namespace {
+
+const std::set<std::string> kReferences = {"aten::matmul_backward", "aten::_amp_foreach_non_finite_check_and_unscale_",
+                                           "aten::_amp_update_scale_"};
+
+// What each kernel here begins with.
+class Scope {
+ public:
+  explicit Scope(const char *name) {
+    c10_npu::getCurrentNPUStream().stream();  // what torch_npu has queued comes first
+    emulator_count(name);
+  }
+
+ private:
+  at::AutoDispatchBelowADInplaceOrView below_autograd_;
+  c10::impl::ExcludeDispatchKeyGuard no_autocast_{c10::autocast_dispatch_keyset};
+};
+
+c10::optional<at::Tensor> as_cpu(const c10::optional<at::Tensor> &tensor) {
+  return tensor && tensor->defined() ? c10::make_optional(emulated::as_cpu(*tensor)) : c10::nullopt;
+}
+
+// Gradients of self @ other (torch.matmul's cases: vectors, matrices, batches that broadcast), where mask wants them.
+std::tuple<at::Tensor, at::Tensor> matmul_backward(const at::Tensor &grad, const at::Tensor &self, const at::Tensor &other,
+                                                   std::array<bool, 2> mask) {
+  Scope scope("aten::matmul_backward");
+  // A vector is a matrix of one row on the left, of one column on the right.
+  // In float32 where torch's CPU has no half-precision product; the gradients are rounded once.
+  const auto wide = [](const at::Tensor &tensor) {
+    const at::Tensor values = emulated::as_cpu(tensor);
+    return tensor.scalar_type() == at::kHalf ? values.to(at::kFloat) : values;
+  };
+  at::Tensor x = wide(self), y = wide(other), g = wide(grad);
+  if (self.dim() == 1) {
+    g = other.dim() == 1 ? g.reshape({1, 1}) : g.unsqueeze(-2);
+    x = x.unsqueeze(0);
+  } else if (other.dim() == 1) {
+    g = g.unsqueeze(-1);
+  }
+  if (other.dim() == 1) y = y.unsqueeze(1);
+  at::Tensor grad_self, grad_other;
+  if (mask[0]) grad_self = to_npu(at::matmul(g, y.mT()).sum_to_size(x.sizes()).reshape(self.sizes()).to(self.scalar_type()), self.device());
+  if (mask[1]) grad_other = to_npu(at::matmul(x.mT(), g).sum_to_size(y.sizes()).reshape(other.sizes()).to(other.scalar_type()), self.device());
+  return {grad_self, grad_other};
+}
+
+// Gradient of binary_cross_entropy_with_logits: with p the weight of positives, x the logits and t the targets it is
+// weight * ((1 - t + p t) sigmoid(x) - p t) * grad, over the number of elements where the loss is a mean.
+at::Tensor npu_binary_cross_entropy_with_logits_backward(const at::Tensor &grad, const at::Tensor &self,
+                                                         const at::Tensor &target, const c10::optional<at::Tensor> &weight,
+                                                         const c10::optional<at::Tensor> &pos_weight, int64_t reduction) {
+  Scope scope("npu::npu_binary_cross_entropy_with_logits_backward");
+  const at::Tensor x = emulated::as_cpu(self), t = emulated::as_cpu(target);
+  const auto p = as_cpu(pos_weight), w = as_cpu(weight);
+  at::Tensor result = p ? (1 - t + *p * t) * x.sigmoid() - *p * t : x.sigmoid() - t;
+  result = result * emulated::as_cpu(grad);
+  if (w) result = result * *w;
+  if (reduction == at::Reduction::Mean) result = result / x.numel();
+  return to_npu(result, self.device());
+}
+
+// self repeated to a larger shape, in memory of its own.
+at::Tensor npu_broadcast(const at::Tensor &self, at::IntArrayRef shape) {
+  Scope scope("npu::npu_broadcast");
+  return to_npu(emulated::as_cpu(self).expand(shape).contiguous(), self.device());
+}
+
+// Mixed precision: divides the gradients by the scale, and notes whether one of them is not finite.
+void amp_unscale(at::TensorList gradients, at::Tensor &found_inf, const at::Tensor &inverse_scale) {
+  Scope scope("aten::_amp_foreach_non_finite_check_and_unscale_");
+  const at::Tensor factor = emulated::as_cpu(inverse_scale);
+  at::Tensor found = emulated::as_cpu(found_inf);
+  for (const at::Tensor &gradient : gradients) {
+    at::Tensor values = emulated::as_cpu(gradient);
+    if (!values.isfinite().all().item<bool>()) found.fill_(1);
+    values.mul_(factor);
+  }
+}
+
+// Mixed precision: a smaller scale after an overflow, a larger one after growth_interval steps without.
+at::Tensor &amp_update_scale(at::Tensor &scale, at::Tensor &growth_tracker, const at::Tensor &found_inf,
+                             double growth_factor, double backoff_factor, int64_t growth_interval) {
+  Scope scope("aten::_amp_update_scale_");
+  at::Tensor value = emulated::as_cpu(scale), steps = emulated::as_cpu(growth_tracker);
+  if (emulated::as_cpu(found_inf).item<float>() > 0) {
+    value.mul_(backoff_factor);
+    steps.zero_();
+  } else if (steps.item<int64_t>() + 1 == growth_interval) {
+    value.mul_(growth_factor);
+    steps.zero_();
+  } else {
+    steps.add_(1);
+  }
+  return scale;
+}
+
+}  // namespace
+
+bool has_reference(const c10::OperatorName &name) { return kReferences.count(name.name) != 0; }
+
+TORCH_LIBRARY_IMPL(aten, PrivateUse1, library) {
+  library.impl("matmul_backward", &matmul_backward);
+  library.impl("_amp_foreach_non_finite_check_and_unscale_", &amp_unscale);
+  library.impl("_amp_update_scale_", &amp_update_scale);
+}
+
+TORCH_LIBRARY_IMPL(npu, PrivateUse1, library) {
+  library.impl("npu_binary_cross_entropy_with_logits_backward", &npu_binary_cross_entropy_with_logits_backward);
+  library.impl("npu_broadcast", &npu_broadcast);
+}
+
+}  // namespace emulated

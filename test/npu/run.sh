@@ -1,0 +1,73 @@
+#!/usr/bin/env bash
+# Test the NPU path on an emulated NPU: set up the packages of an NPU stack in a copy of the recipe under .npu/, build the
+# emulator there, run test/npu/ on it.
+# Usage: bash test/npu/run.sh [--stack=npu-2.1|npu-2.7] [--prepare] [--update_golden] [-- PYTEST_ARGUMENTS]
+#   --stack           packages to test with; default: npu-2.1
+#   --prepare         set up and build, run nothing
+#   --update_golden   write what one training step does on the NPU into test/npu/golden/ instead of comparing with it
+#   --                what follows goes to pytest, instead of test/npu
+
+set -euo pipefail
+
+ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)"
+readonly ROOT
+
+fail() {
+  echo "error: $*" >&2
+  exit 1
+}
+
+# copy_recipe TO: the tracked and the new files of the recipe, without results; what has vanished here vanishes there.
+copy_recipe() {
+  local to=$1 list
+  list="$(mktemp)"
+  git -C "$ROOT" ls-files -z --cached --others --exclude-standard |
+    grep -zv '^results/' | sort -zu >"$list"
+  mkdir -p "$to"
+  if [[ -f "$to/.files" ]]; then
+    (cd "$to" && comm -z -23 .files "$list" | xargs -0 -r rm -f --)
+  fi
+  # A tracked file may have been deleted and not been committed yet.
+  tar -C "$ROOT" --null --ignore-failed-read --warning=no-failed-read --files-from="$list" -cf - | tar -C "$to" -xf -
+  mv "$list" "$to/.files"
+}
+
+main() {
+  local stack=npu-2.1 prepare=0
+  while (($#)); do
+    case $1 in
+      --stack=*) stack=${1#*=} ;;
+      --prepare) prepare=1 ;;
+      --update_golden) export EMULATED_NPU_UPDATE_GOLDEN="$ROOT/test/npu/golden" ;;
+      --)
+        shift
+        break
+        ;;
+      --help | -h)
+        sed -n '2,8s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+        exit 0
+        ;;
+      *) fail "unknown option '$1'; see bash test/npu/run.sh --help" ;;
+    esac
+    shift
+  done
+  [[ "$stack" == npu-2.1 || "$stack" == npu-2.7 ]] || fail "--stack=$stack: npu-2.1 or npu-2.7"
+  [[ "$(uname -sm)" == 'Linux x86_64' ]] || fail 'the emulator is built for Linux on x86_64'
+  command -v g++ >/dev/null || fail 'g++ is needed to build the emulator (Debian: apt-get install g++)'
+
+  local copy="$ROOT/.npu/$stack" python
+  copy_recipe "$copy"
+  cd "$copy"
+  # Without CANN, set-up finds that torch_npu cannot be imported yet and says so; the emulator comes next.
+  bash tools/setup.sh --stack="$stack" --with_tests
+  python="$copy/.venv/bin/python"
+  "$python" test/npu/build.py "$copy/.emulator"
+  if ((prepare)); then
+    echo "ready: $python $copy/test/npu/emulate.py COMMAND"
+    return
+  fi
+  (($#)) || set -- test/npu
+  "$python" test/npu/emulate.py "$python" -m pytest "$@"
+}
+
+main "$@"

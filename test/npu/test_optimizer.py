@@ -1,0 +1,76 @@
+"""NpuFusedAdamW, as the recipe builds it, against torch's AdamW."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from mmseg.engine import DeviceAdamW
+from torch import nn
+
+HYPER = dict(lr=1e-2, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.05)
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(5, 7), nn.ReLU(), nn.Linear(7, 3))
+
+
+def groups(net):
+    return [dict(params=list(net[0].parameters())), dict(params=list(net[2].parameters()), lr=1e-3, weight_decay=0.0)]
+
+
+def train(net, optimizer, device, steps, first=0):
+    for number in range(first, first + steps):
+        torch.manual_seed(number)
+        x = torch.randn(4, 5)
+        optimizer.zero_grad()
+        net(x.to(device)).square().sum().backward()
+        optimizer.step()
+    return {name: value.detach().cpu() for name, value in net.state_dict().items()}
+
+
+def assert_close(a, b):
+    for name in a:
+        assert torch.allclose(a[name], b[name], rtol=1e-5, atol=1e-6), name
+
+
+def test_steps_are_those_of_adamw():
+    on_cpu, on_npu = network(), network().npu()
+    fused = DeviceAdamW(groups(on_npu), **HYPER)
+    assert type(fused).__name__ == 'NpuFusedAdamW'
+    plain = torch.optim.AdamW(groups(on_cpu), **HYPER)
+    assert_close(train(on_npu, fused, 'npu', 5), train(on_cpu, plain, 'cpu', 5))
+
+
+def test_a_saved_state_goes_on_in_the_same_way():
+    net = network().npu()
+    fused = DeviceAdamW(groups(net), **HYPER)
+    train(net, fused, 'npu', 3)
+    saved = copy.deepcopy((net.state_dict(), fused.state_dict()))
+    through = train(net, fused, 'npu', 3, first=3)
+    other = network().npu()
+    resumed = DeviceAdamW(groups(other), **HYPER)
+    other.load_state_dict(saved[0])
+    resumed.load_state_dict(saved[1])
+    assert_close(train(other, resumed, 'npu', 3, first=3), through)
+
+
+def test_a_state_from_a_cpu_run_goes_on_on_an_npu():
+    net = network()
+    plain = torch.optim.AdamW(groups(net), **HYPER)
+    train(net, plain, 'cpu', 3)
+    saved = copy.deepcopy((net.state_dict(), plain.state_dict()))
+    through = train(net, plain, 'cpu', 3, first=3)
+    other = network().npu()
+    resumed = DeviceAdamW(groups(other), **HYPER)
+    other.load_state_dict(saved[0])
+    resumed.load_state_dict(saved[1])
+    assert_close(train(other, resumed, 'npu', 3, first=3), through)
+
+
+@pytest.mark.parametrize('bad', [dict(lr=-1.0), dict(eps=-1.0), dict(betas=(1.0, 0.9)), dict(weight_decay=-0.1)])
+def test_what_the_real_optimizer_refuses_is_refused(bad):
+    with pytest.raises(ValueError, match='Invalid'):
+        DeviceAdamW(groups(network().npu()), **{**HYPER, **bad})

@@ -1,0 +1,143 @@
+"""One training step of the demo's model on the NPU against the same step on the CPU."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten, tree_map
+
+import demo_step
+
+# What only an NPU has: each has a test of its own (test_kernels.py, test_deformable_attention.py).
+OWN_TESTS = {
+    'aten.matmul_backward.default',
+    'npu.npu_binary_cross_entropy_with_logits_backward.default',
+    'npu.npu_broadcast.default',
+    'npu.npu_dtype_cast.default',
+}
+# Draws of the default generator: the whole step proves that they are the same, a second draw would move it on.
+DRAWS = {'aten.uniform_.default', 'aten.rand.default', 'aten.bernoulli_.float', 'aten.randperm.default'}
+# Memory whose contents nobody has set yet.
+EMPTY = ('aten.empty', 'aten.new_empty', 'aten.set_', 'aten.resize_')
+
+
+def to_cpu(value):
+    if isinstance(value, torch.Tensor):
+        value, strides = value.detach().cpu(), value.stride()
+        if 0 in strides:  # an expanded tensor, which nothing may be written into
+            return value
+        # In two steps: torch_npu copies wrongly from an NPU into a CPU tensor of other strides than usual.
+        return torch.empty_strided(value.size(), strides, dtype=value.dtype).copy_(value)
+    if isinstance(value, torch.device) or (isinstance(value, str) and value.startswith('npu')):
+        return torch.device('cpu')
+    return value
+
+
+class EachOperator(TorchDispatchMode):
+    """Repeats every operator on the CPU with the NPU's own inputs, and compares what both return and change.
+
+    Attributes:
+        seen: Names of the operators that were compared.
+        differ: What was not the same.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.seen, self.differ, self.alone = set(), [], set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = str(func)
+        kwargs = kwargs or {}
+        inputs = [value for value in tree_flatten((args, kwargs))[0] if isinstance(value, torch.Tensor)]
+        on_npu = any(value.device.type == 'npu' for value in inputs)
+        if not on_npu or name in DRAWS or name.startswith(EMPTY):
+            return func(*args, **kwargs)
+        host_args, host_kwargs = tree_map(to_cpu, (args, kwargs))
+        result = func(*args, **kwargs)
+        if name.startswith('npu.') or name in OWN_TESTS:
+            self.alone.add(name)
+            return result
+        expected = func(*host_args, **host_kwargs)
+        self.seen.add(name)
+        for kind, npu, cpu in (('result', result, expected), ('arguments', (args, kwargs), (host_args, host_kwargs))):
+            self.compare(f'{kind} of {name}', npu, cpu)
+        return result
+
+    def compare(self, what, npu, cpu):
+        for a, b in zip(tree_flatten(npu)[0], tree_flatten(cpu)[0]):
+            if not isinstance(a, torch.Tensor):
+                continue
+            a = to_cpu(a)
+            same = a.shape == b.shape and a.dtype == b.dtype
+            if not same or not torch.allclose(a, b, rtol=1e-6, atol=1e-7, equal_nan=True):
+                self.differ.append(f'{what}: {tuple(a.shape)} {a.dtype} against {tuple(b.shape)} {b.dtype}')
+
+
+@pytest.fixture(scope='module')
+def cpu():
+    losses, model, _ = demo_step.step('cpu')
+    return losses, demo_step.gradients(model)
+
+
+def test_losses_and_gradients_are_those_of_the_cpu(cpu):
+    losses, model, _ = demo_step.step('npu')
+    assert all(parameter.device.type == 'npu' for parameter in model.parameters())
+    demo_step.check_same(losses, demo_step.gradients(model), *cpu)
+
+
+def test_each_operator_gives_what_the_cpu_gives(cpu):
+    cfg = demo_step.config('npu')
+    model = demo_step.model(cfg, 'npu')
+    wrapper = demo_step.optimizer_of(cfg, model)
+    mode = EachOperator()
+    with mode:
+        losses = demo_step.run(model, wrapper, demo_step.batch())
+    assert not mode.differ, '\n'.join(mode.differ[:20])
+    assert mode.alone <= OWN_TESTS, f'no test compares {sorted(mode.alone - OWN_TESTS)}'
+    # Forward, backward and optimizer were all seen.
+    for name in (
+        'convolution',
+        'convolution_backward',
+        'grid_sampler_2d_backward',
+        '_softmax_backward_data',
+        'addcdiv_',
+    ):
+        assert f'aten.{name}.default' in mode.seen, sorted(mode.seen)
+    assert math.isclose(losses['loss'], cpu[0]['loss'], rel_tol=1e-4)
+
+
+def test_an_operator_that_differs_is_named(monkeypatch):
+    mode = EachOperator()
+    with mode:
+        x = torch.arange(6.0).npu()
+        x.mul_(2)
+        mode.compare('result of aten.fake', x, torch.arange(6.0))
+    assert mode.differ == ['result of aten.fake: (6,) torch.float32 against (6,) torch.float32']
+
+
+@pytest.mark.parametrize('amp', ['bf16', 'fp16'])
+def test_mixed_precision(cpu, amp):
+    losses, model, wrapper = demo_step.step('npu', amp)
+    assert math.isclose(losses['loss'], cpu[0]['loss'], rel_tol=2e-2)
+    finite = all(bool(torch.isfinite(parameter.grad).all()) for parameter in model.parameters())
+    assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
+    if amp == 'bf16':
+        assert finite
+    else:  # the first loss scale, 65536, overflows or fits; after an overflow it is halved
+        assert wrapper.loss_scaler.get_scale() == (65536 if finite else 32768)
+
+
+def test_two_steps_in_a_row_move_the_weights_as_on_the_cpu(cpu):
+    found = {}
+    for device in ('cpu', 'npu'):
+        cfg = demo_step.config(device)
+        model = demo_step.model(cfg, device)
+        wrapper = demo_step.optimizer_of(cfg, model)
+        demo_step.run(model, wrapper, demo_step.batch())
+        for parameter in model.parameters():
+            parameter.grad.zero_()
+        found[device] = demo_step.run(model, wrapper, demo_step.batch(first=2))
+    assert math.isclose(found['npu']['loss'], found['cpu']['loss'], rel_tol=1e-4)
