@@ -100,6 +100,12 @@ def test_arguments_that_are_written_to():
     assert x[0, 0].item() == -1
 
 
+def test_shapes_that_change_in_place():
+    x = torch.arange(6.0).view(1, 2, 3).npu()
+    x.squeeze_(0).t_().unsqueeze_(1)
+    assert x.shape == (3, 1, 2) and x[2, 0].tolist() == [2, 5]
+
+
 def test_draws_are_those_of_the_cpu():
     torch.manual_seed(5)
     expected = torch.rand(3), torch.randperm(5)

@@ -27,7 +27,10 @@ bool is_composite(const c10::OperatorHandle &op) {
          !op.hasKernelForDispatchKey(c10::DispatchKey::AutogradPrivateUse1);
 }
 
-bool is_view(const c10::FunctionSchema &schema) {
+// What gives its input another shape, or another look at its memory, is torch_npu's own.
+bool is_view(const c10::OperatorHandle &op) {
+  const c10::FunctionSchema &schema = op.schema();
+  if (op.hasTag(at::Tag::inplace_view)) return true;
   for (const auto &result : schema.returns()) {
     if (result.alias_info() != nullptr && !result.alias_info()->isWrite()) return true;
   }
@@ -273,7 +276,7 @@ const bool registered = [] {
   for (const c10::OperatorName &name : dispatcher.getAllOpNames()) {
     auto op = dispatcher.findSchema(name);
     if (!op || name.getNamespace() != "aten" || !op->hasKernelForDispatchKey(c10::DispatchKey::PrivateUse1)) continue;
-    if (kNative.count(name.name) || is_view(op->schema())) continue;
+    if (kNative.count(name.name) || is_view(*op)) continue;
     // Without a CPU kernel torch_npu's own stays, which calls CANN: there is a reference for it, or it fails by name.
     const bool composite_op = is_composite(*op);
     if (!composite_op && (has_reference(name) || !op->hasComputedKernelForDispatchKey(c10::DispatchKey::CPU))) continue;

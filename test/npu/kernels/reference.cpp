@@ -10,7 +10,7 @@ namespace emulated {
 
 namespace {
 
-const std::set<std::string> kReferences = {"aten::matmul_backward", "aten::_amp_foreach_non_finite_check_and_unscale_",
+const std::set<std::string> kReferences = {"aten::matmul", "aten::matmul_backward", "aten::_amp_foreach_non_finite_check_and_unscale_",
                                            "aten::_amp_update_scale_"};
 
 // What each kernel here begins with.
@@ -30,16 +30,25 @@ c10::optional<at::Tensor> as_cpu(const c10::optional<at::Tensor> &tensor) {
   return tensor && tensor->defined() ? c10::make_optional(emulated::as_cpu(*tensor)) : c10::nullopt;
 }
 
+// In float32 where torch's CPU has no half-precision product; results are rounded once.
+at::Tensor wide(const at::Tensor &tensor) {
+  const at::Tensor values = emulated::as_cpu(tensor);
+  return tensor.scalar_type() == at::kHalf ? values.to(at::kFloat) : values;
+}
+
+// self @ other: one operator on an NPU, where torch makes it of several.
+at::Tensor matmul(const at::Tensor &self, const at::Tensor &other) {
+  Scope scope("aten::matmul");
+  TORCH_CHECK(self.device() == other.device(), "aten::matmul: expected all tensors to be on the same device, found ",
+              self.device(), " and ", other.device());
+  return to_npu(at::matmul(wide(self), wide(other)).to(self.scalar_type()), self.device());
+}
+
 // Gradients of self @ other (torch.matmul's cases: vectors, matrices, batches that broadcast), where mask wants them.
 std::tuple<at::Tensor, at::Tensor> matmul_backward(const at::Tensor &grad, const at::Tensor &self, const at::Tensor &other,
                                                    std::array<bool, 2> mask) {
   Scope scope("aten::matmul_backward");
   // A vector is a matrix of one row on the left, of one column on the right.
-  // In float32 where torch's CPU has no half-precision product; the gradients are rounded once.
-  const auto wide = [](const at::Tensor &tensor) {
-    const at::Tensor values = emulated::as_cpu(tensor);
-    return tensor.scalar_type() == at::kHalf ? values.to(at::kFloat) : values;
-  };
   at::Tensor x = wide(self), y = wide(other), g = wide(grad);
   if (self.dim() == 1) {
     g = other.dim() == 1 ? g.reshape({1, 1}) : g.unsqueeze(-2);
@@ -109,6 +118,7 @@ at::Tensor &amp_update_scale(at::Tensor &scale, at::Tensor &growth_tracker, cons
 bool has_reference(const c10::OperatorName &name) { return kReferences.count(name.name) != 0; }
 
 TORCH_LIBRARY_IMPL(aten, PrivateUse1, library) {
+  library.impl("matmul", &matmul);
   library.impl("matmul_backward", &matmul_backward);
   library.impl("_amp_foreach_non_finite_check_and_unscale_", &amp_unscale);
   library.impl("_amp_update_scale_", &amp_update_scale);
