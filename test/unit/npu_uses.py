@@ -108,6 +108,8 @@ class _Finder(ast.NodeVisitor):
                 holder, attribute = node.args[0], str(node.args[1].value)
         elif isinstance(node, ast.Call) and _called(node, 'import_module') and isinstance(node.args[0], ast.Constant):
             return str(node.args[0].value)
+        elif isinstance(node, ast.Call) and getattr(node.func, 'id', '') == 'import_mx_driving':
+            return 'mx_driving'  # the patched mmcv's one way to import it
         above = self.dotted(holder) if holder is not None else None
         return f'{above}.{attribute}' if above else None
 
