@@ -132,7 +132,8 @@ class _Calls(TorchFunctionMode):
             if uploads:
                 self.count(UP, name)
             for tensor in _tensors(result):
-                setattr(tensor, _HOST, not uploads)
+                if not sources or uploads:  # of a tensor, as_tensor makes no copy
+                    setattr(tensor, _HOST, not uploads)
             return result
         result = function(*args, **kwargs)
         if on_host:

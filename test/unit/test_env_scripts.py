@@ -196,7 +196,7 @@ def test_collectives_use_the_interface_that_leads_to_the_other_machines(monkeypa
     for name in ('GLOO', 'HCCL', 'NCCL'):
         monkeypatch.delenv(f'{name}_SOCKET_IFNAME', raising=False)
     found = devices.rank_environment('npu', 8, '127.0.0.1', True)
-    assert (found['HCCL_SOCKET_IFNAME'], found['GLOO_SOCKET_IFNAME']) == ('lo', 'lo')
+    assert (found['HCCL_SOCKET_IFNAME'], found['GLOO_SOCKET_IFNAME']) == ('=lo', 'lo')
     assert 'HCCL_SOCKET_IFNAME' not in devices.rank_environment('npu', 8, '127.0.0.1', False)
     monkeypatch.setenv('HCCL_SOCKET_IFNAME', 'mine')
     assert 'HCCL_SOCKET_IFNAME' not in devices.rank_environment('npu', 8, '127.0.0.1', True)

@@ -41,7 +41,7 @@ def head(model):
 def prepared(model, classes=CLASSES, height=32, width=64):
     """Return what the head's loss takes: features and data samples, as the preprocessor leaves them."""
     batch = sides_model.random_batch(images=len(classes), height=height, width=width, classes=classes, block=8)
-    data = model.data_preprocessor(sides_model.samples(model, batch), True)
+    data = model.data_preprocessor(sides_model.samples(batch), True)
     with torch.no_grad():
         return model.extract_feat(data['inputs']), data['data_samples']
 
