@@ -128,10 +128,11 @@ def build_cann(folder: Path) -> Path:
 
 
 def _write_cann_files(home: Path) -> None:
-    """Write what torch_npu and test/env_npu.sh look for in CANN's folder."""
-    for name in ('opp', 'runtime', 'compiler'):
+    """Write what torch_npu, the doctor and test/env_npu.sh look for in CANN's folder."""
+    for name in ('opp', 'runtime', 'compiler', 'x86_64-linux'):
         (home / name).mkdir(exist_ok=True)
-    (home / 'compiler' / 'ascend_toolkit_install.info').write_text(f'version={CANN_VERSION}\n')
+    for name in ('compiler', 'x86_64-linux'):
+        (home / name / 'ascend_toolkit_install.info').write_text(f'version={CANN_VERSION}\n')
     (home / 'set_env.sh').write_text(
         f'export ASCEND_TOOLKIT_HOME="{home}"\n'
         'export ASCEND_HOME_PATH="${ASCEND_TOOLKIT_HOME}"\n'

@@ -57,5 +57,5 @@ def test_a_missing_checkout_is_named(tmp_path):
 
 def test_packages_that_were_imported_before_are_refused(monkeypatch):
     monkeypatch.setitem(sys.modules, 'mmdet', sys)
-    with pytest.raises(RuntimeError, match='mmdet.*imported before'):
+    with pytest.raises(RuntimeError, match=r'mmdet.*imported before'):
         pristine_imports.activate()
