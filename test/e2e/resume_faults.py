@@ -141,6 +141,6 @@ def compare_table_gradients(runner: Runner) -> None:
             return table.grad
 
         first = gradient()
-        assert all(torch.equal(gradient(), first) for _ in range(30)), 'the sum depends on the threads'
+        assert all(torch.equal(gradient(), first) for _ in range(1000)), 'the sum depends on the threads'
 
     runner.register_hook(BeforeIter(1, compare))
