@@ -86,6 +86,21 @@ def test_half_precision_that_the_cpu_lacks():
     assert torch.allclose((half @ half.t()).float().cpu(), x.half().float() @ x.half().float().t(), atol=2e-2)
 
 
+def test_gradient_of_a_softmax_in_half_precision():
+    """The CPU of torch 2.1 has none, so the reference is its float32."""
+    x = torch.randn(4, 5)
+    weights = torch.linspace(-1, 1, 20).view(4, 5)
+    found = []
+    for leaf in (x.half().npu().requires_grad_(), x.half().float().requires_grad_()):
+        out = leaf.softmax(-1)
+        out.backward(weights.to(leaf.device, leaf.dtype))
+        assert out.dtype == leaf.grad.dtype == leaf.dtype
+        found.append([out.detach().float().cpu(), leaf.grad.float().cpu()])
+    for npu, cpu in zip(*found):
+        assert torch.allclose(npu, cpu, atol=2e-3)
+    assert x.half().npu().sum(-1, dtype=torch.float32).dtype == torch.float32
+
+
 def test_arguments_that_are_written_to():
     x = torch.arange(6.0).view(2, 3).npu()
     view = x[:, 1:]

@@ -173,10 +173,23 @@ class Call {
     return {stack.begin(), stack.end()};
   }
 
+  // An argument that is a dtype, given or optional, arrives as a number.
+  static bool is_dtype(const c10::Argument &argument) {
+    c10::TypePtr type = argument.real_type();
+    if (type->kind() == c10::TypeKind::OptionalType) type = type->castRaw<c10::OptionalType>()->getElementType();
+    return type->kind() == c10::TypeKind::ScalarTypeType;
+  }
+
   // Computes in float32 what was given in float16; results have the dtype of the inputs again.
   std::vector<c10::IValue> call_in_float(const std::vector<c10::IValue> &arguments) const {
     std::vector<c10::IValue> wide;
-    for (const c10::IValue &value : arguments) wide.push_back(widen(value));
+    at::ScalarType dtype = at::kHalf;  // of the results, unless an argument names another
+    for (size_t i = 0; i < arguments.size(); ++i) {
+      wide.push_back(widen(arguments[i]));
+      if (!is_dtype(op_.schema().arguments()[i]) || !arguments[i].isInt()) continue;
+      dtype = arguments[i].toScalarType();
+      if (dtype == at::kHalf) wide.back() = at::kFloat;
+    }
     std::vector<c10::IValue> results = call(wide);
     for (size_t i = 0; i < arguments.size(); ++i) {
       const auto &argument = op_.schema().arguments()[i];
@@ -188,7 +201,7 @@ class Call {
     }
     for (c10::IValue &result : results) {
       if (result.isTensor() && result.toTensor().defined() && result.toTensor().scalar_type() == at::kFloat) {
-        result = result.toTensor().to(at::kHalf);
+        result = result.toTensor().to(dtype);
       }
     }
     return results;
