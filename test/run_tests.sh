@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Set up what the tests need, then run them: linters, unit tests, comparisons with the unpatched upstream, and the
-# end-to-end runs of the launchers. The NPU path on an emulated NPU needs a second stack: bash test/npu/run.sh.
+# Set up what the tests need, then run all of them: linters, unit tests, comparisons with the unpatched upstream, the
+# end-to-end runs of the launchers, and the NPU path on an emulated NPU (test/npu/run.sh), which needs a second stack.
 # Usage: bash test/run_tests.sh [--quick] [-- PYTEST_ARGUMENTS]
-#   --quick   leave out test/parity and test/e2e, which train
+#   --quick   leave out test/parity, test/e2e and test/npu, which train
 
 set -euo pipefail
 
@@ -28,9 +28,13 @@ lint() {
 
 main() {
   local -a folders=(test/unit test/parity test/e2e)
+  local npu=1
   while (($#)); do
     case $1 in
-      --quick) folders=(test/unit) ;;
+      --quick)
+        folders=(test/unit)
+        npu=0
+        ;;
       --)
         shift
         break
@@ -49,6 +53,9 @@ main() {
   cd "$ROOT"
   lint "$python"
   "$python" -m pytest "${folders[@]}" "$@"
+  if ((npu)); then
+    bash "$ROOT/test/npu/run.sh"
+  fi
 }
 
 main "$@"
