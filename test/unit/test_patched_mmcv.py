@@ -109,6 +109,26 @@ def test_module_runs_under_autocast_and_trains():
     assert all(p.grad is not None and p.grad.isfinite().all() for p in module.parameters())
 
 
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_autocast_moves_no_sample(monkeypatch, dtype):
+    module = MultiScaleDeformableAttention(embed_dims=16, num_heads=4, num_levels=2, batch_first=True)
+    torch.nn.init.normal_(module.sampling_offsets.weight)
+    query = torch.randn(2, 30, 16)
+    places = []
+
+    def attend(value, shapes, starts, locations, *rest):
+        places.append(locations)
+        return value.new_zeros(2, 30, 16)
+
+    monkeypatch.setattr(deform_attn_dispatch, 'multi_scale_deformable_attn', attend)
+    arguments = dict(reference_points=torch.rand(2, 30, 2, 2), spatial_shapes=SHAPES, level_start_index=STARTS)
+    for enabled in (False, True):
+        with torch.autocast('cpu', dtype, enabled=enabled):
+            module(query, **arguments)
+    assert places[0].dtype == torch.float32
+    assert torch.equal(places[0], places[1])
+
+
 def test_npu_without_its_package_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, 'mx_driving', None)  # as if it were not installed
     attention, dtypes = deform_attn_dispatch._implementation('npu')

@@ -1,0 +1,86 @@
+"""Deformable attention in Triton without a GPU: in its interpreter, as machine code, and which kernel is chosen."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from mmcv.ops import deform_attn_dispatch
+
+CASES = Path(__file__).with_name('triton_kernel_cases.py')
+CPU = torch.device('cpu')
+# For a GPU that is not there: the kernels as machine code of the A100 and the H100.
+COMPILE = """
+import triton
+from mmcv.ops import deform_attn_triton as module
+from triton import language as tl
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+for kernel, fixed in ((module._forward, None), (module._backward, False), (module._backward, True)):
+    constants = dict(levels=3, points=4, D=32, BLOCK=module._BLOCK, acc_type=tl.float32)
+    constants.update({} if fixed is None else {'FIXED': fixed})
+    kinds = {'shapes_ptr': '*i64', 'starts_ptr': '*i64', 'grad_value_ptr': '*i64' if fixed else '*fp32'}
+    kinds.update(dict.fromkeys(('value_ptr', 'out_ptr', 'grad_ptr'), '*bf16'))
+    signature = {
+        name: 'constexpr' if name in constants else kinds.get(name, '*fp32' if name.endswith('_ptr') else 'i32')
+        for name in kernel.arg_names
+    }
+    for capability in (80, 90):
+        target = GPUTarget('cuda', capability, 32)
+        assert triton.compile(ASTSource(kernel, signature, constants), target=target).asm['cubin']
+print('compiled')
+"""
+
+
+def run_without_gpu(*arguments, **environment):
+    """Run Python in a process of its own: Triton decides on interpretation when it is first imported."""
+    kept = {name: text for name, text in os.environ.items() if name != 'TRITON_INTERPRET'}
+    return subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, env={**kept, **environment}, timeout=300
+    )
+
+
+def test_the_kernels_compute_what_the_pytorch_form_does():
+    pytest.importorskip('triton')
+    done = run_without_gpu('-m', 'pytest', '-q', '-p', 'no:cacheprovider', str(CASES), TRITON_INTERPRET='1')
+    assert done.returncode == 0, done.stdout[-4000:]
+    assert ' passed' in done.stdout and 'skipped' not in done.stdout
+
+
+def test_without_triton_there_is_one_warning_and_the_pytorch_form(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'mmcv.ops.deform_attn_triton', None)
+    with pytest.warns(UserWarning, match='does without its Triton kernel'):
+        assert not deform_attn_dispatch._try_triton(CPU)
+
+
+@pytest.mark.parametrize(
+    'choice, built, dtype, takes',
+    [
+        ('auto', False, torch.float32, True),
+        ('auto', True, torch.float32, False),
+        ('auto', True, torch.bfloat16, True),
+        ('triton', True, torch.float32, True),
+        ('compiled', True, torch.bfloat16, False),
+        ('pytorch', False, torch.float32, False),
+    ],
+)
+def test_which_kernel_a_gpu_runs(monkeypatch, choice, built, dtype, takes):
+    monkeypatch.setenv(deform_attn_dispatch.CHOICE, choice)
+    monkeypatch.setattr(deform_attn_dispatch, 'check_ops_exist', lambda: built)
+    monkeypatch.setitem(deform_attn_dispatch._triton_passed, CPU, True)
+    assert deform_attn_dispatch._takes_triton(torch.zeros(1, dtype=dtype)) == takes
+
+
+def test_an_unknown_kernel_is_refused(monkeypatch):
+    monkeypatch.setenv(deform_attn_dispatch.CHOICE, 'fast')
+    with pytest.raises(ValueError, match='MMCV_DEFORM_ATTN=fast is not one of auto, triton'):
+        deform_attn_dispatch._takes_triton(torch.zeros(1))
+
+
+def test_the_kernels_compile_for_gpus():
+    """Types and masks that the interpreter is lax about."""
+    pytest.importorskip('triton')
+    done = run_without_gpu('-c', COMPILE)
+    assert 'compiled' in done.stdout, done.stderr[-2000:]
