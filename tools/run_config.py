@@ -57,6 +57,8 @@ def make(options: Options, device: str, data_root: Path) -> Any:
         config['randomness'] = dict(config.get('randomness') or {}, seed=options.seed)
     if options.amp:
         _set_precision(config, options.amp, device)
+    if options.tf32 is not None:
+        config['allow_tf32'] = options.tf32
     for group in _dataset_groups([config.get(name) for name in _LOADERS]):
         group['data_root'] = str(data_root)
     if options.decoded_cache:
@@ -133,15 +135,18 @@ def _steps(node: Any) -> Iterator[dict]:
 
 
 def _set_precision(config: Any, amp: str, device: str) -> None:
-    if amp == 'fp16' and device == 'cpu':
-        raise console.UserError('--amp=fp16: CPUs train in bf16 or not in mixed precision; give --amp=bf16 or off')
+    if amp == 'fp16' and device == 'cpu' and not _scales_on_cpu():
+        raise console.UserError('--amp=fp16: on a CPU that takes torch 2.3 or newer; give --amp=bf16 or off')
     wrapper = config.optim_wrapper
     for name in ('dtype', 'loss_scale'):
         wrapper.pop(name, None)
-    if amp == 'fp16':
-        wrapper.update(type='AmpOptimWrapper', dtype='float16', loss_scale='dynamic')
-    else:
-        wrapper['type'] = 'Bf16OptimWrapper' if amp == 'bf16' else 'OptimWrapper'
+    wrapper['type'] = {'bf16': 'Bf16OptimWrapper', 'fp16': 'Fp16OptimWrapper', 'off': 'OptimWrapper'}[amp]
+
+
+def _scales_on_cpu() -> bool:
+    import torch
+
+    return hasattr(torch.amp, 'GradScaler')
 
 
 def _dataset_groups(node: Any) -> Iterator[dict]:

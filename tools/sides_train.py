@@ -174,8 +174,8 @@ def _is_patched() -> bool:
 def _set_precision(cfg: Any, amp: str) -> None:
     for name in ('dtype', 'loss_scale'):
         cfg.optim_wrapper.pop(name, None)
-    if amp == 'bf16' and _is_patched():
-        cfg.optim_wrapper.type = 'Bf16OptimWrapper'
+    if _is_patched():
+        cfg.optim_wrapper.type = {'bf16': 'Bf16OptimWrapper', 'fp16': 'Fp16OptimWrapper'}[amp]
     else:
         cfg.optim_wrapper.update(type='AmpOptimWrapper', dtype={'bf16': 'bfloat16', 'fp16': 'float16'}[amp])
 

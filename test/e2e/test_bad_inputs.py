@@ -205,12 +205,6 @@ def test_eight_cards_on_a_cpu(world):
     world.refuses(lambda: world.launch(f'--data_path={world.data}', '--device=cpu'), '--nproc=1')
 
 
-def test_half_precision_on_a_cpu(world):
-    world.refuses(
-        lambda: world.launch('--demo', f'--data_path={world.data}', *CPU, '--amp=fp16'), '--amp=fp16: CPUs train in'
-    )
-
-
 def test_what_the_doctor_finds(world):
     argv = ['--demo', f'--data_path={world.data}', *CPU]
     world.refuses(

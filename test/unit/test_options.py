@@ -65,6 +65,12 @@ def test_resume_and_demo():
     assert not options.parse('full', ['--resume', '0']).resume
 
 
+def test_tf32_is_on_off_or_not_said():
+    assert [options.parse('full', given).tf32 for given in ([], ['--tf32=0'], ['--tf32', '1'])] == [None, False, True]
+    with pytest.raises(console.UserError, match='--tf32: .* not one of 0, 1'):
+        options.parse('full', ['--tf32=yes'])
+
+
 def test_the_doctor_is_asked_unless_told_otherwise():
     assert options.parse('full', []).doctor
     assert options.parse('full', ['--doctor=1']).doctor

@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 import config_keys
 import console
@@ -80,14 +81,21 @@ def test_a_performance_run_keeps_no_checkpoint_and_is_short():
     assert make('full', '--demo').train_cfg.max_iters > make('performance', '--demo').train_cfg.max_iters
 
 
-def test_precision():
+def test_precision(monkeypatch):
     assert make('full', '--amp=bf16').optim_wrapper.type == 'Bf16OptimWrapper'
     assert 'loss_scale' not in make('full', '--amp=bf16').optim_wrapper
-    half = make('full', '--amp=fp16', device='cuda').optim_wrapper
-    assert (half.type, half.dtype, half.loss_scale) == ('AmpOptimWrapper', 'float16', 'dynamic')
+    for device in ('npu', 'cuda', 'cpu'):
+        assert make('full', '--amp=fp16', device=device).optim_wrapper.type == 'Fp16OptimWrapper'
     assert make('full', '--amp=off').optim_wrapper.type == 'OptimWrapper'
+    monkeypatch.delattr(torch.amp, 'GradScaler', raising=False)  # as in torch before 2.3
     with pytest.raises(console.UserError, match='--amp=fp16'):
         make('full', '--amp=fp16', device='cpu')
+
+
+def test_tf32_is_left_to_torch_unless_asked_for():
+    assert make('full').get('allow_tf32') is None
+    assert make('full', '--tf32=1').allow_tf32 is True
+    assert make('full', '--tf32=0').allow_tf32 is False
 
 
 def test_overrides_come_last_and_have_the_syntax_of_cfg_options():
