@@ -67,7 +67,7 @@ def test_resume_and_demo():
 
 def test_tf32_is_on_off_or_not_said():
     assert [options.parse('full', given).tf32 for given in ([], ['--tf32=0'], ['--tf32', '1'])] == [None, False, True]
-    with pytest.raises(console.UserError, match='--tf32: .* not one of 0, 1'):
+    with pytest.raises(console.UserError, match=r'--tf32: .* not one of 0, 1'):
         options.parse('full', ['--tf32=yes'])
 
 
