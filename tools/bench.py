@@ -4,6 +4,7 @@
     python tools/bench.py step --backbone=base --crop=512x1024     # the recipe's size; needs much memory on a CPU
     python tools/bench.py profile --backbone=base --crop=512x1024  # operators, host synchronisations, peak memory
     python tools/bench.py loader                                   # samples per second and core, with and without cache
+    python tools/bench.py validation                               # images per second, prediction and metric included
 
 An iteration is all that mmengine's loop does for one: hooks, preprocessing, forward pass and losses, backward pass,
 clipping, optimizer, schedules; no log line is due. ``step`` gives medians after warm-up, with the device synchronised.
@@ -64,14 +65,20 @@ def parse(arguments: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument('mode', choices=['step', 'profile', 'loader'])
+    parser.add_argument('mode', choices=['step', 'profile', 'loader', 'validation'])
     parser.add_argument('--device', choices=['auto', 'npu', 'cuda', 'cpu'], default='auto')
     parser.add_argument(
         '--backbone', choices=list(BACKBONES), default='demo', help='demo: the model of configs/demo.py'
     )
     parser.add_argument('--crop', type=size, metavar='HxW', help='default: 128x256 for demo, else 512x1024')
     parser.add_argument('--batch', type=count(1), default=2, help='images a step (default: 2)')
-    parser.add_argument('--amp', choices=list(TOLERANCE), default='off')
+    parser.add_argument('--amp', choices=list(TOLERANCE), default='off', help='of our side (default: off)')
+    parser.add_argument(
+        '--upstream_amp',
+        choices=['off', 'fp16'],
+        default='off',
+        help='of upstream, which has fp16 alone (default: off)',
+    )
     parser.add_argument(
         '--compile', choices=['off', 'ours', 'both'], default='off', help='torch.compile the train step'
     )
@@ -82,20 +89,24 @@ def parse(arguments: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser.add_argument('--tolerance', type=float, help='relative, of each loss term; default: 1e-4, with amp 5e-2')
     parser.add_argument('--json', type=Path, metavar='FILE', help='write everything measured there')
     parser.add_argument('--trace', type=Path, metavar='DIR', help='profile: also write a trace of each side')
-    parser.add_argument('--data_path', type=Path, help='loader: Cityscapes root; default: drawn 1024x2048 scenes')
+    parser.add_argument(
+        '--data_path',
+        type=Path,
+        help='loader, validation: Cityscapes root; default: drawn scenes, 1024x2048, for validation twice the crop',
+    )
+    parser.add_argument('--images', type=count(1), default=8, help='validation: pictures a round (default: 8)')
+    parser.add_argument('--workers', type=count(0), default=2, help='validation: loader processes (default: 2)')
     parser.add_argument('--cache', type=Path, help='loader: decoded cache of --data_path (default: none)')
     parser.add_argument('--samples', type=count(1), default=32, help='loader: samples a round (default: 32)')
     args = parser.parse_args(arguments)
     if args.crop is None:
         args.crop = (128, 256) if args.backbone == 'demo' else (512, 1024)
     if args.tolerance is None:
-        args.tolerance = TOLERANCE[args.amp]
+        args.tolerance = max(TOLERANCE[args.amp], TOLERANCE[args.upstream_amp])
     if args.json and not args.json.parent.is_dir():
         parser.error(f'--json: the folder {args.json.parent} does not exist')
-    if args.amp == 'fp16' and devices.likely_device(args.device) == 'cpu':
-        parser.error('--amp=fp16: CPUs train in bf16 or not in mixed precision')
-    if args.amp == 'bf16' and devices.likely_device(args.device) == 'cpu':
-        parser.error("--amp=bf16: upstream's trainer refuses it on a CPU, so there is nothing to compare with")
+    if args.upstream_amp != 'off' and devices.likely_device(args.device) == 'cpu':
+        parser.error(f"--upstream_amp={args.upstream_amp}: upstream's trainer refuses it on a CPU")
     return args
 
 
@@ -195,6 +206,42 @@ def run_loader(args: argparse.Namespace) -> Dict[str, Any]:
     return dataclasses.asdict(report)
 
 
+def run_validation(args: argparse.Namespace) -> Dict[str, Any]:
+    """Time the validation of both sides; see ``bench_validation``."""
+    import bench_validation
+    import inputs
+    import sides_train
+    from sides import Sides
+
+    config, overrides = model_options(args)
+    overrides.pop('model.data_preprocessor.size')
+    with tempfile.TemporaryDirectory(prefix='bench-') as scratch:
+        height, width = (2 * side for side in args.crop)
+        if args.data_path is None:
+            root = bench_validation.scenes(Path(scratch), args.images, height, width)
+        else:
+            root = inputs.require_cityscapes(str(args.data_path))
+        with Sides(threads=args.threads or 0, env={'PYTHONWARNINGS': 'ignore'}) as sides:
+            both = sides.keep(
+                bench_validation.build, config, overrides, str(root), args.images, args.workers, args.seed
+            )
+            sides.ours.call(sides_train.load, both.ours, sides.upstream.call(sides_train.state, both.upstream))
+            rows: Dict[str, List[float]] = {'upstream': [], 'ours': []}
+            for number in range(args.repeats + 1):
+                theirs, ours = sides.call(bench_validation.run, both)
+                bench_validation.require_same(theirs['metrics'], ours['metrics'])
+                if number:  # the first one warms up
+                    rows['upstream'].append(theirs['images'] / theirs['seconds'])
+                    rows['ours'].append(ours['images'] / ours['seconds'])
+                console.say(f'round {number}: upstream {theirs["seconds"]:.2f} s, ours {ours["seconds"]:.2f} s')
+    rates = {side: bench_report.summary(values) for side, values in rows.items()}
+    ratio = rates['ours']['median'] / rates['upstream']['median']
+    return {
+        'images_per_second': {**rates, 'ratio': ratio},
+        'metrics': {'upstream': theirs['metrics'], 'ours': ours['metrics']},
+    }
+
+
 @contextlib.contextmanager
 def _pair(args: argparse.Namespace, env: Optional[Dict[str, str]] = None) -> Iterator[Tuple[Any, Any, Any]]:
     """Both workers with a trainer each of the same weights, and a batch.
@@ -209,8 +256,9 @@ def _pair(args: argparse.Namespace, env: Optional[Dict[str, str]] = None) -> Ite
 
     config, overrides = model_options(args)
     with Sides(threads=args.threads or 0, env={'PYTHONWARNINGS': 'ignore', **(env or {})}) as sides:
-        options = [{**overrides, **({'compile': True} if args.compile in compiled else {})} for compiled in _COMPILED]
-        trainers = sides.keep(sides_train.build, config, Pair(*options), seed=args.seed, amp=args.amp)
+        graphs = Pair(*(args.compile in compiled for compiled in _COMPILED))
+        amp = Pair(args.upstream_amp, args.amp)
+        trainers = sides.keep(sides_train.build, config, overrides, seed=args.seed, amp=amp, graphs=graphs)
         sides.ours.call(sides_train.load, trainers.ours, sides.upstream.call(sides_train.state, trainers.upstream))
         yield sides, trainers, sides_model.random_batch(args.batch, *args.crop, seed=args.seed, block=32)
 
@@ -222,9 +270,15 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     """Run the command line; see the module's text."""
     args = parse(arguments)
     device, _ = devices.find(args.device)
-    result = {'step': run_step, 'profile': run_profile, 'loader': run_loader}[args.mode](args)
+    result = {
+        'step': run_step,
+        'profile': run_profile,
+        'loader': run_loader,
+        'validation': run_validation,
+    }[args.mode](args)
     settings = {
-        name: getattr(args, name) for name in ('mode', 'backbone', 'batch', 'amp', 'compile', 'repeats', 'seed')
+        name: getattr(args, name)
+        for name in ('mode', 'backbone', 'batch', 'amp', 'upstream_amp', 'compile', 'repeats', 'seed')
     }
     result = {'settings': {**settings, 'device': device, 'crop': list(args.crop)}, **result}
     result['command'] = ['python', 'tools/bench.py', *(sys.argv[1:] if arguments is None else arguments)]

@@ -30,7 +30,8 @@ def show(result: Dict[str, Any]) -> None:
     settings = result['settings']
     height, width = settings['crop']
     title = f'{settings["mode"]}: {settings["backbone"]}, {height}x{width}, batch {settings["batch"]}, '
-    title += f'{settings["device"]}, amp {settings["amp"]}, compile {settings["compile"]}'
+    title += f'{settings["device"]}, amp {settings["amp"]} (upstream {settings["upstream_amp"]}), '
+    title += f'compile {settings["compile"]}'
     table = Table(title=title)
     for name in ('', 'upstream', 'ours', 'ratio'):
         table.add_column(name, justify='left' if not name else 'right')
@@ -45,6 +46,12 @@ def show(result: Dict[str, Any]) -> None:
 def rows(result: Dict[str, Any]) -> List[List[str]]:
     """The table's rows as text: name, upstream, ours, ratio."""
     mode = result['settings']['mode']
+    if mode == 'validation':
+        rate = result['images_per_second']
+        cells = [
+            f'{one["median"]:.3f} ({one["least"]:.3f}-{one["most"]:.3f})' for one in (rate['upstream'], rate['ours'])
+        ]
+        return [['images per second', *cells, f'{rate["ratio"]:.2f}']]
     if mode == 'step':
         return [_times(f'{part} (s)', one) for part, one in result['seconds'].items()]
     upstream, ours = result['upstream'], result['ours']

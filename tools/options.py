@@ -59,6 +59,7 @@ class Options:
     seed: Optional[int] = None
     amp: Optional[str] = None
     tf32: Optional[bool] = None
+    compile: bool = False
     nnodes: int = 1
     node_rank: Optional[int] = None
     master_addr: Optional[str] = None
@@ -173,6 +174,7 @@ def make_parser(script: str) -> argparse.ArgumentParser:
     add('seed', _whole(0, 2**31 - 1), 'N', 'random seed (what the config says)')
     add('amp', _one_of(PRECISIONS), '|'.join(PRECISIONS), 'mixed precision (what the config says)')
     add('tf32', _one_of(('0', '1')), '0|1', 'float32 products in TF32 or HF32 (convolutions only, as torch has it)')
+    add('compile', _one_of(('0', '1')), '0|1', '1 trains in graphs of torch.compile; not on NPU (0)')
     add('nnodes', _whole(1, 4096), 'N', 'machines; more than one need the next three and a shared --work_dir (1)')
     add('node_rank', _whole(0, 4095), 'N', 'number of this machine, from 0')
     add('master_addr', _text, 'HOST', 'address of machine 0')
@@ -219,6 +221,7 @@ def parse(script: str, argv: Sequence[str]) -> Options:
     values['resume'] = values.get('resume') in ('1', 'auto')
     if 'tf32' in values:
         values['tf32'] = values['tf32'] == '1'
+    values['compile'] = values.get('compile') == '1'
     values['doctor'] = values.get('doctor') != '0'
     return Options(script=script, overrides=overrides, **values)
 

@@ -57,6 +57,8 @@ def make(options: Options, device: str, data_root: Path) -> Any:
         config['randomness'] = dict(config.get('randomness') or {}, seed=options.seed)
     if options.amp:
         _set_precision(config, options.amp, device)
+    if options.compile:
+        _set_compile(config, device)
     if options.tf32 is not None:
         config['allow_tf32'] = options.tf32
     for group in _dataset_groups([config.get(name) for name in _LOADERS]):
@@ -141,6 +143,14 @@ def _set_precision(config: Any, amp: str, device: str) -> None:
     for name in ('dtype', 'loss_scale'):
         wrapper.pop(name, None)
     wrapper['type'] = {'bf16': 'Bf16OptimWrapper', 'fp16': 'Fp16OptimWrapper', 'off': 'OptimWrapper'}[amp]
+
+
+def _set_compile(config: Any, device: str) -> None:
+    if device == 'npu':
+        raise console.UserError('--compile=1: no compiler of graphs was tried on an NPU; leave it out')
+    hooks = list(config.get('custom_hooks') or [])
+    if not any(hook.get('type') == 'CompileHook' for hook in hooks):
+        config['custom_hooks'] = [*hooks, {'type': 'CompileHook'}]
 
 
 def _scales_on_cpu() -> bool:

@@ -40,6 +40,7 @@ class Trainer:
         overrides: Of the config, by dotted key.
         seed: Of the weights.
         amp: ``off``, ``bf16`` or ``fp16``.
+        graphs: Whether to train in graphs of torch.compile: in ours as ``--compile``, upstream as mmengine does it.
         log_interval: Iterations between two log lines; 0 logs nothing.
 
     Attributes:
@@ -54,6 +55,7 @@ class Trainer:
         seed: int = 0,
         amp: str = 'off',
         log_interval: int = 0,
+        graphs: bool = False,
     ) -> None:
         from mmengine.config import Config
         from mmengine.hooks import Hook
@@ -72,6 +74,10 @@ class Trainer:
         Config.pretty_text = property(repr)  # formatting it takes longer than a small training
         self._folder = tempfile.TemporaryDirectory(prefix='trainer-')
         cfg = resolve(config, overrides, seed, amp, log_interval)
+        if graphs and is_patched():
+            cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), dict(type='CompileHook')]
+        elif graphs:
+            cfg.compile = True
         cfg.work_dir = self._folder.name
         _prepare_device(cfg)
         self.outputs: Dict[str, torch.Tensor] = {}
@@ -141,7 +147,7 @@ def resolve(config: str, overrides: Optional[Dict[str, Any]], seed: int, amp: st
     if amp != 'off':
         _set_precision(cfg, amp)
     cfg.merge_from_dict(overrides or {})
-    if not _is_patched():
+    if not is_patched():
         for name in _OUR_HOOKS:
             cfg.default_hooks.pop(name, None)
         for key, (ours, theirs) in _UPSTREAM_TYPES.items():
@@ -165,7 +171,8 @@ class _NoImages(torch.utils.data.Dataset):
         raise IndexError(index)
 
 
-def _is_patched() -> bool:
+def is_patched() -> bool:
+    """Whether this process has the patched packages."""
     import importlib.util
 
     return importlib.util.find_spec('mmseg.engine.loops') is not None
@@ -174,14 +181,14 @@ def _is_patched() -> bool:
 def _set_precision(cfg: Any, amp: str) -> None:
     for name in ('dtype', 'loss_scale'):
         cfg.optim_wrapper.pop(name, None)
-    if _is_patched():
+    if is_patched():
         cfg.optim_wrapper.type = {'bf16': 'Bf16OptimWrapper', 'fp16': 'Fp16OptimWrapper'}[amp]
     else:
         cfg.optim_wrapper.update(type='AmpOptimWrapper', dtype={'bf16': 'bfloat16', 'fp16': 'float16'}[amp])
 
 
 def _prepare_device(cfg: Any) -> None:
-    if _is_patched():
+    if is_patched():
         from mmseg.engine.device import prepare_device
 
         prepare_device(cfg)

@@ -111,7 +111,8 @@ def test_the_worst_term_is_found_and_a_missing_one_is_the_worst():
         (['step', '--batch=0'], 'whole number from 1 on'),
         (['fly'], 'invalid choice'),
         (['step', '--json=/nowhere/x.json'], 'does not exist'),
-        (['step', '--device=cpu', '--amp=fp16'], 'CPUs train in bf16'),
+        (['step', '--device=cpu', '--upstream_amp=fp16'], "upstream's trainer refuses it on a CPU"),
+        (['step', '--upstream_amp=bf16'], 'invalid choice'),
     ],
 )
 def test_bad_options_are_refused_in_one_line(arguments, says):

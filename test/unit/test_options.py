@@ -71,6 +71,10 @@ def test_tf32_is_on_off_or_not_said():
         options.parse('full', ['--tf32=yes'])
 
 
+def test_graphs_are_asked_for():
+    assert [options.parse('full', given).compile for given in ([], ['--compile=0'], ['--compile', '1'])] == [0, 0, 1]
+
+
 def test_the_doctor_is_asked_unless_told_otherwise():
     assert options.parse('full', []).doctor
     assert options.parse('full', ['--doctor=1']).doctor

@@ -98,6 +98,14 @@ def test_tf32_is_left_to_torch_unless_asked_for():
     assert make('full', '--tf32=0').allow_tf32 is False
 
 
+def test_graphs_come_with_a_hook_and_not_on_an_npu():
+    assert not any(hook['type'] == 'CompileHook' for hook in make('full').get('custom_hooks') or [])
+    for device in ('cuda', 'cpu'):
+        assert [hook['type'] for hook in make('full', '--compile=1', device=device).custom_hooks][-1] == 'CompileHook'
+    with pytest.raises(console.UserError, match=r'--compile=1: .*NPU'):
+        make('full', '--compile=1', device='npu')
+
+
 def test_overrides_come_last_and_have_the_syntax_of_cfg_options():
     config = make(
         'full',

@@ -1,0 +1,153 @@
+"""--compile: the loss in fixed shapes, graphs without a break, one of each for the whole training."""
+
+import copy
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from mmdet.models.dense_heads import mask2former_static_loss as static
+from mmdet.models.dense_heads.mask2former_decode import decode
+from mmdet.models.dense_heads.mask2former_matching import Pairs
+from mmengine.registry import HOOKS
+from mmseg.engine.hooks import compile_hook
+from mmseg.models.utils import compiled_parts
+
+import sides_model
+import sides_train
+
+SMALL = {
+    'decode_head.num_queries': 20,
+    'decode_head.train_cfg.num_points': 64,
+    'decode_head.transformer_decoder.num_layers': 1,
+    'decode_head.pixel_decoder.encoder.num_layers': 1,
+    'backbone.depths': [2, 1, 1, 1],  # with and without a shift of the windows
+}
+EVERY = list(range(19))
+# Classes of both images: none, one, all, and some of them.
+CLASSES = [([], [3]), (EVERY, [0, 1, 2]), ([5, 6, 7, 9], [2, 11]), ([], [])]
+
+
+def batch(classes, seed=1):
+    return sides_model.random_batch(2, 64, 128, seed=seed, classes=classes)
+
+
+@pytest.fixture
+def model():
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    yield sides_model.build(overrides=SMALL)
+    torch._dynamo.reset()
+
+
+def use(model, **parts):
+    """Have a model train with the parts of a step as they are, uncompiled but for those given."""
+    plain = dict(
+        backbone=compiled_parts._run,
+        decode=decode,
+        costs=static.static_costs,
+        point_losses=static.static_point_losses,
+    )
+    model.compiled_parts = model.decode_head.compiled_parts = compiled_parts.CompiledParts(**{**plain, **parts})
+
+
+@pytest.mark.parametrize('classes', CLASSES)
+def test_the_loss_in_fixed_shapes_is_the_loss(model, classes):
+    expected = sides_model.step(model, batch(classes), seed=3)
+    shapes = []
+
+    def listen(*args):
+        shapes.append([tuple(part.shape) for part in args[3]])
+        return static.static_point_losses(*args)
+
+    use(model, point_losses=listen)
+    found = sides_model.step(model, batch(classes), seed=3)
+    assert sides_model.relative_difference(expected['losses'], found['losses']) < 1e-5
+    assert sides_model.relative_difference(expected['gradients'], found['gradients']) < 1e-4
+    assert shapes[0][:5] == [(2 * 2 * 19,), (2 * 2 * 20,), (2 * 19 * 2,), (2 * 2 * 19,), (2 * 19,)]
+
+
+def test_more_classes_than_queries_find_room():
+    pairs = Pairs(*map(torch.tensor, ([0, 1], [5, 6, 4], [0, 1, 0, 0, 0], [1, 0])))  # masks 1 and 0 of 3, one layer
+    rooms = static.into_rooms(pairs, [[5, 6, 7], []], [2, 0], 2, 4, 1, torch.device('cpu'))
+    assert rooms.taken.tolist() == [1, 1, 0, 0]
+    assert rooms.queries.tolist() == [0, 1, 0, 0]
+    assert rooms.by_pair.tolist()[:2] == [1, 0]
+    assert rooms.by_mask.tolist() == [1, 0, 0, 0, 0, 0, 0, 0]
+
+
+def test_one_compilation_of_each_part_serves_every_number_of_classes(model):
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # dynamo's, of caches that it does not use
+        compiled_parts.compile_parts(model, backend='eager', fullgraph=True)
+        for number in range(2):
+            sides_model.step(model, batch(CLASSES[number]))
+        graphs = torch._dynamo.utils.counters['stats']['unique_graphs']
+        assert graphs == 4
+        random = np.random.default_rng(0)
+        for count in range(1, 20):
+            classes = [sorted(random.choice(19, count, replace=False).tolist()), EVERY[: 20 - count]]
+            sides_model.step(model, batch(classes, seed=count))
+    assert torch._dynamo.utils.counters['stats']['unique_graphs'] == graphs
+    assert not torch._dynamo.utils.counters['graph_break']
+
+
+def test_a_shape_that_changes_is_compiled_again(model):
+    """What the test above counts would be seen."""
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        compiled_parts.compile_parts(model, backend='eager')
+        sides_model.step(model, batch(CLASSES[2]))
+        sides_model.step(model, sides_model.random_batch(1, 64, 128, classes=[EVERY]))
+    assert torch._dynamo.utils.counters['stats']['unique_graphs'] == 8
+
+
+def test_names_predictions_and_copies_are_the_models_own(model):
+    names = list(model.state_dict())
+    images = batch(CLASSES[1])
+    expected = sides_model.predict(model, images)
+
+    def never(*args):
+        raise AssertionError('a graph of the training')
+
+    use(model, backbone=never, decode=never)
+    assert list(model.state_dict()) == names
+    assert all(torch.equal(*pair) for pair in zip(expected, sides_model.predict(model, images)))
+    use(model)
+    other = copy.deepcopy(model)
+    torch.nn.init.zeros_(other.decode_head.cls_embed.weight)
+    theirs, ours = (sides_model.step(one, images, gradients=False)['losses'] for one in (model, other))
+    assert theirs['decode.loss_cls'] != ours['decode.loss_cls']
+
+
+@pytest.mark.timeout(600)
+def test_a_training_in_graphs_is_the_training(monkeypatch):
+    """Code of the compiler, with the trainer's hooks, optimizer and drop path."""
+    torch._dynamo.reset()
+    overrides = {f'model.{key}': value for key, value in SMALL.items()}
+    overrides['model.backbone.drop_path_rate'] = 0.3
+    trainers = [
+        sides_train.Trainer(overrides={**overrides, **extra})
+        for extra in ({}, {'custom_hooks': [dict(type='CompileHook')]})
+    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        for number in range(3):
+            images = batch(CLASSES[number], seed=number)
+            eager, graphs = (sides_train.iterate(one, images, seed=number) for one in trainers)
+            assert eager.keys() == graphs.keys()
+            for name in eager:
+                # the first steps, before rounding makes another choice of points
+                assert graphs[name] == pytest.approx(eager[name], rel=1e-4 if number == 0 else 1e-2), name
+    assert trainers[0].model.state_dict().keys() == trainers[1].model.state_dict().keys()
+    torch._dynamo.reset()
+
+
+def test_an_npu_and_another_head_are_refused_in_one_line():
+    with pytest.raises(ValueError, match='not tried on an NPU'):
+        compile_hook.refuse_on('npu')
+    model = sides_model.build(overrides=SMALL)
+    model.decode_head.loss_dice.naive_dice = False
+    with pytest.raises(ValueError, match='Mask2FormerHead of this config cannot be compiled'):
+        compiled_parts.compile_parts(model)
+    assert HOOKS.build(dict(type='CompileHook', mode='reduce-overhead')).options['mode'] == 'reduce-overhead'
