@@ -1,0 +1,57 @@
+#!/usr/bin/env bash
+# The figures of a GPU, one after the other: bash tools/bench_gpu.sh [OUTPUT_FOLDER] [CITYSCAPES_ROOT]
+#
+# Fills the table of docs/performance.md ("Accelerators"). Needs one idle GPU, about 20 minutes and, for batch 8, some 40 GB
+# of its memory. Every figure goes to OUTPUT_FOLDER as JSON with the command that made it; a step whose losses are not
+# upstream's ends with an error and leaves no figure. A mode that fails is named at the end, and the others still run.
+set -euo pipefail
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+out=${1:-results/$(date +%F)_gpu_bench}
+data=${2:-}
+python=${PYTHON:-.venv/bin/python}
+failed=()
+
+measure() { # measure NAME ARGUMENTS...: one call of bench.py
+  local name=$1
+  shift
+  echo "== $name"
+  "$python" tools/bench.py "$@" --json="$out/$name.json" || failed+=("$name")
+}
+
+main() {
+  if [[ -e $out ]]; then
+    echo "error: $out exists; name another folder" >&2
+    exit 1
+  fi
+  mkdir -p "$out"
+  local size=(--device=cuda --backbone=base --crop=512x1024 --warmup=3 --repeats=20)
+  nvidia-smi >"$out/nvidia-smi.txt"
+  MMCV_DEFORM_ATTN=triton "$python" - <<'END' || failed+=('Triton kernel')
+import torch
+from mmcv.ops.deform_attn_check import compare
+
+for dtype in (torch.float32, torch.bfloat16, torch.float16):
+    compare(torch.device('cuda'), dtype)
+print('Triton kernel of deformable attention: right in float32, bfloat16 and float16')
+END
+  measure batch2_fp32 step "${size[@]}" --batch=2
+  measure batch2_bf16_against_fp32 step "${size[@]}" --batch=2 --amp=bf16
+  measure batch2_bf16_against_amp step "${size[@]}" --batch=2 --amp=bf16 --upstream_amp=fp16
+  measure batch2_bf16_graphs step "${size[@]}" --batch=2 --amp=bf16 --compile=ours
+  measure batch8_bf16 step "${size[@]}" --batch=8 --amp=bf16
+  measure batch8_bf16_graphs step "${size[@]}" --batch=8 --amp=bf16 --compile=ours
+  measure memory_batch2_bf16_against_amp profile "${size[@]}" --batch=2 --amp=bf16 --upstream_amp=fp16 --trace="$out/trace"
+  measure validation validation --device=cuda --backbone=base --crop=512x1024 --images=50 --repeats=3 --workers=8 \
+    ${data:+"--data_path=$data"}
+  for kernel in pytorch triton; do
+    MMCV_DEFORM_ATTN=$kernel measure "attention_$kernel" step "${size[@]}" --batch=2 --amp=bf16
+  done
+  echo "figures: $out"
+  if ((${#failed[@]})); then
+    echo "error: no figures of: ${failed[*]}" >&2
+    exit 1
+  fi
+}
+
+main "$@"
