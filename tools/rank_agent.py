@@ -60,6 +60,8 @@ def causes_first(failures: Dict[int, Any], log_dir: Path) -> List[Dict[str, Any]
 def main() -> int:
     """Entry point; see the module's docstring."""
     processes.die_with_parent(signal.SIGTERM, int(os.environ['RECIPE_LAUNCHER_PID']))
+    # A scheduler may send it to all processes of a job; ranks inherit this until they have a handler.
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     os.environ['RECIPE_AGENT_PID'] = str(os.getpid())
     from torch.distributed import run
     from torch.distributed.elastic.multiprocessing.api import SignalException

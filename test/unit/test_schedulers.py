@@ -120,7 +120,10 @@ def test_two_nodes_under_slurm(cluster):
         assert asked.work_dir == '/shared/run'
 
 
-@pytest.mark.parametrize(('status', 'requeued'), [('143', True), ('138', True), ('0', False), ('1', False), ('137', False), ('65', False), ('66', False)])
+@pytest.mark.parametrize(
+    ('status', 'requeued'),
+    [('143', True), ('138', True), ('0', False), ('1', False), ('137', False), ('65', False), ('66', False)],
+)
 def test_a_job_is_requeued_after_a_signal_to_end_only(cluster, status, requeued):
     done = cluster.submit(STATUS=status)
     assert done.returncode == int(status)
