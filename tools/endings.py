@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from typing import Dict
 
-from ranks import Failure
+from ranks import Failure, tail
 
 # Of the patched trainer: mmseg/engine/exit_status.py.
 NONFINITE, UNREADABLE, LOADER_DIED = 65, 66, 71
@@ -24,8 +24,10 @@ def explain(failure: Failure) -> str:
     """Say in one line what ended a training and what to do.
 
     Args:
-        failure: The rank's last line that begins with ``error:`` says what was wrong.
+        failure: The rank's last line on stderr that begins with ``error:`` says what was wrong. Of its two logs,
+            written in one moment, ``failure.log`` may be the other one.
     """
-    said = [line[len('error: ') :] for line in failure.last_lines if line.startswith('error: ')]
+    lines = failure.last_lines + tail(failure.log.with_name('stderr.log'))
+    said = [line[len('error: ') :] for line in lines if line.startswith('error: ')]
     parts = [failure.what, *said[-1:], ADVICE.get(failure.status, '')]
     return ': '.join(parts[:2]) + (f'; {parts[-1]}' if parts[-1] else '') if said else '; '.join(filter(None, parts))

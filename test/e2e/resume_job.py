@@ -20,7 +20,7 @@ from mmengine.logging import HistoryBuffer
 from mmengine.runner import Runner
 from mmseg.engine.checkpoint import find_resumable, load_from_local
 from mmseg.engine.device import prepare_device
-from mmseg.engine.exit_status import TrainingEnded
+from mmseg.engine.exit_status import leave
 from mmseg.engine.loaders import prepare_loaders
 from PIL import Image
 
@@ -155,9 +155,8 @@ def train_rank(
         sabotage(runner)
     try:
         runner.train()
-    except TrainingEnded as ended:  # as tools/train.py does
-        ended.say()
-        raise
+    except SystemExit as ended:  # as tools/train.py does
+        leave(ended)
 
 
 def free_port() -> int:

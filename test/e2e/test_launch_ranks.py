@@ -104,6 +104,21 @@ time.sleep(60)
     assert what.startswith('rank 1 was killed by signal 9 (SIGKILL')
 
 
+def test_a_rank_that_says_why_is_named_before_the_one_that_fails_of_it(tmp_path):
+    body = """
+Path(folder, f'pid{rank}').write_text(str(os.getpid()))
+if rank == 0:  # as a collective does when its peer is gone
+    while not Path(folder, 'pid1').exists() or Path('/proc', Path(folder, 'pid1').read_text()).exists():
+        time.sleep(0.001)
+    sys.exit(1)
+while not Path(folder, 'pid0').exists():
+    time.sleep(0.001)
+sys.exit(66)
+"""
+    status, (what, *_) = Job(tmp_path, body).end()
+    assert (status, what) == (66, 'rank 1 ended with exit status 66')
+
+
 def test_a_rank_that_hangs_after_another_failed_is_ended(tmp_path):
     body = """
 signal.signal(signal.SIGTERM, signal.SIG_IGN)

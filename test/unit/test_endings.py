@@ -24,6 +24,12 @@ def test_the_trainer_s_own_words_and_what_to_do():
     )
 
 
+def test_the_words_are_taken_from_stderr_whichever_log_came_last(tmp_path):
+    (tmp_path / 'stderr.log').write_text('error: the reason\n')
+    failure = ranks.Failure('rank 3 ended with exit status 66', tmp_path / 'stdout.log', 66, ['a line of the log'])
+    assert endings.explain(failure).startswith('rank 3 ended with exit status 66: the reason; bring the file again')
+
+
 def test_other_failures_are_named_as_they_are():
     assert explained(1, ['Traceback (most recent call last):', 'ValueError: no']) == 'rank 3 ended with exit status 1'
     assert explained(1, ['error: no']) == 'rank 3 ended with exit status 1: no'
