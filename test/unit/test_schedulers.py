@@ -32,7 +32,8 @@ exit "$most"
 """,
     'scontrol': """
 echo "scontrol $*" >>"$CALLS"
-if [[ $1 == show ]]; then printf 'host3\\nhost7\\n'; fi
+if [[ -n ${SCONTROL_FAILS:-} ]]; then echo "slurm_load_jobs error" >&2; exit 1; fi
+if [[ $1 == show ]]; then printf 'host3\\n'; sleep 0.2; printf 'host7\\n'; fi
 """,
 }
 # In place of the launcher: notes what it is given, a line a start.
@@ -118,6 +119,14 @@ def test_two_nodes_under_slurm(cluster):
     for asked in (first, second):
         assert (asked.nnodes, asked.master_addr, asked.master_port) == (2, 'host3', 23456)
         assert asked.work_dir == '/shared/run'
+
+
+def test_no_launcher_starts_where_slurm_does_not_name_the_nodes(cluster):
+    """Each of them would train alone, into the folder of all."""
+    done = cluster.submit(SLURM_JOB_NUM_NODES='2', SCONTROL_FAILS='1')
+    assert done.returncode == 1
+    assert 'slurm_load_jobs error' in done.stderr
+    assert not Path(f'{cluster.calls}.argv').exists()
 
 
 @pytest.mark.parametrize(
