@@ -40,7 +40,7 @@ def test_the_step_changes_nothing_and_ends_the_training(data, tmp_path, fault, w
     sabotage = partial(go_bad_and_show, fault, 7, 0, tmp_path)
     outcome = train(recipe(data, tmp_path), sabotage=partial(read_before_each_step, sabotage) if wait else sabotage)
     assert outcome.codes == [65], outcome.output
-    before, after = (torch.load(tmp_path / f'{name}_0.pt') for name in ('before', 'after'))
+    before, after = (torch.load(tmp_path / f'{name}_0.pt', map_location='cpu') for name in ('before', 'after'))
     assert differences(before, after) == []
     (line,) = last_lines(outcome)
     assert outcome.output.splitlines()[-1] == line
