@@ -197,6 +197,7 @@ def train(plan: Plan, config_file: Path) -> float:
     Raises:
         console.UserError: A rank failed, or a signal ended the training; bears the exit status to leave with.
     """
+    import endings
     import progress
     import ranks
 
@@ -237,7 +238,7 @@ def train(plan: Plan, config_file: Path) -> float:
     if failure is not None:
         for line in failure.last_lines:
             print(f'  {line}', file=sys.stderr)
-        raise console.UserError(f'{failure.what}; log: {failure.log}', failure.status)
+        raise console.UserError(f'{endings.explain(failure)}; log: {failure.log}', failure.status)
     return time.monotonic() - began
 
 

@@ -39,6 +39,8 @@ class Options:
         nproc: Cards, one process each, on this machine.
         or_begin: Where ``resume`` finds no checkpoint, begin; ``read`` decides, and ``resume`` says what it found.
         pretrained: Weights file, or ``none``.
+        on_nan: Steps that are not finite to skip before the training ends.
+        on_bad_image: Unreadable images to replace before the training ends.
         overrides: ``key=value`` texts from behind ``--``.
     """
 
@@ -66,6 +68,8 @@ class Options:
     master_port: Optional[int] = None
     demo: bool = False
     doctor: bool = True
+    on_nan: Optional[int] = None
+    on_bad_image: Optional[int] = None
     trust_checkpoint: bool = False
     overrides: List[str] = field(default_factory=list)
 
@@ -106,6 +110,16 @@ def _one_of(choices: Sequence[str]) -> Callable[[str], str]:
         return text
 
     return read
+
+
+def _stop_or_skip(text: str) -> int:
+    """``stop``, which is 0, or the N of ``skip:N``."""
+    if text == 'stop':
+        return 0
+    word, _, count = text.partition(':')
+    if word != 'skip':
+        raise argparse.ArgumentTypeError(f'{text!r} is neither stop nor skip:N, such as skip:3')
+    return _whole(1, 10**6)(count)
 
 
 def _text(text: str) -> str:
@@ -180,6 +194,8 @@ def make_parser(script: str) -> argparse.ArgumentParser:
     add('master_addr', _text, 'HOST', 'address of machine 0')
     add('master_port', _whole(1, 65535), 'N', 'port on machine 0 (one machine: a free one)')
     add('doctor', _one_of(('0', '1')), '0|1', '0 starts without looking the machine over (1)')
+    add('on_nan', _stop_or_skip, 'stop|skip:N', 'loss or gradient that is not finite: end, or skip N such steps (stop)')
+    add('on_bad_image', _stop_or_skip, 'stop|skip:N', 'an unreadable image: end, or replace N of them on a card (stop)')
     parser.add_argument(
         '--trust_checkpoint',
         action='store_true',

@@ -67,7 +67,7 @@ class Ranks:
         self._deadline = float('inf')
 
     def wait(self, look: Callable[[], None]) -> int:
-        """Wait until all ranks have ended; SIGINT, SIGTERM and SIGHUP are passed on meanwhile.
+        """Wait until all ranks have ended; SIGINT, SIGTERM, SIGUSR1 and SIGHUP are passed on meanwhile.
 
         The first signal asks the ranks to end (they write a checkpoint), a second one ends them at once.
 
@@ -113,7 +113,7 @@ class Ranks:
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
-        handled = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        handled = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
         before = {signum: signal.signal(signum, self._on_signal) for signum in handled}
         try:
             yield
@@ -127,7 +127,8 @@ class Ranks:
             return
         self._asked = signal.Signals(number)
         self._deadline = time.monotonic() + PATIENCE_S
-        # Not through torchrun: it would signal the loader processes too, and have the ranks' patience at 30 s.
+        # Not through torchrun: it would signal the loader processes too, and have the ranks' patience at 30 s. SIGTERM,
+        # whichever it was: that also ends a rank that has not come to its training yet.
         processes.send(processes.session_leaders(self._agent.pid) or [self._agent.pid], signal.SIGTERM)
 
     def _kill(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -40,6 +41,7 @@ LAUNCHER = """
 python3 -c 'import json, sys; print(json.dumps(sys.argv[1:]))' "$@" >>"$CALLS.argv"
 if [[ -n ${SLEEP:-} ]]; then
   trap 'exit 143' TERM
+  trap 'exit 138' USR1
   touch "$CALLS.started"
   sleep 60 &
   wait
@@ -127,26 +129,30 @@ def test_no_launcher_starts_where_slurm_does_not_name_the_nodes(cluster):
     assert not Path(f'{cluster.calls}.argv').exists()
 
 
-@pytest.mark.parametrize(('status', 'requeued'), [('143', True), ('0', False), ('1', False), ('137', False)])
-def test_a_job_is_requeued_after_sigterm_only(cluster, status, requeued):
+@pytest.mark.parametrize(
+    ('status', 'requeued'),
+    [('143', True), ('138', True), ('0', False), ('1', False), ('137', False), ('65', False), ('66', False)],
+)
+def test_a_job_is_requeued_after_a_signal_to_end_only(cluster, status, requeued):
     done = cluster.submit(STATUS=status)
     assert done.returncode == int(status)
     assert cluster.requeued() == requeued
 
 
-def test_the_script_outlives_a_sigterm_that_slurm_sends_to_it(cluster):
+@pytest.mark.parametrize('signum', [signal.SIGTERM, signal.SIGUSR1])
+def test_the_script_outlives_a_signal_that_slurm_sends_to_it(cluster, signum):
     """When a job is preempted, this shell gets the signal as well as the launchers."""
     job = subprocess.Popen(['bash', str(SBATCH)], env={**cluster.env, 'SLEEP': '1'}, start_new_session=True)
     while not Path(f'{cluster.calls}.started').exists():
         assert job.poll() is None
-    os.killpg(job.pid, 15)
+    os.killpg(job.pid, signum)
     assert job.wait(60) != 0
     assert cluster.requeued()
 
 
 def test_the_job_asks_slurm_for_the_signal_and_a_second_chance():
     wanted = [line[len('#SBATCH ') :].strip() for line in SBATCH.read_text().splitlines() if line.startswith('#SBATCH')]
-    assert {'--requeue', '--signal=TERM@600', '--ntasks-per-node=1', '--open-mode=append'} <= set(wanted)
+    assert {'--requeue', '--signal=USR1@600', '--ntasks-per-node=1', '--open-mode=append'} <= set(wanted)
 
 
 def test_there_are_job_files_for_kubernetes():
