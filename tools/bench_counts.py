@@ -38,6 +38,7 @@ _DYNAMIC = (
     'unique_consecutive',
     'masked_select',
 )
+_FACTORIES = ('arange', 'empty', 'eye', 'full', 'linspace', 'ones', 'rand', 'randint', 'randn', 'randperm', 'zeros')
 _HOST = '_bench_on_host'
 
 
@@ -136,7 +137,7 @@ class _Calls(TorchFunctionMode):
                     setattr(tensor, _HOST, not uploads)
             return result
         result = function(*args, **kwargs)
-        if on_host:
+        if on_host or (name in _FACTORIES and kwargs.get('device') is None):
             mark_host(result)
         return result
 

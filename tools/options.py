@@ -41,6 +41,8 @@ class Options:
         pretrained: Weights file, or ``none``.
         max_restarts: How often the ranks are started again after one has failed or hangs.
         hang_timeout: Seconds without progress after which a rank hangs; 0: never.
+        on_nan: Steps that are not finite to skip before the training ends.
+        on_bad_image: Unreadable images to replace before the training ends.
         overrides: ``key=value`` texts from behind ``--``.
     """
 
@@ -68,6 +70,8 @@ class Options:
     doctor: bool = True
     max_restarts: int = 0
     hang_timeout: Optional[int] = None
+    on_nan: Optional[int] = None
+    on_bad_image: Optional[int] = None
     trust_checkpoint: bool = False
     overrides: List[str] = field(default_factory=list)
 
@@ -108,6 +112,16 @@ def _one_of(choices: Sequence[str]) -> Callable[[str], str]:
         return text
 
     return read
+
+
+def _stop_or_skip(text: str) -> int:
+    """``stop``, which is 0, or the N of ``skip:N``."""
+    if text == 'stop':
+        return 0
+    word, _, count = text.partition(':')
+    if word != 'skip':
+        raise argparse.ArgumentTypeError(f'{text!r} is neither stop nor skip:N, such as skip:3')
+    return _whole(1, 10**6)(count)
 
 
 def _text(text: str) -> str:
@@ -182,6 +196,8 @@ def make_parser(script: str) -> argparse.ArgumentParser:
     add('max_restarts', _whole(0, 1000), 'N', 'starts again after a rank has failed or hangs; full script only (0)')
     add('hang_timeout', _whole(0, 10**6), 'S', 'seconds without progress that mean a hang; 0: never (480; CPU 1500)')
     add('doctor', _one_of(('0', '1')), '0|1', '0 starts without looking the machine over (1)')
+    add('on_nan', _stop_or_skip, 'stop|skip:N', 'loss or gradient that is not finite: end, or skip N such steps (stop)')
+    add('on_bad_image', _stop_or_skip, 'stop|skip:N', 'an unreadable image: end, or replace N of them on a card (stop)')
     parser.add_argument(
         '--trust_checkpoint',
         action='store_true',

@@ -48,7 +48,7 @@ def causes_first(failures: Dict[int, Any], log_dir: Path, hung: Tuple[int, ...] 
 
     torchrun knows to the second when it saw a rank end. Ranks of the same second are told apart by how they ended:
     SIGTERM comes from torchrun, which ends the other ranks, and SIGABRT is how a collective gives up on a peer that is
-    gone; any other signal is a cause rather than an exit status, with which Python reports a lost peer.
+    gone; any other signal is a cause rather than an exit status, and of these 1 is how Python reports a lost peer.
 
     Args:
         failures: ``torch.distributed.elastic.multiprocessing.errors.ProcessFailure`` by rank.
@@ -57,13 +57,14 @@ def causes_first(failures: Dict[int, Any], log_dir: Path, hung: Tuple[int, ...] 
     """
     consequences = (-signal.SIGTERM, -signal.SIGABRT)
 
-    def key(item: Tuple[int, Any]) -> Tuple[bool, int, bool, bool]:
+    def key(item: Tuple[int, Any]) -> Tuple[bool, int, bool, bool, bool]:
         failure = item[1]
         return (
             failure.local_rank not in hung,
             failure.timestamp,
             failure.exitcode in consequences,
             failure.exitcode > 0,
+            failure.exitcode == 1,
         )
 
     return [
@@ -142,6 +143,8 @@ class _Reporter:
 def main() -> int:
     """Entry point; see the module's docstring."""
     processes.die_with_parent(signal.SIGTERM, int(os.environ['RECIPE_LAUNCHER_PID']))
+    # A scheduler may send it to all processes of a job; ranks inherit this until they have a handler.
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     os.environ['RECIPE_AGENT_PID'] = str(os.getpid())
     from torch.distributed import run
     from torch.distributed.elastic.multiprocessing.api import SignalException

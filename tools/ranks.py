@@ -79,7 +79,7 @@ class Ranks:
         self._deadline = float('inf')
 
     def wait(self, look: Callable[[], None], on_failure: Callable[[Failure], None] = lambda failure: None) -> int:
-        """Wait until all ranks have ended; SIGINT, SIGTERM and SIGHUP are passed on meanwhile.
+        """Wait until all ranks have ended; SIGINT, SIGTERM, SIGUSR1 and SIGHUP are passed on meanwhile.
 
         The first signal asks the ranks to end (they write a checkpoint), a second one ends them at once.
 
@@ -137,7 +137,7 @@ class Ranks:
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
-        handled = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        handled = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
         before = {signum: signal.signal(signum, self._on_signal) for signum in handled}
         try:
             yield
@@ -156,7 +156,8 @@ class Ranks:
 
     def _tell(self) -> None:
         """Ask the ranks to end that were not asked yet."""
-        # Not through torchrun: it would signal the loader processes too, and have the ranks' patience at 30 s.
+        # Not through torchrun: it would signal the loader processes too, and have the ranks' patience at 30 s. SIGTERM,
+        # whichever it was: that also ends a rank that has not come to its training yet.
         new = set(processes.session_leaders(self._agent.pid) or [self._agent.pid]) - self._told
         self._told |= new
         processes.send(list(new), signal.SIGTERM)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Dict, Optional
 
 import console
+import endings
 import failure_archive
 from ranks import Failure
 
@@ -63,4 +64,4 @@ def describe(folder: Path, log_dir: Path, failure: Failure) -> str:
         kept = f'for a report: {failure_archive.write(folder, log_dir, failure)}'
     except OSError as error:
         kept = f'its archive could not be written ({error.strerror})'
-    return f'{failure.what}; {kept}; log: {failure.log}'
+    return f'{endings.explain(failure)}; {kept}; log: {failure.log}'

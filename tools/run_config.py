@@ -57,6 +57,10 @@ def make(options: Options, device: str, data_root: Path) -> Any:
         config['randomness'] = dict(config.get('randomness') or {}, seed=options.seed)
     if options.amp:
         _set_precision(config, options.amp, device)
+    if options.on_nan is not None:
+        _set_skips(config.default_hooks.get('nonfinite_guard'), '--on_nan', 'max_skips', options.on_nan)
+    if options.on_bad_image is not None:
+        _set_skips(config.train_cfg, '--on_bad_image', 'max_unreadable', options.on_bad_image)
     for group in _dataset_groups([config.get(name) for name in _LOADERS]):
         group['data_root'] = str(data_root)
     if options.decoded_cache:
@@ -142,6 +146,14 @@ def _set_precision(config: Any, amp: str, device: str) -> None:
         wrapper.update(type='AmpOptimWrapper', dtype='float16', loss_scale='dynamic')
     else:
         wrapper['type'] = 'Bf16OptimWrapper' if amp == 'bf16' else 'OptimWrapper'
+
+
+def _set_skips(group: Any, option: str, key: str, count: int) -> None:
+    """Set how much may be skipped, where what does the skipping is part of the config."""
+    takes = {'max_skips': 'NonFiniteGuardHook', 'max_unreadable': 'ResumableIterBasedTrainLoop'}[key]
+    if not group or group.get('type') != takes:
+        raise console.UserError(f'{option}: the config has no {takes}, which would act on it; the recipe has')
+    group[key] = count
 
 
 def _dataset_groups(node: Any) -> Iterator[dict]:

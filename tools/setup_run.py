@@ -298,6 +298,8 @@ class Setup:
         self._calls.run([self._base.path, '-m', 'venv', str(self.venv)])
 
     def _pip(self, *arguments: str, **env: str) -> None:
+        # The builds import torch, which since 2.5 imports torch_npu too, and that needs CANN's libraries on the path.
+        env['TORCH_DEVICE_BACKEND_AUTOLOAD'] = '0'
         if self.use_venv:
             env['PIP_USER'] = '0'  # a user-wide "install into my home" is refused in a virtual environment
         options = ['--disable-pip-version-check', '--no-input']

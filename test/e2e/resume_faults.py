@@ -14,6 +14,8 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
+import processes
+
 FILE_OPERATIONS = ('os.rename', 'os.link', 'os.remove')
 
 
@@ -59,6 +61,19 @@ def terminate_rank_0_before_iter(number: int, runner: Runner) -> None:
     """A scheduler asks the process of rank 0 to end."""
     if runner.rank == 0:
         runner.register_hook(BeforeIter(number, lambda: os.kill(os.getpid(), signal.SIGTERM)))
+
+
+def signal_all_before_iter(number: int, all_get: int, rank_gets: int, runner: Runner) -> None:
+    """Each rank and all its loader processes get a signal before an iteration, the rank a second one."""
+
+    def send() -> None:
+        for row in processes.table():
+            if row.parent == os.getpid():
+                os.kill(row.pid, all_get)
+        os.kill(os.getpid(), all_get)
+        os.kill(os.getpid(), rank_gets)
+
+    runner.register_hook(BeforeIter(number, send))
 
 
 def copy_before_file_operations(copies: Path, runner: Runner) -> None:

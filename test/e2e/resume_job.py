@@ -20,6 +20,7 @@ from mmengine.logging import HistoryBuffer
 from mmengine.runner import Runner
 from mmseg.engine.checkpoint import find_resumable, load_from_local
 from mmseg.engine.device import prepare_device
+from mmseg.engine.exit_status import leave
 from mmseg.engine.loaders import prepare_loaders
 from PIL import Image
 
@@ -152,7 +153,10 @@ def train_rank(
     runner = Runner.from_cfg(cfg)
     if sabotage is not None:
         sabotage(runner)
-    runner.train()
+    try:
+        runner.train()
+    except SystemExit as ended:  # as tools/train.py does
+        leave(ended)
 
 
 def free_port() -> int:

@@ -165,6 +165,40 @@ def test_ctrl_c_ends_the_run_and_everything_that_it_started_and_saves_it(running
     assert list(sandbox.newest_run('full').glob('iter_*.pth'))
 
 
+def test_a_loss_that_is_not_finite_ends_the_run(sandbox, data):
+    """A learning rate that no model survives; the words of the rank are the last line, with what to do."""
+    overrides = [*TINY_OVERRIDES, 'optim_wrapper.optimizer.lr=1e30']
+    done = sandbox.run('full', *TINY, f'--data_path={data}', f'--work_dir={sandbox.home}/diverged', *overrides)
+    assert done.returncode == 65, done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert re.match(
+        r'error: rank \d ended with exit status 65: iteration \d+ is not finite: rank 0: .* with images /', last
+    )
+    assert '--on_nan=skip:N' in last
+    dumps = sorted(path.name for path in (sandbox.home / 'diverged' / 'nonfinite').iterdir())
+    assert [re.sub(r'\d+_', 'N_', name, count=1) for name in dumps] == [
+        'iter_N_rank_0.pth',
+        'iter_N_rank_1.pth',
+        'iter_N_weights.pth',
+    ]
+    assert not list((sandbox.home / 'diverged').glob('*.pth'))
+
+
+def test_an_unreadable_image_ends_the_run_and_is_named(sandbox):
+    """It was readable when the launcher looked."""
+    broken, run = sandbox.make_data('broken'), sandbox.home / 'unreadable'
+    long = ['--demo', '--max_iters=5000', '--val_interval=5000', '--num_workers=1']
+    started = sandbox.start('full', *long, f'--data_path={broken}', f'--work_dir={run}', *TINY_OVERRIDES)
+    wait_until(lambda: any(run.glob('*/vis_data/scalars.json')), started)
+    image = sorted(broken.glob('leftImg8bit/train/*/*.png'))[0]
+    image.write_bytes(image.read_bytes()[:2000])
+    _, err = started.communicate(timeout=300)
+    assert started.returncode == 66, err
+    last = err.splitlines()[-1]
+    assert re.match(r'error: rank \d ended with exit status 66: rank \d, iteration \d+: ', last)
+    assert str(image) in last and '--on_bad_image=skip:N' in last
+
+
 def test_two_machines_make_one_run(sandbox, data):
     """Both on this one: they meet at a port as others would."""
     folder = sandbox.home / 'shared'

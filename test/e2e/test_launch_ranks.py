@@ -117,6 +117,21 @@ time.sleep(60)
     assert what.startswith('rank 1 was killed by signal 9 (SIGKILL')
 
 
+def test_a_rank_that_says_why_is_named_before_the_one_that_fails_of_it(tmp_path):
+    body = """
+Path(folder, f'pid{rank}').write_text(str(os.getpid()))
+if rank == 0:  # as a collective does when its peer is gone
+    while not Path(folder, 'pid1').exists() or Path('/proc', Path(folder, 'pid1').read_text()).exists():
+        time.sleep(0.001)
+    sys.exit(1)
+while not Path(folder, 'pid0').exists():
+    time.sleep(0.001)
+sys.exit(66)
+"""
+    status, (what, *_) = Job(tmp_path, body).end()
+    assert (status, what) == (66, 'rank 1 ended with exit status 66')
+
+
 def test_a_rank_that_hangs_after_another_failed_is_ended(tmp_path):
     body = """
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -137,7 +152,7 @@ if os.fork() == 0:  # a loader process
 """
 
 
-@pytest.mark.parametrize('signum', [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize('signum', [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1])
 def test_a_signal_reaches_the_ranks_which_may_take_their_time(tmp_path, signum):
     body = """
 def save(*_):
@@ -157,6 +172,32 @@ time.sleep(600)
     assert (tmp_path / 'saved0').exists()
     assert (tmp_path / 'saved1').exists()
     assert not alive(below)
+
+
+def test_a_scheduler_may_send_sigusr1_to_all_processes(tmp_path):
+    """torchrun outlives it, and a rank that has no handler yet."""
+    body = """
+Path(folder, f'early{rank}').touch()
+while not Path(folder, 'go').exists():
+    time.sleep(0.01)
+def save(*_):
+    Path(folder, f'saved{rank}').touch()
+    sys.exit(0)
+signal.signal(signal.SIGTERM, save)
+Path(folder, f'ready{rank}').touch()
+time.sleep(600)
+"""
+    job = Job(tmp_path, body)
+    job.until('early0', 'early1')
+    for pid in descendants(job.process.pid):
+        os.kill(pid, signal.SIGUSR1)
+    (tmp_path / 'go').touch()
+    job.until('ready0', 'ready1')
+    for pid in [job.process.pid, *descendants(job.process.pid)]:
+        os.kill(pid, signal.SIGUSR1)
+    assert job.end()[0] == 128 + signal.SIGUSR1
+    assert (tmp_path / 'saved0').exists()
+    assert (tmp_path / 'saved1').exists()
 
 
 def test_a_second_signal_ends_everything_at_once(tmp_path):

@@ -20,6 +20,7 @@ from resume_faults import (
     kill_amid_writing,
     kill_before_iter,
     kill_before_validation,
+    signal_all_before_iter,
     terminate_rank_0_before_iter,
 )
 from resume_job import CHECKOUT, MAX_ITERS, assert_same_end, free_port, recipe, start, train, write_cityscapes
@@ -171,6 +172,18 @@ def test_sigterm_saves_and_ends_all_ranks(data, unbroken, tmp_path):
     outcome = train(cfg, world=2, sabotage=partial(terminate_rank_0_before_iter, 7))
     assert outcome.codes == [143, 143], outcome.output
     assert 'SIGTERM: stopped after iteration 7.' in outcome.output
+    assert find_resumable(str(tmp_path)) == (str(tmp_path / 'iter_7.pth'), [])
+    outcome = train(cfg, world=2, resume=True)
+    assert outcome.codes == [0, 0], outcome.output
+    assert_same_end(tmp_path, unbroken(2))
+
+
+def test_sigusr1_to_all_processes_saves_and_ends_all_ranks(data, unbroken, tmp_path):
+    """As Slurm sends it: the loader processes get it too. The SIGTERM of a launcher comes on top."""
+    cfg = recipe(data, tmp_path, workers=1)
+    outcome = train(cfg, world=2, sabotage=partial(signal_all_before_iter, 7, signal.SIGUSR1, signal.SIGTERM))
+    assert outcome.codes == [138, 138], outcome.output
+    assert 'SIGUSR1: stopped after iteration 7.' in outcome.output
     assert find_resumable(str(tmp_path)) == (str(tmp_path / 'iter_7.pth'), [])
     outcome = train(cfg, world=2, resume=True)
     assert outcome.codes == [0, 0], outcome.output

@@ -47,6 +47,9 @@ def prepare_metadata_for_build_wheel(metadata_directory, config_settings=None):
 
 
 def build_editable(wheel_directory, config_settings=None, metadata_directory=None):
+    # As where torch is imported in a build and torch_npu is there, but CANN is not on the path.
+    if os.environ.get('TORCH_DEVICE_BACKEND_AUTOLOAD') != '0':
+        raise ImportError('libhccl.so: cannot open shared object file')
     name = f'{{NAME}}-1.0-py3-none-any.whl'
     with zipfile.ZipFile(os.path.join(wheel_directory, name), 'w') as wheel:
         wheel.writestr(f'{{NAME}}.pth', os.getcwd() + '\\n')

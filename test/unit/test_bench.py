@@ -46,6 +46,9 @@ def counted(function):
         (lambda x: torch.tensor([1, 2]).to(DEVICE, non_blocking=True), {}),
         (lambda x: torch.tensor([1, 2]).to(DEVICE).sum().item(), {UP: 1, READ: 1}),
         (lambda x: torch.tensor([1, 2]).sum().item(), {}),  # on the host all the time
+        (lambda x: torch.rand(3).tolist(), {}),  # drawn on the host
+        (lambda x: torch.rand(3, device=DEVICE).tolist(), {DOWN: 1}),
+        (lambda x: torch.zeros(3).to(DEVICE), {UP: 1}),
         (lambda x: x.new_tensor([1.0]), {UP: 1}),
         (lambda x: torch.as_tensor(x.sum()).to(device=DEVICE).item(), {READ: 1}),
         (lambda x: x.to(torch.float64).to(DEVICE), {}),

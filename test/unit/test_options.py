@@ -71,6 +71,13 @@ def test_the_doctor_is_asked_unless_told_otherwise():
     assert not options.parse('full', ['--doctor', '0']).doctor
 
 
+@pytest.mark.parametrize('name', ['on_nan', 'on_bad_image'])
+def test_what_may_be_skipped_is_a_number(name):
+    assert getattr(options.parse('full', []), name) is None  # what the config says
+    assert getattr(options.parse('full', [f'--{name}=stop']), name) == 0
+    assert getattr(options.parse('full', [f'--{name}', 'skip:12']), name) == 12
+
+
 def test_checkpoints_are_trusted_only_where_the_user_says_so():
     assert not options.parse('full', []).trust_checkpoint
     assert options.parse('full', ['--trust_checkpoint']).trust_checkpoint
@@ -131,6 +138,9 @@ def test_the_last_of_two_values_holds():
         (['--master_port=65536'], 'out of range'),
         (['--device=gpu'], "--device: 'gpu' is not one of auto, npu, cuda, cpu"),
         (['--amp=fp32'], 'is not one of off, bf16, fp16'),
+        (['--on_nan=go'], "--on_nan: 'go' is neither stop nor skip:N"),
+        (['--on_nan=skip'], "--on_nan: '' is not a whole number"),
+        (['--on_bad_image=skip:0'], '--on_bad_image: 0 is out of range'),
         (['--resume'], '--resume needs a value'),
         (['--resume=yes'], "--resume: 'yes' is not one of 0, 1"),
         (['--demo=1'], '--demo takes no value'),

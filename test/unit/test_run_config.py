@@ -51,6 +51,29 @@ def test_numbers_of_the_options():
     assert config.train_cfg.val_interval == config.default_hooks.checkpoint.interval == 50
 
 
+def test_what_may_be_skipped():
+    config = make('full', '--on_nan=skip:3', '--on_bad_image=skip:4')
+    assert (config.default_hooks.nonfinite_guard.max_skips, config.train_cfg.max_unreadable) == (3, 4)
+    config = make('full', '--on_nan=stop', '--on_bad_image=stop')
+    assert (config.default_hooks.nonfinite_guard.max_skips, config.train_cfg.max_unreadable) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ('option', 'without', 'lacks'),
+    [
+        ('--on_nan=skip:3', "default_hooks['nonfinite_guard'] = dict(type='EmptyCacheHook')", 'NonFiniteGuardHook'),
+        ('--on_bad_image=stop', "train_cfg['type'] = 'IterBasedTrainLoop'", 'ResumableIterBasedTrainLoop'),
+    ],
+)
+def test_skipping_needs_what_does_it(tmp_path, option, without, lacks):
+    recipe = make()
+    path = tmp_path / 'config.py'
+    recipe.dump(str(path))
+    path.write_text(f'{path.read_text()}\n{without}\n')
+    with pytest.raises(console.UserError, match=f'{option.split("=")[0]}: the config has no {lacks}'):
+        make('full', option, f'--config={path}')
+
+
 def test_loaders_without_processes_have_none_that_persist():
     for loader in ('train_dataloader', 'val_dataloader'):
         assert make('full', '--num_workers=0')[loader].persistent_workers is False

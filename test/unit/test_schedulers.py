@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -31,7 +32,8 @@ exit "$most"
 """,
     'scontrol': """
 echo "scontrol $*" >>"$CALLS"
-if [[ $1 == show ]]; then printf 'host3\\nhost7\\n'; fi
+if [[ -n ${SCONTROL_FAILS:-} ]]; then echo "slurm_load_jobs error" >&2; exit 1; fi
+if [[ $1 == show ]]; then printf 'host3\\n'; sleep 0.2; printf 'host7\\n'; fi
 """,
 }
 # In place of the launcher: notes what it is given, a line a start.
@@ -39,6 +41,7 @@ LAUNCHER = """
 python3 -c 'import json, sys; print(json.dumps(sys.argv[1:]))' "$@" >>"$CALLS.argv"
 if [[ -n ${SLEEP:-} ]]; then
   trap 'exit 143' TERM
+  trap 'exit 138' USR1
   touch "$CALLS.started"
   sleep 60 &
   wait
@@ -118,26 +121,38 @@ def test_two_nodes_under_slurm(cluster):
         assert asked.work_dir == '/shared/run'
 
 
-@pytest.mark.parametrize(('status', 'requeued'), [('143', True), ('0', False), ('1', False), ('137', False)])
-def test_a_job_is_requeued_after_sigterm_only(cluster, status, requeued):
+def test_no_launcher_starts_where_slurm_does_not_name_the_nodes(cluster):
+    """Each of them would train alone, into the folder of all."""
+    done = cluster.submit(SLURM_JOB_NUM_NODES='2', SCONTROL_FAILS='1')
+    assert done.returncode == 1
+    assert 'slurm_load_jobs error' in done.stderr
+    assert not Path(f'{cluster.calls}.argv').exists()
+
+
+@pytest.mark.parametrize(
+    ('status', 'requeued'),
+    [('143', True), ('138', True), ('0', False), ('1', False), ('137', False), ('65', False), ('66', False)],
+)
+def test_a_job_is_requeued_after_a_signal_to_end_only(cluster, status, requeued):
     done = cluster.submit(STATUS=status)
     assert done.returncode == int(status)
     assert cluster.requeued() == requeued
 
 
-def test_the_script_outlives_a_sigterm_that_slurm_sends_to_it(cluster):
+@pytest.mark.parametrize('signum', [signal.SIGTERM, signal.SIGUSR1])
+def test_the_script_outlives_a_signal_that_slurm_sends_to_it(cluster, signum):
     """When a job is preempted, this shell gets the signal as well as the launchers."""
     job = subprocess.Popen(['bash', str(SBATCH)], env={**cluster.env, 'SLEEP': '1'}, start_new_session=True)
     while not Path(f'{cluster.calls}.started').exists():
         assert job.poll() is None
-    os.killpg(job.pid, 15)
+    os.killpg(job.pid, signum)
     assert job.wait(60) != 0
     assert cluster.requeued()
 
 
 def test_the_job_asks_slurm_for_the_signal_and_a_second_chance():
     wanted = [line[len('#SBATCH ') :].strip() for line in SBATCH.read_text().splitlines() if line.startswith('#SBATCH')]
-    assert {'--requeue', '--signal=TERM@600', '--ntasks-per-node=1', '--open-mode=append'} <= set(wanted)
+    assert {'--requeue', '--signal=USR1@600', '--ntasks-per-node=1', '--open-mode=append'} <= set(wanted)
 
 
 def test_there_are_job_files_for_kubernetes():

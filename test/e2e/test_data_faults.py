@@ -1,0 +1,112 @@
+"""Images that cannot be read and loader processes that die: one line says which and why, or the training goes on."""
+
+from __future__ import annotations
+
+import shutil
+from functools import partial
+
+import pytest
+from mmengine.registry import init_default_scope
+from mmseg.datasets import PositionSeededDataset, UnreadableSampleError
+from mmseg.datasets.samplers import StreamIndex
+from mmseg.engine.checkpoint import load_from_local
+from mmseg.engine.loops.data_faults import explain_dead_worker
+
+import data_faults
+from resume_faults import kill_before_iter
+from resume_job import assert_same_end, recipe, train, write_cityscapes
+
+REPLACE = {'train_cfg.max_unreadable': 2}
+
+
+@pytest.fixture
+def data(tmp_path):
+    return write_cityscapes(tmp_path / 'data')
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+@pytest.mark.parametrize('damage', [data_faults.cut_image, data_faults.resize_label])
+def test_an_unreadable_image_ends_the_training(data, tmp_path, damage, workers):
+    paths = damage(data)
+    outcome = train(recipe(data, tmp_path / 'run', workers))
+    assert outcome.codes == [66], outcome.output
+    assert 'Traceback' not in outcome.output
+    last = outcome.output.splitlines()[-1]
+    assert last.startswith('error: rank 0, iteration ')
+    assert all(str(path) in last for path in paths)
+
+
+def test_other_ways_not_to_be_readable(data):
+    init_default_scope('mmseg')
+
+    def dataset(**options):
+        return PositionSeededDataset(recipe(data, data.parent).train_dataloader.dataset, **options)
+
+    plain, replacing = dataset(), dataset(replace_unreadable=True)  # they list the files that are there
+    for damage in (data_faults.empty_label, data_faults.remove_image):
+        (path,) = damage(data)
+        with pytest.raises(UnreadableSampleError, match=path.name):
+            plain[StreamIndex(4, 1, 40)]
+    assert 'unreadable' not in plain[StreamIndex(3, 1, 40)]['data_samples']
+
+    # the sample in its place follows from the position alone, with its own augmentation
+    first, again, other = (replacing[StreamIndex(4, 1, position)]['data_samples'] for position in (40, 40, 41))
+    assert first.img_path == again.img_path != str(data_faults.image(data, 4))
+    assert (first.gt_sem_seg.data == again.gt_sem_seg.data).all()
+    assert 'No such file' in first.unreadable and 'No such file' in other.unreadable
+    for number in range(7):
+        data_faults.image(data, number).unlink(missing_ok=True)
+    with pytest.raises(UnreadableSampleError, match='neither can 20 others'):
+        replacing[StreamIndex(4, 1, 40)]
+
+
+@pytest.mark.parametrize('world', [1, 2])
+def test_a_resumed_run_replaces_as_one_that_was_never_stopped(data, tmp_path, world):
+    data_faults.cut_image(data)
+    unbroken, broken = (
+        recipe(data, tmp_path / name, workers, **REPLACE) for name, workers in (('unbroken', 0), ('broken', 1))
+    )
+    outcome = train(unbroken, world)
+    assert outcome.codes == [0] * world, outcome.output
+    # each rank says it once, however often the image comes
+    assert outcome.output.count('another image takes its place, 1 of at most 2') >= 1
+    assert train(broken, world, sabotage=partial(kill_before_iter, 8)).codes == [-9] * world
+    assert train(broken, world, resume=True).codes == [0] * world
+    assert_same_end(tmp_path / 'broken', tmp_path / 'unbroken')
+    faults = load_from_local(tmp_path / 'broken' / 'iter_12.pth')['train_loop']['unreadable']
+    assert len(faults) == world
+    assert all('city_000004' in fault for rank in faults for fault in rank)
+
+
+def test_no_more_than_so_many_are_replaced(data, tmp_path):
+    data_faults.cut_image(data)
+    for number in (2, 5):
+        shutil.copy(data_faults.image(data, 4), data_faults.image(data, number))
+    outcome = train(recipe(data, tmp_path / 'run', **REPLACE))
+    assert outcome.codes == [66], outcome.output
+    assert 'another image takes its place, 2 of at most 2' in outcome.output
+    assert '2 other images were replaced before, and no more are allowed' in outcome.output.splitlines()[-1]
+
+
+def test_an_image_of_the_validation_is_named(data, tmp_path):
+    path = data / 'leftImg8bit/val/city/city_000001_000019_leftImg8bit.png'
+    path.write_bytes(path.read_bytes()[:400])
+    outcome = train(recipe(data, tmp_path / 'run', workers=1))
+    assert outcome.codes == [66], outcome.output
+    assert str(path) in outcome.output.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ('sabotage', 'cause'),
+    [(data_faults.kill_a_loader, 'want of memory'), (data_faults.break_shared_memory, '/dev/shm')],
+)
+def test_a_dead_loader_process_is_reported_with_its_cause(data, tmp_path, sabotage, cause):
+    outcome = train(recipe(data, tmp_path / 'run', workers=2), sabotage=sabotage)
+    assert outcome.codes == [71], outcome.output
+    last = outcome.output.splitlines()[-1]
+    assert last.startswith('error: rank 0, iteration ') and 'DataLoader worker' in last and cause in last
+
+
+def test_what_a_loader_process_died_of():
+    said = explain_dead_worker('DataLoader worker (pid(s) 17) exited unexpectedly')
+    assert 'MiB of memory' in said and '/dev/shm has' in said and '\n' not in said
