@@ -132,8 +132,15 @@ def arguments_of_restart(arguments: List[str], checkpoint: Optional[str]) -> Lis
     return [*arguments, f'--resume-from={checkpoint}']
 
 
-def main() -> None:
-    """Entry point; see the module's docstring."""
+def prepare() -> str:
+    """Do what comes before the trainer begins.
+
+    Returns:
+        The trainer's script; ``sys.argv`` is what it is to see.
+
+    Raises:
+        console.UserError: As ``agree_on_checkpoint``.
+    """
     faulthandler.enable()
     faulthandler.register(watchdog.DUMP)
     beat = Beat.of_this_rank()
@@ -151,8 +158,18 @@ def main() -> None:
 
     show_pulse(Runner, beat)
     sys.path[0] = str(Path(sys.argv[0]).parent)  # as if it had been started itself
-    runpy.run_path(sys.argv[0], run_name='__main__')
+    return sys.argv[0]
+
+
+def main() -> None:
+    """Entry point; see the module's docstring."""
+    try:
+        script = prepare()
+    except console.UserError as error:
+        print(f'error: {error}', file=sys.stderr)
+        sys.exit(error.status)
+    runpy.run_path(script, run_name='__main__')  # what it raises keeps its traceback
 
 
 if __name__ == '__main__':
-    console.run(main)
+    main()
