@@ -123,7 +123,9 @@ class Ranks:
         self._new_failures()
         if self._failures:
             return self._failures[-1]
-        return Failure(f'torchrun ended with status {status}', self._log, 1, tail(self._log))
+        lines = tail(self._log)
+        why = f': {lines[-1].strip()[:300]}' if lines else ''
+        return Failure(f'torchrun ended with status {status}{why}', self._log, 1, lines)
 
     def _new_failures(self) -> List[Failure]:
         """Attempts that have failed since the last call."""
