@@ -60,7 +60,7 @@ class Job:
         arguments += [f'--master_port={network.free_port()}', '--monitor_interval=0.1']
         arguments += [f'--max_restarts={max_restarts}']
         arguments += [str(tools / 'rank_start.py'), str(script), str(folder), str(tools)]
-        env = json.dumps({'RECIPE_HANG_TIMEOUT_S': str(hang_timeout_s)})
+        env = json.dumps({'RECIPE_HANG_TIMEOUT_S': str(hang_timeout_s), 'RECIPE_RESTART_PATIENCE_S': '60'})
         command = [sys.executable, '-c', DRIVER, str(tools), json.dumps(arguments), str(folder / 'logs'), env]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
 

@@ -183,3 +183,31 @@ def test_the_archive_holds_what_explains_a_failure(tmp_path, monkeypatch):
         'plog/device-0/device-4711_1.log',
     }
     assert not list(run.glob('.*'))
+
+
+def test_ranks_of_a_second_attempt_meet_and_take_the_same_checkpoint(tmp_path):
+    body = """
+sys.path.insert(0, sys.argv[2])
+import torch, torch.distributed as dist
+import train_rank
+attempt = int(os.environ['TORCHELASTIC_RESTART_COUNT'])
+chosen = None
+if attempt:
+    train_rank.store_of_attempt(attempt)
+    train_rank._choose = lambda folder: f'{folder.name} by rank {rank}'
+    chosen = train_rank.agree_on_checkpoint(Path('run'), attempt)
+dist.init_process_group('gloo')
+total = torch.ones(1)
+dist.all_reduce(total)
+if attempt == 0:
+    if rank == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    dist.all_reduce(total)
+print(int(total), chosen)
+dist.destroy_process_group()
+"""
+    status, failure, failures = Job(tmp_path, body, max_restarts=1).end_with_all()
+    assert (status, failure) == (0, None), failures
+    assert failures[0]['what'].startswith('rank 1 was killed by signal 9')
+    said = [path.read_text() for path in sorted(tmp_path.glob('logs/*/attempt_1/*/stdout.log'))]
+    assert said == ['2 run by rank 0\n'] * 2
