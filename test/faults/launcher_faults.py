@@ -49,7 +49,7 @@ def rank_killed(bench: Bench, random: Random) -> str:
 
 @kind('launcher: rank stopped, watchdog')
 def rank_stopped(bench: Bench, random: Random) -> str:
-    launched = begun(bench, random, '--max_restarts=1', '--hang_timeout=12')
+    launched = begun(bench, random, '--max_restarts=1', '--hang_timeout=25')
     rank = random.choice([0, 1])
     os.kill(launched.rank(rank), signal.SIGSTOP)
     restarted(bench, launched, f'rank {rank} was stopped by a signal')
