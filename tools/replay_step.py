@@ -15,7 +15,7 @@ import contextlib
 import io
 import json
 import math
-from typing import Any, Dict
+from typing import Any, Dict, List
 
 import console
 
@@ -87,6 +87,24 @@ def replay(dump: Dict[str, Any], device: str) -> Dict[str, Any]:
     return {'losses': {name: float(value) for name, value in terms.items()}, 'grad_norm': float(norm)}
 
 
+def table(dump: Dict[str, Any], again: Dict[str, Any]) -> List[str]:
+    """Lines for the user: where the step was, then each figure of the training and of the replay.
+
+    Args:
+        dump: From ``load``.
+        again: From ``replay``.
+    """
+    lines = [f'iteration {dump["iteration"]}, rank {dump["rank"]} of {dump["world_size"]}']
+    lines += [f'  {line}' for line in (*dump['images'], *filter(None, [dump['note']]))]
+    lines.append(f'{"":24}{"training":>14}{"replay":>14}')
+    then = {**dump['losses'], 'grad_norm': dump['grad_norm']}
+    for name, now in [*again['losses'].items(), ('grad_norm', again['grad_norm'])]:
+        before = then.get(name, math.nan)
+        mark = '' if math.isfinite(before) and math.isfinite(now) else '   not finite'
+        lines.append(f'{name:24}{before:>14.6g}{now:>14.6g}{mark}')
+    return lines
+
+
 def main() -> None:
     """Entry point; see the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
@@ -101,19 +119,7 @@ def main() -> None:
 
     with contextlib.redirect_stdout(io.StringIO()):  # what is logged while a model is built
         again = replay(dump, get_device() if asked.device == 'auto' else asked.device)
-    if asked.json:
-        console.say(json.dumps(again))
-        return
-    console.say(f'iteration {dump["iteration"]}, rank {dump["rank"]} of {dump["world_size"]}')
-    for image in dump['images']:
-        console.say(f'  {image}')
-    if dump['note']:
-        console.say(f'  {dump["note"]}')
-    console.say(f'{"":24}{"training":>14}{"replay":>14}')
-    for name, value in [*again['losses'].items(), ('grad_norm', again['grad_norm'])]:
-        then = dump['losses'].get(name, dump['grad_norm'] if name == 'grad_norm' else math.nan)
-        mark = '' if math.isfinite(then) and math.isfinite(value) else '   not finite'
-        console.say(f'{name:24}{then:>14.6g}{value:>14.6g}{mark}')
+    console.say(json.dumps(again) if asked.json else '\n'.join(table(dump, again)))
 
 
 if __name__ == '__main__':

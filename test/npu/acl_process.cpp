@@ -16,6 +16,7 @@ namespace {
 thread_local std::string recent_error;
 std::mutex options_mutex;
 std::map<int, std::string> options;
+std::map<int, int64_t> parameters;
 
 // Parent and start time of a process, as /proc tells; false where it is gone.
 bool look_up(long pid, long *parent, unsigned long long *started) {
@@ -152,8 +153,21 @@ aclError aclGetCompileopt(aclCompileOpt option, char *value, size_t size) {
   return ACL_SUCCESS;
 }
 
-aclError aclrtSetSysParamOpt(aclSysParamOpt, int64_t) { return ACL_SUCCESS; }
-aclError aclrtCtxSetSysParamOpt(aclSysParamOpt, int64_t) { return ACL_SUCCESS; }
+aclError aclrtSetSysParamOpt(aclSysParamOpt option, int64_t value) {
+  std::lock_guard<std::mutex> lock(options_mutex);
+  parameters[option] = value;
+  return ACL_SUCCESS;
+}
+
+aclError aclrtGetSysParamOpt(aclSysParamOpt option, int64_t *value) {
+  std::lock_guard<std::mutex> lock(options_mutex);
+  *value = parameters[option];  // 0 where nobody has set it
+  return ACL_SUCCESS;
+}
+
+aclError aclrtCtxSetSysParamOpt(aclSysParamOpt option, int64_t value) { return aclrtSetSysParamOpt(option, value); }
+aclError aclrtCtxGetSysParamOpt(aclSysParamOpt option, int64_t *value) { return aclrtGetSysParamOpt(option, value); }
+
 aclError aclrtSetDeviceSatMode(aclrtFloatOverflowMode) { return ACL_SUCCESS; }
 aclError aclrtSetOpWaitTimeout(uint32_t) { return ACL_SUCCESS; }
 aclError aclrtSetOpExecuteTimeOut(uint32_t) { return ACL_SUCCESS; }

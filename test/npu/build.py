@@ -33,7 +33,7 @@ CANN_LIBRARIES = (
 )
 CANN_VERSION = '8.1.RC1'  # what README names for the npu-2.1 stack
 # Their owners in CANN; torch_npu needs each of them to be there when it is loaded.
-PREFIXES = ('acl', 'Hccl', '_ZN3atb', '_ZN2ge', '_ZNK2ge')
+PREFIXES = ('acl', 'Hccl', 'Msprof', 'rtDev', 'rtFunction', 'rtKernel', '_ZN3atb', '_ZN2ge', '_ZNK2ge')
 WARNINGS = ('-Wall', '-Wextra', '-Werror', '-Wno-deprecated-declarations')
 
 
@@ -110,7 +110,7 @@ def build_cann(folder: Path) -> Path:
     linked = ['-shared', '-pthread', '-lrt', '-ldl', *map(str, objects)]
     stamp = folder / 'cann.stamp'
     users = sorted({*package('torch_npu').rglob('*.so'), *package('mx_driving').glob('*.so')})
-    key = ' '.join([*map(str, objects), *(f'{user} {user.stat().st_size}' for user in users)])
+    key = ' '.join([*PREFIXES, *map(str, objects), *(f'{user} {user.stat().st_size}' for user in users)])
     if not library.is_file() or not stamp.is_file() or stamp.read_text() != key:
         probe = folder / 'objects' / 'probe.so'
         _compile(['g++', '-o', str(probe), *linked])
@@ -150,6 +150,8 @@ def build_kernels(folder: Path) -> Path:
     Returns:
         The library.
     """
+    # torch from 2.5 on would import torch_npu, which cannot be imported before this build.
+    os.environ['TORCH_DEVICE_BACKEND_AUTOLOAD'] = '0'
     import torch
 
     torch_npu = package('torch_npu')
@@ -158,7 +160,8 @@ def build_kernels(folder: Path) -> Path:
     includes += [str(torch_npu / 'include/third_party' / name) for name in ('acl/inc', 'hccl/inc')]
     options = ['-O1', f'-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}', f'-I{HERE}']
     options += [part for path in includes for part in ('-isystem', path)]
-    options += WARNINGS
+    # GCC 12 sees an overflow in c10::IValue of torch 2.7, where none is.
+    options += [*WARNINGS, '-Wno-stringop-overflow']
     objects = _objects(dict.fromkeys(sorted((HERE / 'kernels').glob('*.cpp')), options), folder / 'objects')
     library = folder / 'kernels.so'
     if not library.is_file() or any(item.stat().st_mtime > library.stat().st_mtime for item in objects):
