@@ -6,12 +6,15 @@ status. Standard library only, Python 3.8 on: the bootstrap imports it before an
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from typing import Callable, Optional
 
 EXIT_USAGE = 2  # a bad option, as argparse does
 EXIT_FAILURE = 1  # anything else that went wrong
+# What a disk says that is full, over quota, read-only, broken or gone.
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE, errno.ENOTCONN)
 
 
 class UserError(Exception):
@@ -41,8 +44,8 @@ def run(main: Callable[[], Optional[int]]) -> None:
     """Run a tool's ``main`` and leave the process with its status.
 
     ``UserError`` becomes one ``error:`` line; Ctrl-C becomes status 130; a closed pipe (``| head``) is no failure. An
-    operating-system error that names a file (disk full, read-only folder, no permission) is the user's to mend, so it
-    too is one line. Everything else is a bug of ours and keeps its traceback.
+    operating-system error that names a file (read-only folder, no permission) or comes from a disk (full, gone) is the
+    user's to mend, so it too is one line. Everything else is a bug of ours and keeps its traceback.
 
     Args:
         main: Returns the exit status; None counts as 0.
@@ -59,8 +62,10 @@ def run(main: Callable[[], Optional[int]]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 0
     except OSError as error:
-        if error.filename is None:
+        # Python names no file where writing to one that is open fails.
+        if error.filename is None and error.errno not in DISK_ERRORS:
             raise
-        print(f'error: {error.strerror}: {error.filename}', file=sys.stderr, flush=True)
+        where = error.filename or 'a file could not be written; make room, or see whether the disk is still there'
+        print(f'error: {error.strerror}: {where}', file=sys.stderr, flush=True)
         status = EXIT_FAILURE
     sys.exit(status)

@@ -197,9 +197,9 @@ def train(plan: Plan, config_file: Path) -> float:
     Raises:
         console.UserError: A rank failed, or a signal ended the training; bears the exit status to leave with.
     """
-    import endings
     import progress
     import ranks
+    import restarts
 
     asked = plan.options
     addr = network.resolve(asked.master_addr) if asked.master_addr else network.LOCAL
@@ -212,8 +212,9 @@ def train(plan: Plan, config_file: Path) -> float:
         f'--master_port={port}',
         '--redirects=3',
         '--monitor_interval=0.1',
-        '--max_restarts=0',
+        f'--max_restarts={asked.max_restarts}',
         str(TOOLS / 'rank_start.py'),
+        str(TOOLS / 'train_rank.py'),
         str(TRAIN),
         str(config_file),
         f'--work-dir={plan.folder}',
@@ -222,12 +223,15 @@ def train(plan: Plan, config_file: Path) -> float:
         *(['--resume'] if asked.resume else []),
     ]
     log_dir = config_file.parent / run_folder.LOGS / datetime.datetime.now().strftime('%Y%m%d_%H%M%S_%f')
-    env = devices.rank_environment(plan.device, plan.nproc, addr, asked.nnodes > 1)
+    env = {
+        **devices.rank_environment(plan.device, plan.nproc, addr, asked.nnodes > 1),
+        **restarts.environment(plan.device, asked.hang_timeout),
+    }
     began = time.monotonic()
     started = ranks.Ranks(arguments, log_dir, env)
     global_batch = plan.world_size * plan.config.train_dataloader['batch_size']
     with progress.Progress(plan.folder, plan.config.train_cfg['max_iters'], global_batch) as shown:
-        status = started.wait(shown.look)
+        status = started.wait(shown.look, restarts.Restarts(config_file.parent, log_dir, asked.max_restarts).note)
     if started.asked_to_end is not None:
         saved = any(plan.folder.glob(run_folder.CHECKPOINTS))
         again = 'continue with --resume=1' if saved else 'it has no checkpoint, so start again'
@@ -238,7 +242,7 @@ def train(plan: Plan, config_file: Path) -> float:
     if failure is not None:
         for line in failure.last_lines:
             print(f'  {line}', file=sys.stderr)
-        raise console.UserError(f'{endings.explain(failure)}; log: {failure.log}', failure.status)
+        raise console.UserError(restarts.describe(config_file.parent, log_dir, failure), failure.status)
     return time.monotonic() - began
 
 

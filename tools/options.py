@@ -39,6 +39,8 @@ class Options:
         nproc: Cards, one process each, on this machine.
         or_begin: Where ``resume`` finds no checkpoint, begin; ``read`` decides, and ``resume`` says what it found.
         pretrained: Weights file, or ``none``.
+        max_restarts: How often the ranks are started again after one has failed or hangs.
+        hang_timeout: Seconds without progress after which a rank hangs; 0: never.
         on_nan: Steps that are not finite to skip before the training ends.
         on_bad_image: Unreadable images to replace before the training ends.
         overrides: ``key=value`` texts from behind ``--``.
@@ -68,6 +70,8 @@ class Options:
     master_port: Optional[int] = None
     demo: bool = False
     doctor: bool = True
+    max_restarts: int = 0
+    hang_timeout: Optional[int] = None
     on_nan: Optional[int] = None
     on_bad_image: Optional[int] = None
     trust_checkpoint: bool = False
@@ -193,6 +197,8 @@ def make_parser(script: str) -> argparse.ArgumentParser:
     add('node_rank', _whole(0, 4095), 'N', 'number of this machine, from 0')
     add('master_addr', _text, 'HOST', 'address of machine 0')
     add('master_port', _whole(1, 65535), 'N', 'port on machine 0 (one machine: a free one)')
+    add('max_restarts', _whole(0, 1000), 'N', 'starts again after a rank has failed or hangs; full script only (0)')
+    add('hang_timeout', _whole(0, 10**6), 'S', 'seconds without progress that mean a hang; 0: never (480; CPU 1500)')
     add('doctor', _one_of(('0', '1')), '0|1', '0 starts without looking the machine over (1)')
     add('on_nan', _stop_or_skip, 'stop|skip:N', 'loss or gradient that is not finite: end, or skip N such steps (stop)')
     add('on_bad_image', _stop_or_skip, 'stop|skip:N', 'an unreadable image: end, or replace N of them on a card (stop)')
@@ -278,6 +284,11 @@ def require_consistent(options: Options) -> None:
         raise console.UserError(
             f'--resume={"auto" if options.or_begin else "1"}: a performance run keeps no checkpoint to continue from; '
             'leave it out',
+            console.EXIT_USAGE,
+        )
+    if options.max_restarts and options.script == 'performance':
+        raise console.UserError(
+            f'--max_restarts={options.max_restarts}: a performance run keeps no checkpoint to go on from; leave it out',
             console.EXIT_USAGE,
         )
     if options.or_begin and options.work_dir is None:

@@ -8,8 +8,9 @@ import os
 import signal
 import time
 from pathlib import Path
-from typing import Collection, List, NamedTuple
+from typing import Collection, List, NamedTuple, Optional
 
+ENOUGH = signal.SIGRTMIN  # tells rank_agent.py that ranks which end are not to be started again
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -46,6 +47,14 @@ def table() -> List[Process]:
             if state not in 'ZX':
                 rows.append(Process(int(folder.name), int(parent), int(session)))
     return rows
+
+
+def state(pid: int) -> Optional[str]:
+    """The kernel's letter for what a process does, such as ``T`` for stopped; None where there is no such process."""
+    try:
+        return Path(f'/proc/{pid}/stat').read_text(errors='replace').rpartition(')')[2].split()[0]
+    except OSError:
+        return None
 
 
 def session_leaders(parent: int) -> List[int]:

@@ -134,7 +134,10 @@ class Progress:
         if now < self._next_look:
             return
         self._next_look = now + (0.5 if self._bar else _LOOK_EVERY_S)
-        state = read(self._run, self._began - 1)
+        try:
+            state = read(self._run, self._began - 1)
+        except OSError:  # a disk that fails, or a mount that has gone, is the ranks' business
+            return
         what = 'training' if state.iteration else 'starting'
         if state.validating:
             what = f'validating {state.validating[0]}/{state.validating[1]}'

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import signal
@@ -11,31 +12,36 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Dict, Iterator, List, Optional, Sequence, Set
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Set, Tuple
 
 import processes
 
 TOOLS = Path(__file__).resolve().parent
 PATIENCE_S = 300  # to write a checkpoint after SIGTERM; a shared storage may be slow
 LAST_LINES = 20
+HUNG = 124  # exit status of a training whose ranks hang, that of timeout(1)
 _LOOK_S = 0.5
 
 
 @dataclass(frozen=True)
 class Failure:
-    """What ended the job.
+    """What ended the job, or one attempt of it.
 
     Attributes:
         what: In words, names the rank: ``rank 1 was killed by signal 9 (SIGKILL)``.
         log: File to look into.
         status: For the shell: the rank's exit status, or 128 + the signal that ended it.
-        last_lines: End of that file.
+        last_lines: End of that file; of a rank that hung, where it stood.
+        again: Whether the ranks were started again.
+        pids: Processes of the ranks of this machine, as far as they are known.
     """
 
     what: str
     log: Path
     status: int
     last_lines: List[str]
+    again: bool = False
+    pids: Sequence[int] = ()
 
 
 class Ranks:
@@ -49,10 +55,11 @@ class Ranks:
 
     def __init__(self, arguments: Sequence[str], log_dir: Path, env: Dict[str, str]) -> None:
         self.log_dir = log_dir
-        self._outcome = log_dir / 'outcome.json'
         self._log = log_dir / 'torchrun.log'
         log_dir.mkdir(parents=True)
-        command = [sys.executable, str(TOOLS / 'rank_agent.py'), str(self._outcome), f'--log_dir={log_dir}']
+        self._reports, writing = os.pipe()  # not a file: the disk may be what has failed
+        os.set_blocking(self._reports, False)
+        command = [sys.executable, str(TOOLS / 'rank_agent.py'), str(writing), f'--log_dir={log_dir}']
         with self._log.open('wb') as log:
             self._agent = subprocess.Popen(
                 [*command, *arguments],
@@ -60,19 +67,25 @@ class Ranks:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                pass_fds=(writing,),
                 env={**os.environ, **env, 'RECIPE_LAUNCHER_PID': str(os.getpid())},
             )
+        os.close(writing)
+        self._unread = b''
+        self._failures: List[Failure] = []
         self._leaders: Set[int] = set()  # ranks that were seen, also those that have ended since
+        self._told: Set[int] = set()  # those that were asked to end
         self._asked: Optional[signal.Signals] = None
         self._deadline = float('inf')
 
-    def wait(self, look: Callable[[], None]) -> int:
+    def wait(self, look: Callable[[], None], on_failure: Callable[[Failure], None] = lambda failure: None) -> int:
         """Wait until all ranks have ended; SIGINT, SIGTERM, SIGUSR1 and SIGHUP are passed on meanwhile.
 
         The first signal asks the ranks to end (they write a checkpoint), a second one ends them at once.
 
         Args:
             look: Called about twice a second.
+            on_failure: Called with each attempt that fails, soon after.
 
         Returns:
             0, or the exit status that the launcher should have: see ``Failure.status``; 128 + signal after a signal.
@@ -81,9 +94,13 @@ class Ranks:
             with self._signals():
                 while self._agent.poll() is None:
                     self._leaders.update(processes.session_leaders(self._agent.pid))
+                    if self._asked is not None:
+                        self._tell()  # those that were started again meanwhile
                     with contextlib.suppress(subprocess.TimeoutExpired):
                         self._agent.wait(_LOOK_S)
                     look()
+                    for failure in self._new_failures():
+                        on_failure(failure)
                     if time.monotonic() > self._deadline:
                         self._kill()
         finally:
@@ -99,17 +116,26 @@ class Ranks:
         return self._asked
 
     def failure(self) -> Optional[Failure]:
-        """What went wrong first, None if nothing did."""
+        """What went wrong first in the attempt that ended the job, None if nothing did."""
         status = self._agent.poll()
         if status == 0:
             return None
-        if not self._outcome.is_file():
-            return Failure(f'torchrun ended with status {status}', self._log, 1, tail(self._log))
-        first = json.loads(self._outcome.read_text(encoding='utf-8'))[0]
-        code = int(first['exitcode'])
-        log = _last_written(Path(first['folder']))
-        what = f'rank {first["rank"]} ' + (f'ended with exit status {code}' if code > 0 else _killed_by(-code))
-        return Failure(what, log, code if code > 0 else 128 - code, tail(log))
+        self._new_failures()
+        if self._failures:
+            return self._failures[-1]
+        lines = tail(self._log)
+        why = f': {lines[-1].strip()[:300]}' if lines else ''
+        return Failure(f'torchrun ended with status {status}{why}', self._log, 1, lines)
+
+    def _new_failures(self) -> List[Failure]:
+        """Attempts that have failed since the last call."""
+        with contextlib.suppress(BlockingIOError):
+            for block in iter(lambda: os.read(self._reports, 1 << 16), b''):
+                self._unread += block
+        *lines, self._unread = self._unread.split(b'\n')
+        new = [_failure(json.loads(line)) for line in lines]
+        self._failures += new
+        return new
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
@@ -127,9 +153,16 @@ class Ranks:
             return
         self._asked = signal.Signals(number)
         self._deadline = time.monotonic() + PATIENCE_S
+        processes.send([self._agent.pid], processes.ENOUGH)
+        self._tell()
+
+    def _tell(self) -> None:
+        """Ask the ranks to end that were not asked yet."""
         # Not through torchrun: it would signal the loader processes too, and have the ranks' patience at 30 s. SIGTERM,
         # whichever it was: that also ends a rank that has not come to its training yet.
-        processes.send(processes.session_leaders(self._agent.pid) or [self._agent.pid], signal.SIGTERM)
+        new = set(processes.session_leaders(self._agent.pid) or [self._agent.pid]) - self._told
+        self._told |= new
+        processes.send(list(new), signal.SIGTERM)
 
     def _kill(self) -> None:
         """End what is left at once: torchrun, the ranks, their loader processes."""
@@ -138,6 +171,45 @@ class Ranks:
             self._agent.kill()
             self._agent.wait()
         processes.kill_sessions({*self._leaders, self._agent.pid})
+
+
+def _failure(report: Dict[str, Any]) -> Failure:
+    """One report of rank_agent.py in words."""
+    first, hang = report['failures'][0], report['hang']
+    code = int(first['exitcode'])
+    log = _last_written(Path(first['folder']))
+    rank, lines = f'rank {first["rank"]}', tail(log)
+    if hang is None:
+        what = f'{rank} ' + (f'ended with exit status {code}' if code > 0 else _killed_by(-code))
+    else:
+        what, lines = _hung(rank, hang, stack(tail(log, 400)) or lines)
+        code = HUNG
+    return Failure(what, log, code if code > 0 else 128 - code, lines, report['again'], report['pids'])
+
+
+def _hung(rank: str, hang: Dict[str, Any], lines: List[str]) -> Tuple[str, List[str]]:
+    """What the watchdog found in words, with the stack to show."""
+    since = f'nothing went on for {hang["seconds"]:.0f} s (--hang_timeout)'
+    if hang['stopped']:
+        return f'{rank} was stopped by a signal (SIGSTOP or a debugger): {since}', lines
+    if hang['all_ranks'] and len(hang['ranks']) > 1:
+        return f'all ranks hang, {rank} among them: {since}; the stacks are in their logs', lines
+    return f'{rank} hangs: {since}', lines
+
+
+def stack(lines: List[str]) -> List[str]:
+    """The stack of the main thread in what faulthandler has written last, innermost call first; empty without one.
+
+    Args:
+        lines: End of a rank's log.
+    """
+    starts = [number for number, line in enumerate(lines) if line.startswith(('Current thread ', 'Thread '))]
+    if not starts:
+        return []
+    # The thread that took the signal, which is the main one unless it was busy; the main one is the last.
+    start = next((number for number in reversed(starts) if lines[number].startswith('Current')), starts[-1])
+    calls = itertools.takewhile(lambda line: line.startswith('  File '), lines[start + 1 :])
+    return list(calls)[:LAST_LINES]
 
 
 def _killed_by(number: int) -> str:

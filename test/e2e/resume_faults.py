@@ -6,6 +6,7 @@ import os
 import resource
 import shutil
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -159,3 +160,30 @@ def compare_table_gradients(runner: Runner) -> None:
         assert all(torch.equal(gradient(), first) for _ in range(1000)), 'the sum depends on the threads'
 
     runner.register_hook(BeforeIter(1, compare))
+
+
+def terminate_before_iter(rank: int, number: int, runner: Runner) -> None:
+    """A scheduler asks the process of one rank to end."""
+    if runner.rank == rank:
+        runner.register_hook(BeforeIter(number, lambda: os.kill(os.getpid(), signal.SIGTERM)))
+
+
+def kill_in_call(event: str, number: int, runner: Runner) -> None:
+    """The process dies before an operation on a checkpoint, the first of that kind being number 1."""
+    work_dir, seen = Path(runner.work_dir), []
+
+    def watch(happened: str, args: tuple) -> None:
+        if happened != event or not isinstance(args[0], (str, bytes)):
+            return
+        target = Path(os.fsdecode(args[1] if event in ('os.rename', 'os.link') else args[0]))
+        if target.parent == work_dir and '.pth' in target.name:
+            seen.append(target)
+            if len(seen) == number:
+                kill_this_process()
+
+    sys.addaudithook(watch)
+
+
+def at_iteration(number: int, command: str, runner: Runner) -> None:
+    """A command runs before an iteration."""
+    runner.register_hook(BeforeIter(number, lambda: subprocess.run(command, shell=True, check=True)))

@@ -199,7 +199,8 @@ def train(cfg: Config, world: int = 1, resume: bool = False, sabotage: Optional[
     ranks = start(cfg, world, resume, sabotage)
     for process in ranks:
         process.join()
-    return Outcome([process.exitcode for process in ranks], (Path(cfg.work_dir) / 'output.txt').read_text())
+    output = Path(cfg.work_dir) / 'output.txt'  # it may be gone with its disk
+    return Outcome([process.exitcode for process in ranks], output.read_text() if output.exists() else '')
 
 
 def differences(one: Any, other: Any, where: str = '') -> List[str]:

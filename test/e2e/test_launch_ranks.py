@@ -23,10 +23,14 @@ import json, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import ranks
-started = ranks.Ranks(json.loads(sys.argv[2]), Path(sys.argv[3]), {})
-status = started.wait(lambda: None)
+started = ranks.Ranks(json.loads(sys.argv[2]), Path(sys.argv[3]), json.loads(sys.argv[4]))
+failures = []
+status = started.wait(lambda: None, failures.append)
 failure = started.failure()
+if failure and failure not in failures:
+    failures.append(failure)
 print(json.dumps([failure.what, str(failure.log), failure.last_lines] if failure else None))
+print(json.dumps([{**vars(one), 'log': str(one.log)} for one in failures]))
 sys.exit(status)
 """
 PRELUDE = """
@@ -42,18 +46,22 @@ class Job:
     Args:
         folder: An empty folder.
         body: What each rank does; knows ``rank`` and ``folder``.
+        max_restarts: How often the ranks are started again.
+        hang_timeout_s: Seconds without a mark, 0: no watchdog.
     """
 
-    def __init__(self, folder: Path, body: str) -> None:
+    def __init__(self, folder: Path, body: str, max_restarts: int = 0, hang_timeout_s: int = 0) -> None:
         require_set_up()
         self.folder = folder
         script = folder / 'toy.py'
         script.write_text(PRELUDE + body)
         tools = Path(ranks.__file__).parent
         arguments = ['--nproc_per_node=2', '--nnodes=1', '--node_rank=0', '--master_addr=127.0.0.1', '--redirects=3']
-        arguments += [f'--master_port={network.free_port()}', '--monitor_interval=0.1', '--max_restarts=0']
-        arguments += [str(tools / 'rank_start.py'), str(script), str(folder)]
-        command = [sys.executable, '-c', DRIVER, str(tools), json.dumps(arguments), str(folder / 'logs')]
+        arguments += [f'--master_port={network.free_port()}', '--monitor_interval=0.1']
+        arguments += [f'--max_restarts={max_restarts}']
+        arguments += [str(tools / 'rank_start.py'), str(script), str(folder), str(tools)]
+        env = json.dumps({'RECIPE_HANG_TIMEOUT_S': str(hang_timeout_s), 'RECIPE_RESTART_PATIENCE_S': '60'})
+        command = [sys.executable, '-c', DRIVER, str(tools), json.dumps(arguments), str(folder / 'logs'), env]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
 
     def until(self, *names: str) -> None:
@@ -62,8 +70,13 @@ class Job:
 
     def end(self) -> tuple:
         """Wait for the end: exit status and failure."""
+        return self.end_with_all()[:2]
+
+    def end_with_all(self) -> tuple:
+        """Wait for the end: exit status, failure, and the failures of all attempts."""
         out, _ = self.process.communicate(timeout=120)
-        return self.process.returncode, json.loads(out) if out else None
+        last, every = map(json.loads, out.splitlines()) if out else (None, [])
+        return self.process.returncode, last, every
 
 
 def test_all_is_well_where_all_ranks_end_well(tmp_path):

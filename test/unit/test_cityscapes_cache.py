@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -16,7 +18,7 @@ import cityscapes_cache
 import cityscapes_layout as layout
 import cityscapes_prepare
 import console
-from cityscapes_sets import make_demo, run_tool
+from cityscapes_sets import TOOL, make_demo, run_tool
 
 pytest.importorskip('mmseg.datasets.transforms.decoded_cache', reason='no patched mmseg; run bash tools/setup.sh')
 
@@ -184,3 +186,36 @@ def test_training_pipeline_from_the_cache(root: Path, tmp_path: Path) -> None:
             samples.append(LoadResizedCrop(**settings, **extra)(given))
         for key in ('img', 'gt_seg_map'):
             np.testing.assert_array_equal(samples[0][key], samples[1][key])
+
+
+def test_a_disk_that_runs_full_amid_the_build(root: Path, tmp_path: Path) -> None:
+    """No room for more files, while there are bytes enough; with room, the same command goes on."""
+    place = tmp_path / 'disk'
+    place.mkdir()
+    script = """
+mount -t tmpfs -o size=64m,nr_inodes=9 none "$1" || exit 90
+place=$1
+shift
+"$@" >"$place.out" 2>"$place.err"
+echo $? >"$place.status"
+find "$place" -type f | sort >"$place.kept"
+find "$place" -type f -exec touch -h -d 2020-01-01 {} +
+mount -o remount,nr_inodes=1000 "$place" && "$@"
+status=$?
+find "$place" -type f ! -newermt 2020-01-02 | sort >"$place.untouched"
+exit $status
+"""
+    tool = [sys.executable, str(TOOL), 'cache', f'--data_path={root}', f'--to={place}/decoded', '--num_workers=2']
+    done = subprocess.run(
+        ['unshare', '-rm', 'bash', '-c', script, 'bash', str(place), *tool], capture_output=True, text=True, check=False
+    )
+    if not (tmp_path / 'disk.status').exists():
+        pytest.skip(f'no file system can be mounted here: {done.stderr.strip()}')
+    error = (tmp_path / 'disk.err').read_text()
+    assert (tmp_path / 'disk.status').read_text().strip() == '1', error
+    assert [line for line in error.splitlines() if line.startswith('error: No space left on device')], error
+    assert 'Traceback' not in error
+    assert done.returncode == 0, done.stderr
+    kept = (tmp_path / 'disk.kept').read_text().split('\n')
+    assert len(kept) > 1
+    assert (tmp_path / 'disk.untouched').read_text().split('\n') == kept, 'what was whole was made again'

@@ -1,0 +1,95 @@
+"""How the ranks of a machine show that they go on: a slot each in memory that they share with rank_agent.py.
+
+No disk is involved, which may be full or gone, and a mark costs microseconds. Linux; standard library only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import struct
+import time
+from dataclasses import dataclass
+from typing import List, Optional
+
+VARIABLE = 'RECIPE_PULSE'  # the memory, as a path
+_SLOT = struct.Struct('<qdqq')  # process, time.monotonic() of the mark, steps, whether slow
+
+
+@dataclass(frozen=True)
+class Pulse:
+    """The last mark of one rank.
+
+    Attributes:
+        rank: Local rank.
+        pid: Its process.
+        at: ``time.monotonic()`` of the mark; that clock is the same for all processes of a machine.
+        steps: Stages of iterations that were entered so far; of ranks that stand still, the least is the farthest back.
+        slow: Whether something is going on that may take much longer than an iteration.
+    """
+
+    rank: int
+    pid: int
+    at: float
+    steps: int
+    slow: bool
+
+
+class Pulses:
+    """The memory, as rank_agent.py holds it.
+
+    Args:
+        ranks: Ranks of this machine.
+    """
+
+    def __init__(self, ranks: int) -> None:
+        self._ranks = ranks
+        self._file = os.memfd_create('pulses')
+        os.ftruncate(self._file, ranks * _SLOT.size)
+        self._memory = mmap.mmap(self._file, ranks * _SLOT.size)
+        os.environ[VARIABLE] = f'/proc/{os.getpid()}/fd/{self._file}'
+
+    def read(self) -> List[Pulse]:
+        """The last mark of each rank that has made one."""
+        slots = [(rank, *_SLOT.unpack_from(self._memory, rank * _SLOT.size)) for rank in range(self._ranks)]
+        return [Pulse(rank, pid, at, steps, bool(slow)) for rank, pid, at, steps, slow in slots if pid]
+
+    def clear(self) -> None:
+        """Forget all marks, before the ranks start again."""
+        self._memory[:] = bytes(self._ranks * _SLOT.size)
+
+
+class Beat:
+    """The slot of one rank, as that rank holds it.
+
+    Args:
+        path: The memory; None where nobody watches.
+        rank: Local rank.
+    """
+
+    def __init__(self, path: Optional[str], rank: int) -> None:
+        self._memory: Optional[mmap.mmap] = None
+        self._offset = rank * _SLOT.size
+        self._steps = 0
+        # Another user's process may not be looked into: then nobody watches.
+        with contextlib.suppress(OSError):
+            if path:
+                with open(path, 'r+b') as file:
+                    self._memory = mmap.mmap(file.fileno(), 0)
+
+    @classmethod
+    def of_this_rank(cls) -> Beat:
+        """The slot that the environment names."""
+        return cls(os.environ.get(VARIABLE), int(os.environ['LOCAL_RANK']))
+
+    def mark(self, step: bool = False, slow: bool = False) -> None:
+        """Show that the rank goes on.
+
+        Args:
+            step: Whether a stage of an iteration is entered, which all ranks do in the same order.
+            slow: Whether what follows may take much longer than an iteration.
+        """
+        self._steps += step
+        if self._memory is not None:
+            _SLOT.pack_into(self._memory, self._offset, os.getpid(), time.monotonic(), self._steps, slow)
