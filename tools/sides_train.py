@@ -24,7 +24,7 @@ _UPSTREAM_TYPES = {
     'default_hooks.runtime_info.type': ('DeferredRuntimeInfoHook', 'RuntimeInfoHook'),
 }
 # Hooks that only the patches have and that take no part in an iteration's result.
-_OUR_HOOKS = ('loader_pace',)
+_OUR_HOOKS = ('loader_pace', 'nonfinite_guard')
 _NEVER = 10**9
 
 
@@ -141,6 +141,7 @@ def resolve(config: str, overrides: Optional[Dict[str, Any]], seed: int, amp: st
         DATASETS.register_module(name='NoImages', module=_NoImages)
     cfg.train_dataloader.dataset = dict(type='NoImages')
     cfg.default_hooks.pop('visualization', None)
+    cfg.visualizer.vis_backends = [dict(type='LocalVisBackend')]  # ours writes files too, and takes no part
     cfg.default_hooks.checkpoint = dict(type='AtomicCheckpointHook', interval=-1, by_epoch=False, save_last=False)
     cfg.default_hooks.logger.interval = log_interval or _NEVER
     cfg.default_hooks.logger.interval_exp_name = _NEVER
