@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -15,18 +16,17 @@ from mmseg.utils.appended_lines import AppendedLines
 from mmseg.visualization import SturdyVisBackend
 
 
-@pytest.fixture
-def limit():
-    """Lets no file grow beyond a size, as a full disk does."""
+@contextlib.contextmanager
+def no_file_beyond(size):
+    """Let no file grow beyond a size, as a full disk does; only for a moment, since pytest may write into a file too."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-
-    def set_to(size):
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-
-    yield set_to
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    signal.signal(signal.SIGXFSZ, handler)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
 
 
 @pytest.fixture
@@ -40,14 +40,14 @@ def warnings(monkeypatch):
     MMLogger._instance_dict.pop('full disk', None)
 
 
-def test_lines_that_do_not_fit_are_written_whole_later(tmp_path, limit, warnings):
+def test_lines_that_do_not_fit_are_written_whole_later(tmp_path, warnings):
     file = AppendedLines(str(tmp_path / 'log'))
     assert file.write('1234567\n')
-    limit(12)
-    assert not file.write('abcdefg\n'), 'four bytes of it would fit'
-    assert not file.write('hijklmn\n')
+    with no_file_beyond(12):
+        first, second = file.write('abcdefg\n'), file.write('hijklmn\n')
+    assert not first, 'four bytes of it would fit'
+    assert not second
     assert (tmp_path / 'log').read_text() == '1234567\n'
-    limit(1000)
     assert file.write('opq\n')
     assert (tmp_path / 'log').read_text() == '1234567\nabcdefg\nhijklmn\nopq\n'
     assert len(warnings) == 1
@@ -71,22 +71,21 @@ def test_no_more_lines_wait_than_were_said(tmp_path, warnings):
     assert (tmp_path / 'gone' / 'log').read_text() == 'b\nc\n'
 
 
-def test_times_of_iterations_are_written_once_there_is_room(tmp_path, limit, warnings):
+def test_times_of_iterations_are_written_once_there_is_room(tmp_path, warnings):
     times = StepTimes(str(tmp_path / 'vis_data' / 'steps.csv'), flush_every=1)
     for iteration, size in ((1, 1000), (2, 30), (3, 1000)):
-        limit(size)
-        times.start()
-        times.stop(iteration)
+        with no_file_beyond(size):
+            times.start()
+            times.stop(iteration)
     lines = (tmp_path / 'vis_data' / 'steps.csv').read_text().splitlines()
     assert [line.split(',')[0] for line in lines] == ['iter', '1', '2', '3']
 
 
-def test_scalars_are_written_once_there_is_room(tmp_path, limit, warnings):
+def test_scalars_are_written_once_there_is_room(tmp_path, warnings):
     backend = SturdyVisBackend(str(tmp_path))
     backend.add_scalars({'loss': 1.5}, step=1)
-    limit(30)
-    backend.add_scalars({'loss': 1.25}, step=2)
-    limit(10000)
+    with no_file_beyond(30):
+        backend.add_scalars({'loss': 1.25}, step=2)
     backend.add_scalars({'loss': 1.0}, step=3, file_path='other.json')
     rows = [json.loads(line) for line in (tmp_path / 'scalars.json').read_text().splitlines()]
     assert rows == [{'loss': 1.5, 'step': 1}, {'loss': 1.25, 'step': 2}, {'loss': 1.0, 'step': 3}]
