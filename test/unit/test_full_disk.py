@@ -18,7 +18,7 @@ from mmseg.visualization import SturdyVisBackend
 
 @contextlib.contextmanager
 def no_file_beyond(size):
-    """Let no file grow beyond a size, as a full disk does; only for a moment, since pytest may write into a file too."""
+    """Let no file grow beyond a size, as on a full disk; only for a moment, since pytest may write into a file too."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
