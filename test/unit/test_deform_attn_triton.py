@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,16 @@ from mmcv.ops import deform_attn_dispatch
 
 CASES = Path(__file__).with_name('triton_kernel_cases.py')
 CPU = torch.device('cpu')
+
+
+def _triton():
+    try:
+        return tuple(int(part) for part in metadata.version('triton').split('.')[:2])
+    except metadata.PackageNotFoundError:
+        return ()
+
+
+pytestmark = pytest.mark.skipif(_triton() < (3, 2), reason=f'needs triton 3.2 or newer, found {_triton() or "none"}')
 # For a GPU that is not there: the kernels as machine code of the A100 and the H100.
 COMPILE = """
 import triton
