@@ -76,7 +76,6 @@ class Validation:
         import sides_train
 
         register_all_modules()
-        Config.pretty_text = property(repr)  # formatting it takes longer than a small validation
         self._folder = tempfile.TemporaryDirectory(prefix='validation-')
         cfg = Config.fromfile(sides_model.ROOT / config)
         cfg.model.backbone.init_cfg = None
@@ -96,18 +95,19 @@ class Validation:
             prepare_loaders(cfg, prepare_device(cfg))
         else:
             loader.dataset.pipeline = [_upstream_step(step) for step in loader.dataset.pipeline]
-        self.runner = Runner(
-            model=cfg.model,
-            work_dir=self._folder.name,
-            val_dataloader=loader,
-            val_cfg=cfg.val_cfg,
-            val_evaluator=cfg.val_evaluator,
-            randomness=cfg.randomness,
-            env_cfg=cfg.env_cfg,
-            log_level='ERROR',
-            default_scope=cfg.default_scope,
-            default_hooks=dict(logger=dict(type='LoggerHook', interval=10**9), checkpoint=None),
-        )
+        with sides_train.unformatted_configs():
+            self.runner = Runner(
+                model=cfg.model,
+                work_dir=self._folder.name,
+                val_dataloader=loader,
+                val_cfg=cfg.val_cfg,
+                val_evaluator=cfg.val_evaluator,
+                randomness=cfg.randomness,
+                env_cfg=cfg.env_cfg,
+                log_level='ERROR',
+                default_scope=cfg.default_scope,
+                default_hooks=dict(logger=dict(type='LoggerHook', interval=10**9), checkpoint=None),
+            )
         self.model.init_weights()
         self.loop = self.runner.build_val_loop(cfg.val_cfg)
 

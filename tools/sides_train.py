@@ -9,7 +9,8 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from typing import Any, ClassVar, Dict, List, Optional
+from typing import Any, ClassVar, Dict, Iterator, List, Optional
+from unittest import mock
 
 import torch
 
@@ -30,6 +31,15 @@ _NEVER = 10**9
 
 class _Begun(Exception):  # noqa: N818  not an error: it ends Runner.train where the first iteration would begin
     pass
+
+
+@contextlib.contextmanager
+def unformatted_configs() -> Iterator[None]:
+    """Have no config formatted, which takes longer than a small training; only here, since ``dump`` needs it."""
+    from mmengine.config import Config
+
+    with mock.patch.object(Config, 'pretty_text', property(repr)):
+        yield
 
 
 class Trainer:
@@ -57,9 +67,7 @@ class Trainer:
         log_interval: int = 0,
         graphs: bool = False,
     ) -> None:
-        from mmengine.config import Config
         from mmengine.hooks import Hook
-        from mmengine.runner import Runner
         from mmseg.utils import register_all_modules
 
         register_all_modules()
@@ -71,7 +79,6 @@ class Trainer:
             ) -> None:
                 trainer.outputs = outputs
 
-        Config.pretty_text = property(repr)  # formatting it takes longer than a small training
         self._folder = tempfile.TemporaryDirectory(prefix='trainer-')
         cfg = resolve(config, overrides, seed, amp, log_interval)
         if graphs and is_patched():
@@ -81,8 +88,14 @@ class Trainer:
         cfg.work_dir = self._folder.name
         _prepare_device(cfg)
         self.outputs: Dict[str, torch.Tensor] = {}
+        with unformatted_configs():
+            self._start(cfg, Capture())
+
+    def _start(self, cfg: Any, capture: Any) -> None:
+        from mmengine.runner import Runner
+
         self.runner = Runner.from_cfg(cfg)
-        self.runner.register_hook(Capture(), priority='LOWEST')
+        self.runner.register_hook(capture, priority='LOWEST')
         build = self.runner.build_train_loop
 
         def build_held(loop: Any) -> Any:

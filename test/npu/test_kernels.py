@@ -127,3 +127,22 @@ def test_draws_are_those_of_the_cpu():
     torch.manual_seed(5)
     assert torch.equal(torch.rand(3, device='npu').cpu(), expected[0])
     assert torch.equal(torch.randperm(5, device='npu').cpu(), expected[1])
+
+
+@pytest.mark.parametrize('masked', [True, False], ids=['masked', 'whole'])
+def test_attention_and_its_gradients(masked):
+    """torch 2.7 takes torch_npu's fused operator for it, torch 2.1 composes it."""
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(2, 4, length, 8) for length in (5, 7, 7))
+    mask = (torch.rand(2, 1, 5, 7) > 0.4) if masked else None
+    if masked:
+        mask[..., 0] = True  # a query that sees nothing is outside of the operator's definition
+    results = []
+    for device in ('cpu', 'npu'):
+        inputs = [tensor.to(device).requires_grad_() for tensor in (query, key, value)]
+        out = torch.nn.functional.scaled_dot_product_attention(
+            *inputs, attn_mask=None if mask is None else mask.to(device)
+        )
+        grads = torch.autograd.grad(out, inputs, torch.ones_like(out) * torch.arange(8.0).to(device))
+        results.append([tensor.detach().cpu() for tensor in (out, *grads)])
+    torch.testing.assert_close(results[1], results[0])

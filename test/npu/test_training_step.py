@@ -16,6 +16,8 @@ OWN_TESTS = {
     'aten.matmul_backward.default',
     'npu.npu_binary_cross_entropy_with_logits_backward.default',
     'npu.npu_broadcast.default',
+    'npu.npu_fusion_attention_v3.default',
+    'npu.npu_fusion_attention_grad_v3.default',
     'npu.npu_dtype_cast.default',
     'npu._npu_dtype_cast.default',
     # How the fused optimizer puts parameters side by side: test_optimizer.py.
@@ -78,7 +80,8 @@ class EachOperator(TorchDispatchMode):
             a = to_cpu(a)
             same = a.shape == b.shape and a.dtype == b.dtype
             # Another order of strides may take another product of matrices, which adds in another order.
-            size = float(b.abs().max()) if b.is_floating_point() and b.numel() else 0.0
+            # Memory that nobody has written yet may hold anything.
+            size = float(b.nan_to_num().abs().max()) if b.is_floating_point() and b.numel() else 0.0
             if not same or not torch.allclose(a, b, rtol=1e-5, atol=1e-5 * min(size, 1e6), equal_nan=True):
                 self.differ.append(f'{what}: {tuple(a.shape)} {a.dtype} against {tuple(b.shape)} {b.dtype}')
 
