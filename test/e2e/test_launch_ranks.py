@@ -100,15 +100,23 @@ def test_the_exit_status_is_the_rank_s(tmp_path):
     assert (status, what) == (7, 'rank 1 ended with exit status 7')
 
 
-def test_a_killed_rank_is_named_before_the_one_that_fails_of_it(tmp_path):
-    body = """
+# Rank 0 ends as a collective does when its peer is gone.
+FAILS_OF_RANK_1 = """
 Path(folder, f'pid{rank}').write_text(str(os.getpid()))
-if rank == 0:  # as a collective does when its peer is gone
+if rank == 0:
     while not Path(folder, 'pid1').exists() or Path('/proc', Path(folder, 'pid1').read_text()).exists():
         time.sleep(0.001)
     sys.exit(1)
+"""
+
+
+def test_a_killed_rank_is_named_before_the_one_that_fails_of_it(tmp_path):
+    body = (
+        FAILS_OF_RANK_1
+        + """
 time.sleep(60)
 """
+    )
     job = Job(tmp_path, body)
     job.until('pid0', 'pid1')
     os.kill(int((tmp_path / 'pid1').read_text()), signal.SIGKILL)
@@ -118,16 +126,14 @@ time.sleep(60)
 
 
 def test_a_rank_that_says_why_is_named_before_the_one_that_fails_of_it(tmp_path):
-    body = """
-Path(folder, f'pid{rank}').write_text(str(os.getpid()))
-if rank == 0:  # as a collective does when its peer is gone
-    while not Path(folder, 'pid1').exists() or Path('/proc', Path(folder, 'pid1').read_text()).exists():
-        time.sleep(0.001)
-    sys.exit(1)
+    body = (
+        FAILS_OF_RANK_1
+        + """
 while not Path(folder, 'pid0').exists():
     time.sleep(0.001)
 sys.exit(66)
 """
+    )
     status, (what, *_) = Job(tmp_path, body).end()
     assert (status, what) == (66, 'rank 1 ended with exit status 66')
 

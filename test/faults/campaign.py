@@ -21,14 +21,17 @@ from typing import Iterator, List, NamedTuple, Optional
 import mmengine
 import torch
 
-import file_faults  # noqa: F401  enters its kinds, as do the other two
-import launcher_faults  # noqa: F401
-import nan_faults  # noqa: F401
-import process_faults  # noqa: F401
+import file_faults
+import launcher_faults
+import nan_faults
+import process_faults
 import processes
 from fault import KINDS, Kind, UnavailableError
 from fault_bench import Bench
 from launch_sandbox import descendants
+
+# Each of them enters its faults into KINDS when it is imported.
+FAMILIES = (file_faults, launcher_faults, nan_faults, process_faults)
 
 
 class Result(NamedTuple):

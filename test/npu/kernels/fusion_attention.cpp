@@ -5,31 +5,15 @@
 #include <torch/library.h>
 #include <torch/version.h>
 
-#include "boxed.h"
-#include "torch_npu/csrc/core/npu/NPUStream.h"
+#include "scope.h"
 
 #if TORCH_VERSION_MAJOR > 2 || TORCH_VERSION_MINOR >= 7
-
-extern "C" void emulator_count(const char *what);
 
 namespace emulated {
 
 namespace {
 
 using Optional = c10::optional<at::Tensor>;
-
-// What each kernel here begins with.
-class Scope {
- public:
-  explicit Scope(const char *name) {
-    c10_npu::getCurrentNPUStream().stream();  // what torch_npu has queued comes first
-    emulator_count(name);
-  }
-
- private:
-  at::AutoDispatchBelowADInplaceOrView below_autograd_;
-  c10::impl::ExcludeDispatchKeyGuard no_autocast_{c10::autocast_dispatch_keyset};
-};
 
 bool given(const Optional &tensor) { return tensor && tensor->defined() && tensor->numel() > 0; }
 

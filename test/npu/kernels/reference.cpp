@@ -1,10 +1,7 @@
 // Kernels for what torch_npu asks an NPU for and torch's CPU does not have, from the operators' definitions.
 #include <torch/library.h>
 
-#include "boxed.h"
-#include "torch_npu/csrc/core/npu/NPUStream.h"
-
-extern "C" void emulator_count(const char *what);
+#include "scope.h"
 
 namespace emulated {
 
@@ -12,19 +9,6 @@ namespace {
 
 const std::set<std::string> kReferences = {"aten::matmul", "aten::matmul_backward", "aten::_amp_foreach_non_finite_check_and_unscale_",
                                            "aten::_amp_update_scale_"};
-
-// What each kernel here begins with.
-class Scope {
- public:
-  explicit Scope(const char *name) {
-    c10_npu::getCurrentNPUStream().stream();  // what torch_npu has queued comes first
-    emulator_count(name);
-  }
-
- private:
-  at::AutoDispatchBelowADInplaceOrView below_autograd_;
-  c10::impl::ExcludeDispatchKeyGuard no_autocast_{c10::autocast_dispatch_keyset};
-};
 
 c10::optional<at::Tensor> as_cpu(const c10::optional<at::Tensor> &tensor) {
   return tensor && tensor->defined() ? c10::make_optional(emulated::as_cpu(*tensor)) : c10::nullopt;
