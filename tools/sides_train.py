@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
+from pathlib import Path
 from typing import Any, ClassVar, Dict, Iterator, List, Optional
 from unittest import mock
 
@@ -86,6 +87,8 @@ class Trainer:
         elif graphs:
             cfg.compile = True
         cfg.work_dir = self._folder.name
+        # mmengine keeps what it builds by name, for the life of the process
+        cfg.visualizer.name = cfg.experiment_name = Path(self._folder.name).name
         _prepare_device(cfg)
         self.outputs: Dict[str, torch.Tensor] = {}
         with unformatted_configs():

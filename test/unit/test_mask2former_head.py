@@ -1,6 +1,7 @@
 """The batched Mask2Former loss and the fused decoder: what the parity tests, which compare losses, do not see."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import sides_model
+import sides_train
 
 READS = ('cpu', 'item', 'tolist', 'numpy', '__bool__', '__int__', '__float__', '__index__', '__contains__')
 # Operators whose result has a shape that the device must tell the host, and the one that reads a number.
@@ -124,6 +126,16 @@ def test_costs_that_are_not_finite_stop_the_step(model, head):
         head.cls_embed.weight.fill_(float('nan'))
     with pytest.raises(ValueError, match=r'cost is not finite.* image 0 .* nan of prediction 0, query 0, class 0'):
         head.loss(features, samples, None)
+
+
+def test_between_guarded_iterations_they_stop_the_caller():
+    trainer = sides_train.Trainer(overrides={'model.decode_head.train_cfg.num_points': 64})
+    batch = sides_model.random_batch(height=32, width=64)
+    sides_train.iterate(trainer, batch)
+    with torch.no_grad():
+        trainer.model.decode_head.cls_embed.weight.fill_(math.nan)
+    with pytest.raises(ValueError, match='matching cost is not finite'):
+        sides_model.step(trainer.model, batch)
 
 
 def test_labels_that_the_model_does_not_have_are_named(model, head):
