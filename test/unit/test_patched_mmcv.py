@@ -2,12 +2,14 @@
 
 import subprocess
 import sys
+from unittest import mock
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmcv.ops import deform_attn_dispatch, nms
+from mmcv.ops.deform_attn_cpu_layer import CPUDeformableLayer
 from mmcv.ops.multi_scale_deform_attn import (
     MultiScaleDeformableAttention,
     MultiScaleDeformableAttnFunction,
@@ -112,6 +114,7 @@ def test_module_runs_under_autocast_and_trains():
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
 def test_autocast_moves_no_sample(monkeypatch, dtype):
     module = MultiScaleDeformableAttention(embed_dims=16, num_heads=4, num_levels=2, batch_first=True)
+    module.value_proj.register_forward_hook(lambda *_: None)  # without autocast too the projections run one by one
     torch.nn.init.normal_(module.sampling_offsets.weight)
     query = torch.randn(2, 30, 16)
     places = []
@@ -127,6 +130,44 @@ def test_autocast_moves_no_sample(monkeypatch, dtype):
             module(query, **arguments)
     assert places[0].dtype == torch.float32
     assert torch.equal(places[0], places[1])
+
+
+def layer_results(module, tensors, **options):
+    query, key, reference = (t.clone().requires_grad_() for t in tensors)
+    out = module(
+        query, value=key, reference_points=reference, spatial_shapes=SHAPES, level_start_index=STARTS, **options
+    )
+    wanted = [query, key, *module.parameters()]
+    return [out, *torch.autograd.grad((out * torch.arange(out.numel()).view(out.shape).cos()).sum(), wanted)]
+
+
+@given(
+    seed=st.integers(0, 2**16), queries=st.integers(1, 9), batch_first=st.booleans(), ratio=st.sampled_from([0.5, 1])
+)
+@settings(max_examples=25, deadline=None)
+def test_a_layer_on_cpu_equals_its_modules_with_gradients(seed, queries, batch_first, ratio):
+    torch.manual_seed(seed)
+    module = MultiScaleDeformableAttention(
+        16, num_heads=4, num_levels=2, num_points=3, dropout=0.0, batch_first=batch_first, value_proj_ratio=ratio
+    ).double()
+    for parameter in module.parameters():
+        torch.nn.init.normal_(parameter)
+    keys = int((SHAPES[:, 0] * SHAPES[:, 1]).sum())
+    tensors = [torch.randn(2, count, 16).double() for count in (queries, keys)]
+    tensors = [*(t if batch_first else t.transpose(0, 1) for t in tensors), torch.rand(2, queries, 2, 2).double()]
+    apply = CPUDeformableLayer.apply
+    with mock.patch.object(CPUDeformableLayer, 'apply', side_effect=apply) as layer:
+        found = layer_results(module, tensors)
+        layer.assert_called_once()
+        listener = module.output_proj.register_forward_hook(lambda *_: None)
+        expected = layer_results(module, tensors)
+        listener.remove()
+        mask = torch.zeros(2, keys, dtype=torch.bool)
+        masked = layer_results(module, tensors, key_padding_mask=mask)
+        layer.assert_called_once()
+    for others in (expected, masked):
+        for one, other in zip(found, others):
+            torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
 
 
 def test_npu_without_its_package_says_what_to_install(monkeypatch):
