@@ -64,7 +64,7 @@ def loader_killed(bench: Bench, random: Random) -> str:
     if launched.end() == 0 and 'restart 1 of' not in launched.said:
         bench.launcher.compare(launched.folder)
         return 'a loader process killed that had done its work; same end'
-    restarted(bench, launched, 'exit status 1')
+    restarted(bench, launched, 'exit status 71')
     return f'a loader process of rank {rank} killed; restarted by itself, same end'
 
 
