@@ -78,6 +78,20 @@ def kill_a_loader(runner: Runner) -> None:
     end_a_loader(3, signal.SIGKILL, runner)
 
 
+def kill_a_loader_in_a_careless_call(runner: Runner) -> None:
+    """While something turns whatever is raised into another error, as mmengine does where it formats a config."""
+
+    def carelessly() -> None:
+        try:
+            loaders = [row.pid for row in table() if row.parent == os.getpid()]
+            os.kill(loaders[0], signal.SIGKILL)
+            time.sleep(10)
+        except Exception:
+            raise SyntaxError('check the syntax of the config') from None
+
+    runner.register_hook(BeforeIter(3, carelessly))
+
+
 def break_shared_memory(runner: Runner) -> None:
     """As the system does when /dev/shm is full."""
     end_a_loader(3, signal.SIGBUS, runner)

@@ -103,7 +103,11 @@ def test_a_file_of_the_validation_is_named_and_not_replaced(data, tmp_path, dama
 
 @pytest.mark.parametrize(
     ('sabotage', 'cause'),
-    [(data_faults.kill_a_loader, 'want of memory'), (data_faults.break_shared_memory, '/dev/shm')],
+    [
+        (data_faults.kill_a_loader, 'want of memory'),
+        (data_faults.kill_a_loader_in_a_careless_call, 'want of memory'),
+        (data_faults.break_shared_memory, '/dev/shm'),
+    ],
 )
 def test_a_dead_loader_process_is_reported_with_its_cause(data, tmp_path, sabotage, cause):
     outcome = train(recipe(data, tmp_path / 'run', workers=2), sabotage=sabotage)
