@@ -1,0 +1,105 @@
+"""What the guards of a training cost: iterations with and without them, in turns, in one process.
+
+``bench.py guards`` runs it. Guards are what takes part in each iteration and in no result: the non-finite guard
+(``NonFiniteGuardHook``, with what it does around the optimizer) and the marks for the watchdog (``pulse.py``, as
+train_rank.py leaves them). Both trainers have the same weights and see the same batches and random states, so each pair
+of iterations differs in the guards alone. Operators and host synchronisations are those of one iteration, once the
+optimizer's state is there.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import statistics
+from typing import Any, Dict, List, Optional
+
+import console
+
+
+def measure(
+    config: str,
+    overrides: Dict[str, Any],
+    batch: Dict[str, List[Any]],
+    warmup: int,
+    repeats: int,
+    seed: int = 0,
+    threads: Optional[int] = None,
+) -> Dict[str, Any]:
+    """Count and time iterations with and without the guards.
+
+    Args:
+        config: Path, relative to the repository or absolute.
+        overrides: Of the config, by dotted key.
+        batch: From ``sides_model.random_batch``.
+        warmup: Iterations of each before the clock.
+        repeats: Timed pairs of iterations.
+        seed: Of weights and random states.
+        threads: Of torch; None leaves torch's choice.
+
+    Returns:
+        ``without`` and ``with`` (counts of ``bench_counts``, ``seconds`` of each iteration), and ``difference_s``, with
+        minus without: ``mean`` and ``standard_error`` over the pairs.
+    """
+    import torch
+
+    import bench_worker
+    import sides_train
+
+    if threads:
+        torch.set_num_threads(threads)
+    plain = sides_train.Trainer(config, overrides, seed, left_out=['nonfinite_guard'])
+    guarded = sides_train.Trainer(config, overrides, seed)
+    leave_marks(guarded.runner)
+    trainers = {'without': plain, 'with': guarded}
+    times: Dict[str, List[float]] = {name: [] for name in trainers}
+    device = bench_worker.device_of(plain)
+    for number in range(warmup + repeats):
+        for name, trainer in trainers.items() if number % 2 == 0 else reversed(list(trainers.items())):
+            seconds = bench_worker.one_iteration(trainer, batch, seed + number, device)
+            if number >= warmup:
+                times[name].append(seconds)
+        if not all(torch.equal(*pair) for pair in zip(plain.model.parameters(), guarded.model.parameters())):
+            raise console.UserError(f'iteration {number + 1} has other results with the guards; nothing is reported')
+    result: Dict[str, Any] = {
+        name: {**bench_worker.counted(trainer, batch, seed + warmup + repeats), 'seconds': times[name]}
+        for name, trainer in trainers.items()
+    }
+    differences = [after - before for before, after in zip(times['without'], times['with'])]
+    spread = statistics.stdev(differences) if repeats > 1 else math.nan
+    result['difference_s'] = {
+        'mean': statistics.mean(differences),
+        'standard_error': spread / math.sqrt(repeats),
+    }
+    return {**result, **bench_worker.describe(plain)}
+
+
+def leave_marks(runner: Any) -> None:
+    """Have a runner show the watchdog that it goes on, as the launchers' trainings do."""
+    import train_rank
+    from pulse import VARIABLE, Beat, Pulses
+
+    pulses = Pulses(1)
+
+    class Watched(type(runner)):
+        """A runner of its own class, since the marks are a matter of the class."""
+
+        memory = pulses
+
+    train_rank.show_pulse(Watched, Beat(os.environ[VARIABLE], 0))
+    runner.__class__ = Watched
+
+
+def show(result: Dict[str, Any]) -> None:
+    """Print what ``measure`` found."""
+    for name, kind in (('operators', 'operators dispatched'), ('host_synchronisations', 'host synchronisations')):
+        before, after = (result[side][name] for side in ('without', 'with'))
+        share = f' ({after / before - 1:+.2%})' if before else ''
+        console.say(f'{kind}: {before} without, {after} with the guards{share}')
+    before, after = (statistics.median(result[side]['seconds']) for side in ('without', 'with'))
+    difference = result['difference_s']
+    console.say(f'median of an iteration: {before:.4f} s without, {after:.4f} s with ({after / before - 1:+.2%})')
+    console.say(
+        f'difference of a pair: {1e3 * difference["mean"]:+.2f} ms, standard error '
+        f'{1e3 * difference["standard_error"]:.2f} ms, {len(result["with"]["seconds"])} pairs'
+    )
