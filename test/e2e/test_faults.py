@@ -41,7 +41,7 @@ def test_fault(bench, name):
 
 def test_a_stopped_rank_is_named_with_its_stack(bench):
     """Where nothing is to be started again; the campaign has it with a restart."""
-    launched = launcher_faults.begun(bench, Random(SEED), '--hang_timeout=15')
+    launched = launcher_faults.begun(bench, Random(SEED), '--hang_timeout=10')
     below = descendants(launched.process.pid)
     os.kill(launched.rank(1), signal.SIGSTOP)
     assert launched.end(below) == 124, launched.said
@@ -56,7 +56,6 @@ def test_a_stopped_rank_is_named_with_its_stack(bench):
     # Where in the training each rank stood: the one that was stopped, and the one that waited for it.
     assert ' in run_iter' in own or ' in _run_iters' in own, own
     assert ' in run_iter' in other or ' in _run_iters' in other, other
-    bench.launcher.finish(launched.folder)
 
 
 def test_a_restart_that_finds_no_good_checkpoint_is_the_last(bench):
