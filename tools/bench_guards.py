@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import os
 import statistics
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Tuple
 
 import console
 
@@ -39,7 +39,7 @@ def measure(
 
     Returns:
         ``without`` and ``with`` (counts of ``bench_counts``, ``seconds`` of each iteration), and ``difference_s``, with
-        minus without: ``mean`` and ``standard_error`` over the pairs.
+        minus without of the pairs: ``median``, and ``least`` and ``most`` of ``median_interval``.
     """
     import torch
 
@@ -66,12 +66,26 @@ def measure(
         for name, trainer in trainers.items()
     }
     differences = [after - before for before, after in zip(times['without'], times['with'])]
-    spread = statistics.stdev(differences) if repeats > 1 else math.nan
-    result['difference_s'] = {
-        'mean': statistics.mean(differences),
-        'standard_error': spread / math.sqrt(repeats),
-    }
+    least, most = median_interval(differences)
+    result['difference_s'] = {'median': statistics.median(differences), 'least': least, 'most': most}
     return {**result, **bench_worker.describe(plain)}
+
+
+def median_interval(values: List[float], doubt: float = 0.05) -> Tuple[float, float]:
+    """Between what the median of a population lies, whatever its distribution, judged by a sample (sign test).
+
+    Args:
+        values: The sample; with fewer than six, its least and its most, which is less sure than asked for.
+        doubt: Probability that it lies elsewhere.
+    """
+    ordered, count = sorted(values), len(values)
+    dropped, tail = 0, 0.0
+    for number in range(count // 2):
+        tail += math.comb(count, number) * 0.5**count
+        if tail > doubt / 2:
+            break
+        dropped = number
+    return ordered[dropped], ordered[count - 1 - dropped]
 
 
 def leave_marks(runner: Any) -> None:
@@ -99,7 +113,6 @@ def show(result: Dict[str, Any]) -> None:
     before, after = (statistics.median(result[side]['seconds']) for side in ('without', 'with'))
     difference = result['difference_s']
     console.say(f'median of an iteration: {before:.4f} s without, {after:.4f} s with ({after / before - 1:+.2%})')
-    console.say(
-        f'difference of a pair: {1e3 * difference["mean"]:+.2f} ms, standard error '
-        f'{1e3 * difference["standard_error"]:.2f} ms, {len(result["with"]["seconds"])} pairs'
-    )
+    median, least, most = (f'{1e3 * difference[name]:+.2f} ms' for name in ('median', 'least', 'most'))
+    pairs = len(result['with']['seconds'])
+    console.say(f'difference of a pair: median {median}, to 95 % between {least} and {most}; {pairs} pairs')

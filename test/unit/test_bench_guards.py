@@ -38,6 +38,12 @@ def test_guards_that_change_the_result_are_noticed(batch, monkeypatch):
         bench_guards.measure(sides_model.DEMO, SMALL, batch, warmup=1, repeats=1)
 
 
+@pytest.mark.parametrize(('count', 'dropped'), [(1, 0), (6, 0), (8, 0), (9, 1), (20, 5), (40, 13)])
+def test_interval_of_a_median(count, dropped):
+    """Ranks as in tables of the sign test's interval of 95 %."""
+    assert bench_guards.median_interval(list(range(count))) == (dropped, count - 1 - dropped)
+
+
 def test_the_marks_are_made(batch):
     import sides_train
 
