@@ -5,6 +5,7 @@
     python tools/bench.py profile --backbone=base --crop=512x1024  # operators, host synchronisations, peak memory
     python tools/bench.py loader                                   # samples per second and core, with and without cache
     python tools/bench.py validation                               # images per second, prediction and metric included
+    python tools/bench.py guards                                   # ours with and without its guards; no upstream
 
 An iteration is all that mmengine's loop does for one: hooks, preprocessing, forward pass and losses, backward pass,
 clipping, optimizer, schedules; no log line is due. ``step`` gives medians after warm-up, with the device synchronised.
@@ -65,7 +66,7 @@ def parse(arguments: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument('mode', choices=['step', 'profile', 'loader', 'validation'])
+    parser.add_argument('mode', choices=['step', 'profile', 'loader', 'validation', 'guards'])
     parser.add_argument('--device', choices=['auto', 'npu', 'cuda', 'cpu'], default='auto')
     parser.add_argument(
         '--backbone', choices=list(BACKBONES), default='demo', help='demo: the model of configs/demo.py'
@@ -242,6 +243,18 @@ def run_validation(args: argparse.Namespace) -> Dict[str, Any]:
     }
 
 
+def run_guards(args: argparse.Namespace) -> Dict[str, Any]:
+    """Count and time ours with and without its guards; see ``bench_guards``."""
+    import bench_guards
+    import sides_model
+
+    config, overrides = model_options(args)
+    batch = sides_model.random_batch(args.batch, *args.crop, seed=args.seed, block=32)
+    result = bench_guards.measure(config, overrides, batch, args.warmup, args.repeats, args.seed, args.threads)
+    bench_guards.show(result)
+    return result
+
+
 @contextlib.contextmanager
 def _pair(args: argparse.Namespace, env: Optional[Dict[str, str]] = None) -> Iterator[Tuple[Any, Any, Any]]:
     """Both workers with a trainer each of the same weights, and a batch.
@@ -275,6 +288,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         'profile': run_profile,
         'loader': run_loader,
         'validation': run_validation,
+        'guards': run_guards,
     }[args.mode](args)
     settings = {
         name: getattr(args, name)
@@ -284,7 +298,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     result['command'] = ['python', 'tools/bench.py', *(sys.argv[1:] if arguments is None else arguments)]
     if args.json:
         args.json.write_text(json.dumps(result, indent=2) + '\n')
-    if args.mode != 'loader':
+    if args.mode not in ('loader', 'guards'):
         bench_report.show(result)
     return 0
 

@@ -88,6 +88,13 @@ def timed(trainer: sides_train.Trainer, batch: Dict[str, List[torch.Tensor]], se
     return {'whole_s': whole, 'parts_s': parts, 'losses': losses}
 
 
+def one_iteration(
+    trainer: sides_train.Trainer, batch: Dict[str, List[torch.Tensor]], seed: int, device: torch.device
+) -> float:
+    """Seconds of one iteration, with the device synchronised before and after."""
+    return _run(trainer, batch, seed, device, {})
+
+
 def _run(
     trainer: sides_train.Trainer,
     batch: Dict[str, List[torch.Tensor]],

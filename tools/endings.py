@@ -13,7 +13,7 @@ ADVICE: Dict[int, str] = {
     NONFINITE: 'look at it with python tools/replay_step.py DUMP; go on with --resume=1 and a lower learning rate or '
     'without --amp, or pass over N such steps with --on_nan=skip:N',
     UNREADABLE: 'bring the file again (python tools/cityscapes.py verify names all that are damaged) and go on with '
-    '--resume=1, or have N such images on a card replaced with --on_bad_image=skip:N',
+    '--resume=1, or have N such images of the training on a card replaced with --on_bad_image=skip:N',
     LOADER_DIED: 'then go on with --resume=1',
     128 + signal.SIGTERM: 'it wrote a checkpoint first, if it had begun to train; go on with --resume=1',
     128 + signal.SIGUSR1: 'it wrote a checkpoint first, if it had begun to train; go on with --resume=1',

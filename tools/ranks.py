@@ -206,9 +206,9 @@ def stack(lines: List[str]) -> List[str]:
     starts = [number for number, line in enumerate(lines) if line.startswith(('Current thread ', 'Thread '))]
     if not starts:
         return []
-    # The thread that took the signal, which is the main one unless it was busy; the main one is the last.
-    start = next((number for number in reversed(starts) if lines[number].startswith('Current')), starts[-1])
-    calls = itertools.takewhile(lambda line: line.startswith('  File '), lines[start + 1 :])
+    # The current one is whichever took the signal, and of a process that was stopped that may be any; the main one
+    # is the oldest, which comes last.
+    calls = itertools.takewhile(lambda line: line.startswith('  File '), lines[starts[-1] + 1 :])
     return list(calls)[:LAST_LINES]
 
 

@@ -10,7 +10,7 @@ import contextlib
 import os
 import tempfile
 from pathlib import Path
-from typing import Any, ClassVar, Dict, Iterator, List, Optional
+from typing import Any, ClassVar, Dict, Iterator, List, Optional, Sequence
 from unittest import mock
 
 import torch
@@ -53,6 +53,7 @@ class Trainer:
         amp: ``off``, ``bf16`` or ``fp16``.
         graphs: Whether to train in graphs of torch.compile: in ours as ``--compile``, upstream as mmengine does it.
         log_interval: Iterations between two log lines; 0 logs nothing.
+        left_out: Default hooks to do without, by their names in the config.
 
     Attributes:
         runner: The Runner.
@@ -67,6 +68,7 @@ class Trainer:
         amp: str = 'off',
         log_interval: int = 0,
         graphs: bool = False,
+        left_out: Sequence[str] = (),
     ) -> None:
         from mmengine.hooks import Hook
         from mmseg.utils import register_all_modules
@@ -82,6 +84,8 @@ class Trainer:
 
         self._folder = tempfile.TemporaryDirectory(prefix='trainer-')
         cfg = resolve(config, overrides, seed, amp, log_interval)
+        for name in left_out:
+            cfg.default_hooks.pop(name)
         if graphs and is_patched():
             cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), dict(type='CompileHook')]
         elif graphs:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import shutil
 from functools import partial
+from multiprocessing.queues import Queue
 
 import pytest
 from mmengine.registry import init_default_scope
 from mmseg.datasets import PositionSeededDataset, UnreadableSampleError
 from mmseg.datasets.samplers import StreamIndex
 from mmseg.engine.checkpoint import load_from_local
-from mmseg.engine.loops.data_faults import explain_dead_worker
+from mmseg.engine.loops.loader_deaths import explain_dead_worker, hand_on_what_cannot_be_shared, last_words
+from torch.utils.data import DataLoader
 
 import data_faults
 from resume_faults import kill_before_iter
@@ -88,23 +90,78 @@ def test_no_more_than_so_many_are_replaced(data, tmp_path):
     assert '2 other images were replaced before, and no more are allowed' in outcome.output.splitlines()[-1]
 
 
-def test_an_image_of_the_validation_is_named(data, tmp_path):
-    path = data / 'leftImg8bit/val/city/city_000001_000019_leftImg8bit.png'
-    path.write_bytes(path.read_bytes()[:400])
-    outcome = train(recipe(data, tmp_path / 'run', workers=1))
+@pytest.mark.parametrize('workers', [0, 1])
+@pytest.mark.parametrize('damage', [data_faults.cut_image, data_faults.remove_label])
+def test_a_file_of_the_validation_is_named_and_not_replaced(data, tmp_path, damage, workers):
+    (path,) = damage(data, split='val', number=1)
+    outcome = train(recipe(data, tmp_path / 'run', workers, **REPLACE))
     assert outcome.codes == [66], outcome.output
-    assert str(path) in outcome.output.splitlines()[-1]
+    assert 'Traceback' not in outcome.output
+    last = outcome.output.splitlines()[-1]
+    assert last.startswith('error: rank 0, iteration ') and str(path) in last
 
 
 @pytest.mark.parametrize(
     ('sabotage', 'cause'),
-    [(data_faults.kill_a_loader, 'want of memory'), (data_faults.break_shared_memory, '/dev/shm')],
+    [
+        (data_faults.kill_a_loader, 'want of memory'),
+        (data_faults.kill_a_loader_in_a_careless_call, 'want of memory'),
+        (data_faults.break_shared_memory, '/dev/shm'),
+    ],
 )
 def test_a_dead_loader_process_is_reported_with_its_cause(data, tmp_path, sabotage, cause):
     outcome = train(recipe(data, tmp_path / 'run', workers=2), sabotage=sabotage)
     assert outcome.codes == [71], outcome.output
     last = outcome.output.splitlines()[-1]
     assert last.startswith('error: rank 0, iteration ') and 'DataLoader worker' in last and cause in last
+
+
+@pytest.mark.parametrize('when', data_faults.HANDOVERS)
+def test_a_loader_process_that_dies_while_it_hands_a_batch_over(data, tmp_path, when):
+    outcome = train(recipe(data, tmp_path / 'run', workers=1), sabotage=partial(data_faults.die_in_handover, when))
+    assert outcome.codes == [71], outcome.output
+    assert 'Traceback' not in outcome.output
+    last = outcome.output.splitlines()[-1]
+    assert last.startswith('error: rank 0, iteration 1: ')
+    assert 'is killed by signal: Killed' in last and 'want of memory' in last
+
+
+def test_a_loader_process_that_hangs_up_and_lives(data, tmp_path):
+    sabotage = partial(data_faults.hang_up, ConnectionResetError)
+    outcome = train(recipe(data, tmp_path / 'run', workers=1), sabotage=sabotage)
+    assert outcome.codes == [71], outcome.output
+    last = outcome.output.splitlines()[-1]
+    assert 'closed its connection while it handed over a batch (ConnectionResetError)' in last
+
+
+@pytest.mark.parametrize(
+    ('sabotage', 'cause'),
+    [(data_faults.fill_shared_memory, '/dev/shm has'), (data_faults.start_no_process, 'unavailable')],
+)
+def test_loader_processes_without_means(data, tmp_path, sabotage, cause):
+    outcome = train(recipe(data, tmp_path / 'run', workers=1), sabotage=sabotage)
+    assert outcome.codes == [71], outcome.output
+    last = outcome.output.splitlines()[-1]
+    assert last.startswith('error: rank 0, iteration ') and 'DataLoader worker' in last and cause in last
+
+
+def test_a_batch_that_cannot_be_sent_for_another_reason_is_an_error_of_the_program(monkeypatch):
+    """Where Python alone drops the batch, and the training would wait for ever."""
+    monkeypatch.setattr(Queue, '_on_queue_feeder_error', Queue._on_queue_feeder_error)  # set back afterwards
+    hand_on_what_cannot_be_shared()
+    batches = iter(DataLoader([lambda: None], num_workers=1, collate_fn=list))
+    with pytest.raises(Exception, match='pickle') as raised:
+        next(batches)
+    assert last_words(raised.value) is None
+
+
+def test_connections_that_are_not_the_loaders(data):
+    """As of a visualizer that sends what it is given to another machine."""
+    try:
+        raise ConnectionResetError(104, 'Connection reset by peer')
+    except ConnectionResetError as error:
+        assert last_words(error) is None
+    assert last_words(RuntimeError('Pin memory thread exited unexpectedly')) is not None
 
 
 def test_what_a_loader_process_died_of():

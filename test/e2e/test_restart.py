@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import failure_archive
+import ranks
 import watchdog
 from launch_sandbox import alive, descendants
 from pulse import Pulse
@@ -133,6 +134,24 @@ while True:
     assert status == 124
     assert what.startswith('rank 1 was stopped by a signal')
     assert not alive(below)
+
+
+def test_the_stack_shown_is_that_of_the_main_thread():
+    """Whichever thread took the signal."""
+    log = """
+Thread 0x02 (most recent call first):
+  File "pin.py", line 1 in pin
+Current thread 0x03 (most recent call first):
+  File "queues.py", line 2 in _feed
+Thread 0x01 (most recent call first):
+  File "train.py", line 3 in run_iter
+  File "train.py", line 4 in main
+[rank0]: terminated
+"""
+    assert ranks.stack(log.splitlines()) == [
+        '  File "train.py", line 3 in run_iter',
+        '  File "train.py", line 4 in main',
+    ]
 
 
 def pulses(*rows):

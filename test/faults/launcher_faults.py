@@ -64,7 +64,7 @@ def loader_killed(bench: Bench, random: Random) -> str:
     if launched.end() == 0 and 'restart 1 of' not in launched.said:
         bench.launcher.compare(launched.folder)
         return 'a loader process killed that had done its work; same end'
-    restarted(bench, launched, 'exit status 1')
+    restarted(bench, launched, 'exit status 71')
     return f'a loader process of rank {rank} killed; restarted by itself, same end'
 
 
@@ -142,7 +142,7 @@ def disk_full(bench: Bench, random: Random) -> str:
     """Not a byte is left for checkpoints, logs and scalars, until somebody makes room."""
     bench.launcher.unbroken()
     place = bench.launcher.new_folder()
-    with Disk(place, 64 << 20) as disk:
+    with Disk(place, 128 << 20) as disk:  # the launcher asks for 75 MiB before it starts
         launched = bench.launcher.start(place / 'run')
         launched.until_saved(random.choice([2, 4]))
         disk.fill()

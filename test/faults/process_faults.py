@@ -133,8 +133,8 @@ def loader_killed(bench: Bench, random: Random) -> str:
     codes = end_all(ranks)
     if any(codes):
         said = (folder / 'output.txt').read_text()
-        # The latter where it dies while it hands a batch over.
-        assert 'DataLoader worker' in said or 'loader process' in said or 'ConnectionResetError' in said, said[-2000:]
+        assert codes[ranks.index(rank)] == 71, (codes, said[-2000:])
+        assert f'error: rank {ranks.index(rank)}, iteration' in said and 'DataLoader worker' in said, said[-2000:]
     bench.finish(folder, world, 1, least=saved)
     return f'a loader process of {world} ranks killed when {saved} iterations were saved, status {codes}; same end'
 
