@@ -126,6 +126,23 @@ def test_windows_are_those_of_the_whole_resized_picture(data):
     )
 
 
+@pytest.mark.parametrize(
+    ('source', 'resized'), [((18, 2), (16, 2)), ((4, 8), (3, 8)), ((9, 9), (8, 8)), ((3, 3), (4, 4))]
+)
+def test_small_windows_are_resized_too(source, resized):
+    """OpenCV copies an array whose rounded size is that of before."""
+    pixels = np.random.default_rng(0).choice(np.array([0, 255], np.uint8), (*source, 3))
+    whole = cv2.resize(pixels, tuple(resized[::-1]))
+    for top, left in np.ndindex(*resized):
+        rows, columns = (
+            window_resize.bilinear_span(source[axis], resized[axis], start, start + 1)
+            for axis, start in enumerate((top, left))
+        )
+        part = pixels[rows.start : rows.stop, columns.start : columns.stop]
+        window = window_resize.bilinear_window(part, rows, columns, (1, 1))
+        np.testing.assert_array_equal(window[0, 0], whole[top, left])
+
+
 @settings(max_examples=150, deadline=None)
 @given(data=st.data())
 def test_values_are_changed_as_upstream_changes_them(data):
