@@ -97,6 +97,8 @@ def require_fresh(root: Path, folder: Path) -> None:
         raise console.UserError(f'--decoded_cache: there is no folder {folder}; {remake}')
     stale = []
     jobs = _jobs(root, folder)
+    if not jobs:  # the demo's, before they are drawn: later nobody would look whether the cache holds them
+        raise console.UserError(f'--decoded_cache: {root} holds no pictures yet; train without it first, then {remake}')
     for job in jobs:
         fault = _cache(job).fault(job.source)
         if fault == 'is not there':

@@ -203,6 +203,11 @@ def train(cfg: Config, world: int = 1, resume: bool = False, sabotage: Optional[
     return Outcome([process.exitcode for process in ranks], output.read_text() if output.exists() else '')
 
 
+def equal_or_both_nan(one: Any, other: Any) -> Any:
+    """Compare arrays or tensors, element by element; where float16 overflows, the norm of the gradient is NaN."""
+    return (one == other) | ((one != one) & (other != other))
+
+
 def differences(one: Any, other: Any, where: str = '') -> List[str]:
     """Return where two checkpoints differ in what training made of them: not in times, paths and names of the runs."""
     # mmengine_version: with it mmengine notes the commit of whichever repository it is started in
@@ -225,7 +230,7 @@ def differences(one: Any, other: Any, where: str = '') -> List[str]:
             return [where]
         return [d for i, pair in enumerate(zip(one, other)) for d in differences(*pair, f'{where}/{i}')]
     if isinstance(one, (torch.Tensor, np.ndarray)):
-        same = one.dtype == other.dtype and one.shape == other.shape and bool((one == other).all())
+        same = one.dtype == other.dtype and one.shape == other.shape and bool(equal_or_both_nan(one, other).all())
     elif where.endswith('runtime_info/best_ckpt'):
         same = Path(one).name == Path(other).name
     else:

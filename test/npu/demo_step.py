@@ -89,13 +89,19 @@ def run(built: torch.nn.Module, wrapper: Any, data: Dict[str, List[Any]]) -> Dic
     return {name: float(value) for name, value in logged.items()}
 
 
-def step(device: str, amp: str = 'off') -> Tuple[Dict[str, float], torch.nn.Module, Any]:
+def step(device: str, amp: str = 'off', **settings: Any) -> Tuple[Dict[str, float], torch.nn.Module, Any]:
     """Build everything and train one step.
+
+    Args:
+        device: ``npu`` or ``cpu``.
+        amp: ``off``, ``bf16`` or ``fp16``.
+        settings: Of the optimizer wrapper.
 
     Returns:
         Losses, the model after the step and the optimizer wrapper.
     """
     cfg = config(device, amp)
+    cfg.optim_wrapper.update(settings)
     built = model(cfg, device)
     wrapper = optimizer_of(cfg, built)
     return run(built, wrapper, batch()), built, wrapper
@@ -104,6 +110,15 @@ def step(device: str, amp: str = 'off') -> Tuple[Dict[str, float], torch.nn.Modu
 def gradients(built: torch.nn.Module) -> Dict[str, torch.Tensor]:
     """The gradients of all parameters, on the CPU."""
     return {name: parameter.grad.cpu() for name, parameter in built.named_parameters()}
+
+
+def relative_difference(grads: Dict[str, torch.Tensor], expected: Dict[str, torch.Tensor]) -> float:
+    """Norm of the difference of all gradients together, over the norm of the expected ones."""
+    difference, size = (
+        math.sqrt(sum(float(tensor.double().square().sum()) for tensor in tensors))
+        for tensors in ([grads[name] - expected[name] for name in expected], expected.values())
+    )
+    return difference / size
 
 
 def check_same(

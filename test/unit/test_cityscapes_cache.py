@@ -77,6 +77,12 @@ def test_a_second_build_makes_only_what_changed(root: Path, tmp_path: Path) -> N
     np.testing.assert_array_equal(cache_of(root, folder).get(str(image)), cv2.imread(str(image)))
 
 
+def test_pictures_that_are_still_to_be_drawn_are_in_no_cache(root: Path, tmp_path: Path) -> None:
+    build(root, tmp_path / 'decoded')
+    with pytest.raises(console.UserError, match=r'holds no pictures yet; train without it first, then run python'):
+        cityscapes_cache.require_fresh(tmp_path / 'demo', tmp_path / 'decoded')
+
+
 @pytest.mark.parametrize('damage', ['short', 'header', 'missing'])
 def test_a_damaged_entry_is_noticed_and_made_again(root: Path, tmp_path: Path, damage: str) -> None:
     folder = tmp_path / 'decoded'

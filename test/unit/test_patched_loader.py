@@ -17,6 +17,7 @@ torch = pytest.importorskip('torch')
 mmcv = pytest.importorskip('mmcv')
 pytest.importorskip('mmseg.datasets.transforms.png', reason='no patched mmseg; run bash tools/setup.sh')
 
+from mmengine.registry import init_default_scope  # noqa: E402
 from mmseg.datasets import transforms  # noqa: E402
 from mmseg.datasets.transforms import picture_file, png, window_resize  # noqa: E402
 from mmseg.engine import loaders  # noqa: E402
@@ -24,6 +25,8 @@ from mmseg.engine.hooks import LoaderPaceHook  # noqa: E402
 from mmseg.evaluation.metrics import IoUMetric, label_areas  # noqa: E402
 from mmseg.structures import SegDataSample  # noqa: E402
 
+# Around a whole number, from what float32 cannot tell to what OpenCV's rounding can.
+OFF = st.sampled_from([0.0, 1e-9, -1e-9, 1e-7, -1e-7, 1e-5, -1e-5, 1e-4, -1e-4, 2e-4, -2e-4, 1e-3, -1e-3])
 NOISE = np.random.default_rng(0).integers(0, 256, (40, 56, 4), dtype=np.uint8)
 
 
@@ -123,9 +126,62 @@ def test_windows_are_those_of_the_whole_resized_picture(data):
     )
 
 
-def test_transforms_that_it_cannot_stand_for_are_refused():
-    from mmengine.registry import init_default_scope
+@pytest.mark.parametrize(
+    ('source', 'resized'), [((18, 2), (16, 2)), ((4, 8), (3, 8)), ((9, 9), (8, 8)), ((3, 3), (4, 4))]
+)
+def test_small_windows_are_resized_too(source, resized):
+    """OpenCV copies an array whose rounded size is that of before."""
+    pixels = np.random.default_rng(0).choice(np.array([0, 255], np.uint8), (*source, 3))
+    whole = cv2.resize(pixels, tuple(resized[::-1]))
+    for top, left in np.ndindex(*resized):
+        rows, columns = (
+            window_resize.bilinear_span(source[axis], resized[axis], start, start + 1)
+            for axis, start in enumerate((top, left))
+        )
+        part = pixels[rows.start : rows.stop, columns.start : columns.stop]
+        window = window_resize.bilinear_window(part, rows, columns, (1, 1))
+        np.testing.assert_array_equal(window[0, 0], whole[top, left])
 
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_values_are_changed_as_upstream_changes_them(data):
+    """Also where a product falls on a whole number or right below it; rows of every length, with gaps between."""
+    whole = st.builds(lambda product, value, off: product / value + off, st.integers(1, 255), st.integers(1, 255), OFF)
+    alpha = data.draw(st.one_of(st.floats(0.01, 3), whole), 'alpha')
+    near = st.builds(lambda number, off: number + off, st.integers(-40, 40), OFF)
+    beta = data.draw(st.one_of(st.just(0), st.floats(-40, 40), near), 'beta')
+    if data.draw(st.booleans(), 'shift only'):
+        alpha = 1
+    image = np.arange(256 * 3 * 7, dtype=np.uint8).reshape(7, 256, 3)[:, : data.draw(st.integers(1, 256), 'width')]
+    if data.draw(st.booleans(), 'one channel'):
+        image = image[..., 1]
+    theirs = transforms.PhotoMetricDistortion().convert(image, alpha, beta)
+    ours = transforms.TablePhotoMetricDistortion().convert(image, alpha, beta)
+    np.testing.assert_array_equal(ours.reshape(theirs.shape), theirs)
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data())
+def test_crops_are_mixed_where_upstream_says_so(data):
+    """RandomCrop's own condition, with labels that are ignored and crops of one row."""
+    shape = data.draw(st.tuples(st.integers(1, 9), st.integers(1, 9)), 'shape')
+    kinds = data.draw(st.lists(st.sampled_from([0, 1, 7, 255]), min_size=1, max_size=3), 'kinds')
+    size = shape[0] * shape[1]
+    labels = np.array(data.draw(st.lists(st.sampled_from(kinds), min_size=size, max_size=size)), np.uint8).reshape(
+        shape
+    )
+    ratio = data.draw(st.sampled_from([0.3, 0.5, 0.75, 0.9]), 'ratio')
+    values, counts = np.unique(labels, return_counts=True)
+    counts = counts[values != 255]
+    theirs = len(counts) > 1 and np.max(counts) / np.sum(counts) < ratio
+    init_default_scope('mmseg')
+    resize = dict(type='RandomChoiceResize', scales=[8], resize_type='ResizeShortestEdge', max_size=64)
+    crop = dict(type='RandomCrop', crop_size=(4, 4), cat_max_ratio=ratio)
+    assert transforms.LoadResizedCrop(resize=resize, crop=crop)._is_mixed(labels) == theirs
+
+
+def test_transforms_that_it_cannot_stand_for_are_refused():
     init_default_scope('mmseg')
     resize = dict(type='RandomChoiceResize', scales=[32], resize_type='ResizeShortestEdge', max_size=64)
     crop = dict(type='RandomCrop', crop_size=(8, 8))
