@@ -319,44 +319,6 @@ def test_data_sets(world, spoil):
     world.refuses(lambda: world.launch('--demo', f'--data_path={data}', *CPU), said)
 
 
-KILLED_AT_THE_FIFTH = """
-import os, signal, sys
-sys.path.insert(0, sys.argv[1])
-import cityscapes
-from mmseg.datasets.transforms import decoded_cache
-write, written = decoded_cache.write_entry, []
-
-def killed(path, *rest):
-    if len(written) == 4:
-        open(path, 'wb').write(b'half of it')
-        os.kill(os.getpid(), signal.SIGKILL)
-    written.append(write(path, *rest))
-
-decoded_cache.write_entry = killed
-cityscapes.main(['cache', '--num_workers=1', *sys.argv[2:]])
-"""
-
-
-def test_decoded_caches(world):
-    """Absent, interrupted, complete, stale, of other data; --demo's own pictures are drawn only when it trains."""
-    data, folder = world.copy_of_data('to decode'), world.home / 'decoded'
-    argv = ['--demo', f'--data_path={data}', *CPU, f'--decoded_cache={folder}']
-    remake = f'run python tools/cityscapes.py cache --data_path {data} --to {folder}'
-    make = [f'--data_path={data}', f'--to={folder}']
-    world.refuses(lambda: world.launch(*argv), f'--decoded_cache: there is no folder {folder}; {remake}')
-    command = [sys.executable, '-c', KILLED_AT_THE_FIFTH, str(world.sandbox.root / 'tools'), *make]
-    assert subprocess.run(command, env=world.sandbox.env, capture_output=True, check=False).returncode == -9
-    world.refuses(lambda: world.launch(*argv), f'is stale, 48 of 52 pictures ({data}/')
-    world.sandbox.tool('cityscapes.py', 'cache', *make)
-    image = sorted(data.glob('leftImg8bit/train/*/*.png'))[0]
-    Image.open(image).transpose(Image.FLIP_LEFT_RIGHT).save(image)
-    said = f'is stale, 1 of 52 pictures ({image} has changed since it was decoded); {remake}'
-    world.refuses(lambda: world.launch(*argv), said)
-    other = ['--demo', f'--data_path={world.data}', *CPU, f'--decoded_cache={folder}']
-    world.refuses(lambda: world.launch(*other), 'is stale, 52 of 52 pictures')
-    world.refuses(lambda: world.launch('--demo', *CPU, f'--decoded_cache={folder}'), 'holds no pictures yet')
-
-
 def test_weights_of_another_model(world):
     path = world.home / 'resnet.pth'
     torch.save({'state_dict': {'conv1.weight': torch.zeros(64, 3, 7, 7)}}, path)

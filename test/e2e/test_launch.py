@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 
 import pytest
-from PIL import Image
 
 import network
 from launch_sandbox import TINY, TINY_OVERRIDES, Sandbox, alive, descendants, snapshot, wait_until
@@ -74,32 +72,6 @@ def test_a_full_run_leaves_the_legacy_files(full, sandbox):
     figures = (sandbox.output / 'mask2former_swin_2p_miou.log').read_text()
     for key in ('Network', 'RankSize', 'BatchSize', 'DeviceType', 'CaseName', 'ActualFPS', 'miou'):
         assert re.search(rf'^{key}\b', figures, re.MULTILINE), figures
-
-
-def first_scalars(run):
-    """What the first start of a run logged, without times."""
-    lines = sorted(run.glob('*/vis_data/scalars.json'))[0].read_text().splitlines()
-    wanted = ('loss', 'mIoU', 'aAcc', 'grad_norm', 'lr')
-    return [{key: value for key, value in json.loads(line).items() if key.endswith(wanted)} for line in lines]
-
-
-def test_a_run_from_the_decoded_cache_is_the_run_from_the_files(full, sandbox, data):
-    """Each file is another picture by then, of the same size and time, which nobody should look at."""
-    changed, folder = sandbox.home / 'changed', sandbox.home / 'decoded'
-    shutil.copytree(data, changed)
-    sandbox.tool('cityscapes.py', 'cache', f'--data_path={changed}', f'--to={folder}')
-    for path in changed.glob('leftImg8bit/*/*/*.png'):
-        before = path.stat()
-        Image.new('RGB', Image.open(path).size).save(path)
-        with path.open('ab') as file:
-            file.write(bytes(before.st_size - path.stat().st_size))
-        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-    argv = [*TINY, f'--data_path={changed}', f'--decoded_cache={folder}', f'--work_dir={sandbox.home}/cached']
-    done = sandbox.run('full', *argv, '--seed=3', '--num_workers=1', *TINY_OVERRIDES)
-    assert done.returncode == 0, done.stderr
-    assert 'decoded  ' in done.stdout and '24 pictures, none changed since' in done.stdout
-    assert len(first_scalars(full[0])) == 8
-    assert first_scalars(sandbox.home / 'cached') == first_scalars(full[0])
 
 
 def test_a_performance_run_keeps_no_checkpoint_and_touches_no_other_run(full, sandbox, data):

@@ -151,7 +151,7 @@ def test_bf16_agrees_with_the_bf16_of_the_cpu():
     losses, on_npu, _ = demo_step.step('npu', 'bf16')
     assert losses.keys() == expected.keys()
     off = {name: abs(losses[name] - value) / abs(value) for name, value in expected.items() if 'loss' in name}
-    assert max(off.values()) < NEAR['bf16'][0], off
+    assert max(off.values()) < 2 * NEAR['bf16'][0], off  # both are off float32
     grads, npu_grads = (demo_step.gradients(one) for one in (model, on_npu))
     assert demo_step.relative_difference(npu_grads, grads) < NEAR['bf16'][1]
 

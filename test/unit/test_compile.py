@@ -6,14 +6,12 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from functorch.compile import make_boxed_func
 from mmdet.models.dense_heads import mask2former_static_loss as static
 from mmdet.models.dense_heads.mask2former_decode import decode
 from mmdet.models.dense_heads.mask2former_matching import Pairs
 from mmengine.registry import HOOKS
 from mmseg.engine.hooks import compile_hook
 from mmseg.models.utils import compiled_parts
-from torch._dynamo.backends.common import aot_autograd
 
 import sides_model
 import sides_train
@@ -122,35 +120,6 @@ def test_names_predictions_and_copies_are_the_models_own(model):
     torch.nn.init.zeros_(other.decode_head.cls_embed.weight)
     theirs, ours = (sides_model.step(one, images, gradients=False)['losses'] for one in (model, other))
     assert theirs['decode.loss_cls'] != ours['decode.loss_cls']
-
-
-def failing(stage):
-    """A compiler that fails with an assertion of its own, as inductor may, on forward or backward passes."""
-
-    def broken(graph, inputs):
-        raise AssertionError('of the compiler\nand where')
-
-    def works(graph, inputs):
-        return make_boxed_func(graph.forward)
-
-    return aot_autograd(fw_compiler=broken if stage == 'forward' else works, bw_compiler=broken)
-
-
-@pytest.mark.parametrize(('stage', 'parts'), [('forward', 4), ('backward', 3)])
-def test_a_part_that_the_compiler_fails_on_trains_without_a_graph(model, stage, parts, monkeypatch):
-    """The costs of the matching have no backward pass."""
-    said = []
-    monkeypatch.setattr(compiled_parts, 'print_log', lambda line, **_: said.append(line))
-    expected = sides_model.step(model, batch(CLASSES[1]), seed=3)
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')
-        compiled_parts.compile_parts(model, backend=failing(stage))
-        found = sides_model.step(model, batch(CLASSES[1]), seed=3)
-        sides_model.step(model, batch(CLASSES[0]), seed=4)
-    assert len(said) == parts, said
-    assert all('torch.compile failed' in line and 'of the compiler' in line and '\n' not in line for line in said)
-    assert sides_model.relative_difference(expected['losses'], found['losses']) < 1e-5
-    assert sides_model.relative_difference(expected['gradients'], found['gradients']) < 1e-4
 
 
 @pytest.mark.timeout(600)
