@@ -129,7 +129,8 @@ def test_an_operator_that_differs_is_named(monkeypatch):
 
 
 # Largest relative difference of a loss term from float32's, and of all gradients together.
-NEAR = {'bf16': (2e-2, 0.1), 'fp16': (3e-3, 0.03)}
+# Where rounding lets another query match, one term of fp16 was 5e-3 away on npu-2.7.
+NEAR = {'bf16': (2e-2, 0.1), 'fp16': (1e-2, 0.03)}
 
 
 @pytest.mark.parametrize('amp', ['bf16', 'fp16'])
