@@ -71,21 +71,17 @@ def measure(
     return {**result, **bench_worker.describe(plain)}
 
 
-def median_interval(values: List[float], doubt: float = 0.05) -> Tuple[float, float]:
+def median_interval(values: List[float], certainty: float = 0.95) -> Tuple[float, float]:
     """Between what the median of a population lies, whatever its distribution, judged by a sample (sign test).
 
     Args:
         values: The sample; with fewer than six, its least and its most, which is less sure than asked for.
-        doubt: Probability that it lies elsewhere.
+        certainty: Probability that it lies there.
     """
-    ordered, count = sorted(values), len(values)
-    dropped, tail = 0, 0.0
-    for number in range(count // 2):
-        tail += math.comb(count, number) * 0.5**count
-        if tail > doubt / 2:
-            break
-        dropped = number
-    return ordered[dropped], ordered[count - 1 - dropped]
+    from scipy.stats import quantile_test
+
+    low, high = quantile_test(values, p=0.5).confidence_interval(certainty)
+    return (min(values), max(values)) if math.isnan(low) or math.isnan(high) else (float(low), float(high))
 
 
 def leave_marks(runner: Any) -> None:

@@ -55,7 +55,7 @@ def preloaded(place: Path, size: int, late: bool = False) -> Iterator[Quota]:
         late: Whether only fsync and close say that it was exceeded.
     """
     if not shutil.which('gcc'):
-        pytest.skip('no gcc')
+        pytest.skip('no gcc, which builds the library that keeps the quota')
     library, folder = place / 'quota.so', place / 'quota'
     folder.mkdir()
     subprocess.run(['gcc', '-shared', '-fPIC', '-o', str(library), str(SOURCE), '-ldl'], check=True)
@@ -80,7 +80,7 @@ def btrfs(place: Path, size: int) -> Iterator[Quota]:
             ['btrfs', 'qgroup', 'limit', str(size), folder],
         ):
             if not shutil.which(command[0]):
-                pytest.skip(f'no {command[0]}')
+                pytest.skip(f'no {command[0]}; the quota of the preloaded library is tested all the same')
             done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
             if done.returncode:
                 pytest.skip(f'no btrfs with a quota here: {done.stderr.strip()}')

@@ -11,6 +11,7 @@ import torch
 
 import options
 import run_config
+import sides_model
 
 SEED = 7
 SIZE = (128, 256)  # height, width
@@ -114,11 +115,9 @@ def gradients(built: torch.nn.Module) -> Dict[str, torch.Tensor]:
 
 def relative_difference(grads: Dict[str, torch.Tensor], expected: Dict[str, torch.Tensor]) -> float:
     """Norm of the difference of all gradients together, over the norm of the expected ones."""
-    difference, size = (
-        math.sqrt(sum(float(tensor.double().square().sum()) for tensor in tensors))
-        for tensors in ([grads[name] - expected[name] for name in expected], expected.values())
+    return sides_model.relative_difference(
+        *(torch.cat([one[name].flatten() for name in expected]) for one in (expected, grads))
     )
-    return difference / size
 
 
 def check_same(

@@ -17,6 +17,7 @@ torch = pytest.importorskip('torch')
 mmcv = pytest.importorskip('mmcv')
 pytest.importorskip('mmseg.datasets.transforms.png', reason='no patched mmseg; run bash tools/setup.sh')
 
+# Below what skips where the patched packages are missing, since these imports would fail there.
 from mmengine.registry import init_default_scope  # noqa: E402
 from mmseg.datasets import transforms  # noqa: E402
 from mmseg.datasets.transforms import picture_file, png, window_resize  # noqa: E402

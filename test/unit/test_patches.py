@@ -1,5 +1,6 @@
 """What the patches add obeys the rules that tools/ obeys, at upstream's line length."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -58,3 +59,18 @@ def test_new_files_are_clean(name):
 def test_a_fault_is_noticed(tmp_path, source, rule):
     (tmp_path / 'added.py').write_text(source)
     assert rule in lint([tmp_path / 'added.py'])
+
+
+def authors(patch):
+    """Who is named in the headers of a series; long headers go on in lines that begin with a space."""
+    return {' '.join(name.split()) for name in re.findall(r'^From: (.*(?:\n .*)*)$', patch, re.MULTILINE)}
+
+
+@pytest.mark.parametrize('name', ['mmcv', 'mmdetection', 'mmsegmentation'])
+def test_the_recipe_is_the_author(name):
+    """Not whoever, on whatever machine, made a commit last."""
+    assert authors((ROOT / f'{name}.patch').read_text()) == {'Recipe authors <recipe@localhost>'}
+
+
+def test_another_author_is_noticed():
+    assert authors('From: A B\n <a@b.example>\nDate: x\n\nFrom the text\n') == {'A B <a@b.example>'}
