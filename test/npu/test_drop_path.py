@@ -26,8 +26,8 @@ def run(device, images, grad):
 def test_dropped_paths_are_those_of_the_cpu(monkeypatch):
     draw = torch.rand
 
-    def from_the_host(*size, dtype, device):
-        return draw(*size, dtype=dtype).to(device)
+    def from_the_host(size, dtype, device='cpu'):
+        return draw(size, dtype=dtype).to(device)
 
     monkeypatch.setattr(torch, 'rand', from_the_host)  # else each device has a random stream of its own
     torch.manual_seed(2)
