@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Test the NPU path on an emulated NPU: set up the packages of an NPU stack in a copy of the recipe under .npu/, build the
 # emulator there, run test/npu/ on it.
-# Usage: bash test/npu/run.sh [--stack=npu-2.1|npu-2.7] [--prepare] [--update_golden] [-- PYTEST_ARGUMENTS]
+# Usage: bash test/npu/run.sh [--stack=npu-2.1|npu-2.7] [--ranks=N] [--prepare] [--update_golden] [-- PYTEST_ARGUMENTS]
 #   --stack           packages to test with; default: npu-2.1
+#   --ranks           processes of the demo's trainings, 1 to 8; default: 2
 #   --prepare         set up and build, run nothing
 #   --update_golden   write what one training step does on the NPU into test/npu/golden/ instead of comparing with it
 #   --                what follows goes to pytest, instead of test/npu
@@ -37,6 +38,8 @@ main() {
   while (($#)); do
     case $1 in
       --stack=*) stack=${1#*=} ;;
+      --ranks=[1-8]) export EMULATED_NPU_RANKS=${1#*=} ;;
+      --ranks=*) fail "$1: 1 to 8" ;;
       --prepare) prepare=1 ;;
       --update_golden) export EMULATED_NPU_UPDATE_GOLDEN="$ROOT/test/npu/golden" ;;
       --)
@@ -44,7 +47,7 @@ main() {
         break
         ;;
       --help | -h)
-        sed -n '2,8s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+        sed -n '2,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
         exit 0
         ;;
       *) fail "unknown option '$1'; see bash test/npu/run.sh --help" ;;

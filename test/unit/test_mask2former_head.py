@@ -153,12 +153,14 @@ def test_a_layer_computes_what_its_module_does(head):
     keys = masked_attention.project_keys(
         [layer.cross_attn], (memory + key_pos).flatten(0, 1), memory.flatten(0, 1), batch_size=2
     )
-    ours = masked_attention.decoder_layer(layer, query.flatten(0, 1), query_pos.flatten(0, 1), keys[0], allowed)
+    query_pos = query_pos.flatten(0, 1)
+    positions = masked_attention.self_positions(query_pos)
+    ours = masked_attention.decoder_layer(layer, query.flatten(0, 1), query_pos, positions, keys[0], allowed)
     torch.testing.assert_close(ours.view_as(expected), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_a_query_that_would_see_nothing_sees_everything(head):
-    head.mask_embed = torch.nn.Identity()
+    head.mask_embed = torch.nn.Sequential()
     head.transformer_decoder.post_norm = torch.nn.Identity()
     features = torch.tensor([1.0, -1.0]).view(1, 1, 1, 2)
     masks = mask2former_decode._AttentionMasks(head, features, [torch.Size((1, 2))])
