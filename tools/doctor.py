@@ -19,6 +19,7 @@ import devices
 import doctor_cards
 import doctor_clock
 import doctor_collective
+import doctor_compiler
 import doctor_files
 import doctor_limits
 import doctor_network
@@ -35,6 +36,7 @@ MACHINE: Tuple[Callable[[Subject], List[Finding]], ...] = (
     doctor_sources.examine,
     doctor_cards.examine,
     doctor_limits.examine,
+    doctor_compiler.examine,
     doctor_network.examine,
     doctor_clock.examine,
 )

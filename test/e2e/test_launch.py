@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 
@@ -106,6 +107,54 @@ def test_a_run_is_continued_in_its_folder_past_a_damaged_checkpoint(full, sandbo
     assert result['resumed_at_iter'] == [6]
     assert result['iters_done'] == 18
     assert len((run / 'command.txt').read_text().splitlines()) == 2
+
+
+def losses(run):
+    """Of each line that a run has logged, in order."""
+    lines = [json.loads(line) for path in sorted(run.glob('*/vis_data/scalars.json')) for line in path.open()]
+    return [(line['step'], line['loss']) for line in lines if 'loss' in line]
+
+
+@pytest.fixture(scope='module')
+def decoded(sandbox, data):
+    """A decoded cache of the data, as the documentation has it made."""
+    folder = sandbox.home / "decoded, user's"
+    command = [
+        'python',
+        str(sandbox.root / 'tools/cityscapes.py'),
+        'cache',
+        '--data_path',
+        str(data),
+        '--to',
+        str(folder),
+    ]
+    subprocess.run(command, env=sandbox.env, capture_output=True, text=True, check=True)
+    return folder
+
+
+def test_a_decoded_cache_changes_no_loss(full, sandbox, data, decoded):
+    argv = ['--seed', '3', f'--decoded_cache={decoded}', f'--work_dir={sandbox.home}/from_cache']
+    done = sandbox.run('full', *TINY, f'--data_path={data}', *argv, *TINY_OVERRIDES)
+    assert done.returncode == 0, done.stderr
+    assert f'decoded  {decoded}: ' in done.stdout
+    without = [line for line in losses(full[0]) if line[0] <= 12]
+    assert len(without) == 6
+    assert losses(sandbox.home / 'from_cache') == without
+
+
+def test_a_stale_or_missing_decoded_cache_is_refused_before_any_rank_starts(sandbox, data, decoded, tmp_path):
+    picture = sorted(data.glob('leftImg8bit/train/*/*.png'))[0]
+    other = shutil.copytree(data, tmp_path / 'data')
+    entries = shutil.copytree(decoded, tmp_path / 'decoded')
+    changed = other / picture.relative_to(data)
+    changed.write_bytes(changed.read_bytes() + b'changed')
+    for folder, said in ((tmp_path / 'nowhere', 'there is no folder'), (entries, 'is stale, ')):
+        argv = [f'--data_path={other}', f'--decoded_cache={folder}', f'--work_dir={tmp_path}/run']
+        done = sandbox.run('full', *TINY, *argv, *TINY_OVERRIDES)
+        last = done.stderr.splitlines()[-1]
+        assert done.returncode and last.startswith('error: --decoded_cache: ') and said in last, done.stderr
+        assert f'run python tools/cityscapes.py cache --data_path {other} --to {folder}' in last
+        assert not (tmp_path / 'run').exists()
 
 
 def trains(sandbox, known):
