@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
 # Breaks trainings in many ways, has them go on, and compares them bit by bit with one that was left alone; on the CPU.
-# Usage: bash test/faults/run.sh [--seed=N] [--count=N] [--only=KIND] [--list] [--out=DIR]
+# Usage: bash test/faults/run.sh [--seed=N] [--count=N] [--begin=N] [--end=N] [--only=KIND] [--list] [--out=DIR]
 #   --seed    which faults are drawn, and when they strike (0)
 #   --count   how many (120); each kind comes up in turn
+#   --begin   leave out the first N, which ran before
+#   --end     leave out those behind the first N
 #   --only    one kind of fault
 #   --list    the kinds
 #   --out     a new folder for the command, versions and the table; without it nothing is kept
@@ -14,7 +16,7 @@ readonly ROOT
 
 main() {
   if [[ ${1:-} == --help || ${1:-} == -h ]]; then
-    sed -n '2,8s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+    sed -n '2,10s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
     return
   fi
   local python

@@ -26,7 +26,7 @@ ITERS = 20
 
 # At the demo's learning rate rounding grows tenfold every three iterations, because Adam divides small gradients by
 # themselves; these settings calm that, so that twenty losses can be compared.
-CALM = ['--', 'optim_wrapper.optimizer.lr=2e-5', 'optim_wrapper.optimizer.eps=1e-4', 'default_hooks.logger.interval=1']
+CALM = ['--', 'optim_wrapper.optimizer.lr=1e-5', 'optim_wrapper.optimizer.eps=1e-4', 'default_hooks.logger.interval=1']
 
 
 @pytest.fixture(scope='module')
