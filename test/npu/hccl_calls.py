@@ -270,3 +270,16 @@ def run(
             process.kill()
             process.join()
     return outcome
+
+
+def run_well(ranks: int, body: Callable[[Communicator], Any]) -> List[Any]:
+    """What :func:`run` returns, where every rank has to come to its end.
+
+    Raises:
+        HcclError: What a rank met in place of it.
+    """
+    outcome = run(ranks, body)
+    for error in outcome:
+        if isinstance(error, HcclError):
+            raise error
+    return outcome

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import hccl_calls
-from hccl_calls import HcclError, run
+from hccl_calls import HcclError, run, run_well
 
 STAGE = 4 * 1024 * 1024  # bytes that a collective moves at once, see hccl_group.h
 PREFIX = 'emulated NPU: HCCL: '
@@ -51,28 +51,28 @@ def folded(op: str, arrays: list) -> np.ndarray:
 def test_all_reduce_adds_in_the_order_of_the_ranks(name, op):
     arrays = [values(name, 1001, rank) for rank in range(3)]
     expected = folded(op, arrays)
-    for out in run(3, lambda comm: comm.all_reduce(arrays[comm.rank], op)):
+    for out in run_well(3, lambda comm: comm.all_reduce(arrays[comm.rank], op)):
         np.testing.assert_array_equal(out, expected)
 
 
 def test_the_order_of_the_ranks_shows_in_a_sum():
     arrays = [np.full(3, value, np.float32) for value in (1e8, 1.0, -1e8, 1.0)]
     assert folded('sum', arrays)[0] != folded('sum', arrays[::-1])[0]
-    for out in run(4, lambda comm: comm.all_reduce(arrays[comm.rank])):
+    for out in run_well(4, lambda comm: comm.all_reduce(arrays[comm.rank])):
         np.testing.assert_array_equal(out, folded('sum', arrays))
 
 
 @pytest.mark.parametrize('size', [0, 1, STAGE // 4, STAGE // 4 + 1, 3 * STAGE // 4 + 5])
 def test_all_reduce_of_any_size(size):
     arrays = [values('float32', size, rank) for rank in range(2)]
-    for out in run(2, lambda comm: comm.all_reduce(arrays[comm.rank])):
+    for out in run_well(2, lambda comm: comm.all_reduce(arrays[comm.rank])):
         np.testing.assert_array_equal(out, folded('sum', arrays))
 
 
 def test_a_nan_of_one_rank_reaches_all():
     arrays = [np.array([1, np.nan], np.float32), np.array([np.nan, 1], np.float32)]
     for op in ('sum', 'max', 'min'):
-        for out in run(2, lambda comm, op=op: comm.all_reduce(arrays[comm.rank], op)):
+        for out in run_well(2, lambda comm, op=op: comm.all_reduce(arrays[comm.rank], op)):
             assert np.isnan(out).all()
 
 
@@ -90,7 +90,7 @@ def test_eight_ranks_and_every_collective_one_after_the_other():
         return found
 
     ranks = np.arange(8, dtype=np.float32)
-    for rank, found in enumerate(run(8, body)):
+    for rank, found in enumerate(run_well(8, body)):
         reduced, row, turned, gathered, given, scattered, largest = found
         np.testing.assert_array_equal(reduced, folded('sum', [table[i] + i for i in range(8)]))
         np.testing.assert_array_equal(row, folded('sum', [table[rank] + i for i in range(8)]))
@@ -107,7 +107,7 @@ def test_types_that_are_not_reduced_travel_all_the_same(name):
         array = np.arange(5).astype(name) + comm.rank
         return comm.broadcast(array, 1), comm.all_gather(array)
 
-    for given, gathered in run(2, body):
+    for given, gathered in run_well(2, body):
         np.testing.assert_array_equal(given, np.arange(1, 6))
         np.testing.assert_array_equal(gathered, [np.arange(5), np.arange(1, 6)])
 
@@ -126,7 +126,7 @@ def test_uneven_parts():
         array = np.repeat(np.arange(3) + 10 * comm.rank, sends)
         return comm.all_to_all_v(array, sends, counts[:, comm.rank])
 
-    for rank, out in enumerate(run(3, body)):
+    for rank, out in enumerate(run_well(3, body)):
         np.testing.assert_array_equal(out, np.repeat(np.arange(3) * 10 + rank, counts[:, rank]))
 
 
@@ -149,7 +149,7 @@ def test_messages_around_a_ring(size):
             comm.send(mine, following)
         return first, comm.exchange({following: mine}, {before: np.empty_like(mine)})[before]
 
-    for rank, found in enumerate(run(3, body)):
+    for rank, found in enumerate(run_well(3, body)):
         for out in found:
             np.testing.assert_array_equal(out, np.full(size, (rank - 1) % 3))
 
