@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import shlex
 import shutil
 from typing import List, Tuple
 
@@ -35,7 +34,7 @@ def examine(subject: Subject) -> List[Finding]:
 def _command(subject: Subject, variable: str, names: Tuple[str, ...]) -> Tuple[str, str]:
     """What the environment asks for, and the path of the program that would run; empty where there is none."""
     path, asked = subject.env.get('PATH'), subject.env.get(variable, '').strip()
-    for name in shlex.split(asked)[:1] if asked else names:
+    for name in (asked, *asked.split()[:1]) if asked else names:  # a program, or one with arguments
         found = shutil.which(name, path=path)
         if found:
             return asked, found

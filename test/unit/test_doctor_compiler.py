@@ -52,6 +52,8 @@ def test_the_environment_s_choice_counts_alone(tmp_path, program):
     program('wrapper')
     (found,) = findings(tmp_path, CXX='nothing -O2')
     assert found.level == FAILURE and 'CXX=nothing -O2 is no program' in found.found
+    (found,) = findings(tmp_path, CXX="g++ '")
+    assert found.level == OK
     (found,) = findings(tmp_path, CXX='wrapper g++')
     assert (found.level, found.found) == (OK, str(tmp_path / 'wrapper'))
 

@@ -31,6 +31,8 @@ def end(ended: str) -> subprocess.CompletedProcess:
     [
         ('', 0, ''),
         ('SystemExit(143)', 143, ''),
+        ('SystemExit()', 0, ''),
+        ("SystemExit('said by a hook of the user')", 1, 'said by a hook of the user\n'),
         ("exit_status.TrainingEnded('no number', exit_status.NONFINITE)", 65, '\nerror: no number\n'),
     ],
 )
@@ -47,6 +49,13 @@ def test_a_rank_alone_waits_for_nothing(name):
     assert done.returncode in (66, 71)
     assert done.stderr == '\nerror: gone\n'
     assert done.stdout == 'written last, with no end of line '
+
+
+def test_a_thread_that_is_not_done_is_waited_for():
+    thread = "threading.Thread(target=lambda: (time.sleep(0.5), print('the thread is done'))).start()"
+    job = f'import threading, time\n{thread}\n{JOB.format(ended="")}'
+    done = subprocess.run([sys.executable, '-c', job], capture_output=True, text=True, check=True)
+    assert 'the thread is done' in done.stdout
 
 
 def test_a_witness_speaks_where_the_interpreter_is_taken_apart():
