@@ -162,6 +162,19 @@ def test_values_are_changed_as_upstream_changes_them(data):
     np.testing.assert_array_equal(ours.reshape(theirs.shape), theirs)
 
 
+@settings(max_examples=100, deadline=None)
+@given(method=st.sampled_from(['hue', 'saturation']), seed=st.integers(0, 2**32 - 1))
+def test_colours_are_turned_as_upstream_turns_them(method, seed):
+    """By every angle, all hues of them in the picture."""
+    hues = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[None], cv2.COLORMAP_HSV)
+    image = np.concatenate([hues, NOISE[..., :3].reshape(1, -1, 3)], axis=1)
+    results = []
+    for kind in (transforms.PhotoMetricDistortion, transforms.TablePhotoMetricDistortion):
+        np.random.seed(seed)
+        results.append(getattr(kind(hue_delta=180), method)(image.copy()))
+    np.testing.assert_array_equal(results[1], results[0])
+
+
 @settings(max_examples=200, deadline=None)
 @given(data=st.data())
 def test_crops_are_mixed_where_upstream_says_so(data):
