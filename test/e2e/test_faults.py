@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import tarfile
 from random import Random
 
 import pytest
@@ -13,7 +12,6 @@ import campaign
 import fault
 import fault_bench
 import launcher_faults
-from launch_sandbox import descendants
 from resume_job import recipe, train
 
 SEED = 3
@@ -37,25 +35,6 @@ def test_fault(bench, name):
     if result.outcome == 'left out':
         pytest.skip(result.what)
     assert result.outcome != 'FAILED', result.what
-
-
-def test_a_stopped_rank_is_named_with_its_stack(bench):
-    """Where nothing is to be started again; the campaign has it with a restart."""
-    launched = launcher_faults.begun(bench, Random(SEED), '--hang_timeout=10')
-    below = descendants(launched.process.pid)
-    os.kill(launched.rank(1), signal.SIGSTOP)
-    assert launched.end(below) == 124, launched.said
-    last = launched.said.strip().splitlines()[-1]
-    assert last.startswith('error: rank 1 was stopped by a signal'), launched.said
-    (path,) = launched.folder.glob('failure_*.tar.gz')
-    assert str(path) in last
-    with tarfile.open(path) as archive:
-        logs = {name: archive.extractfile(name).read().decode() for name in archive.getnames()}
-    (own,) = [text for name, text in logs.items() if name.endswith('/1/stderr.log')]
-    (other,) = [text for name, text in logs.items() if name.endswith('/0/stderr.log')]
-    # Where in the training each rank stood: the one that was stopped, and the one that waited for it.
-    assert ' in run_iter' in own or ' in _run_iters' in own, own
-    assert ' in run_iter' in other or ' in _run_iters' in other, other
 
 
 def test_a_restart_that_finds_no_good_checkpoint_is_the_last(bench):

@@ -11,7 +11,6 @@ import subprocess
 
 import pytest
 
-import network
 from launch_sandbox import TINY, TINY_OVERRIDES, Sandbox, alive, descendants, snapshot, wait_until
 
 LEGACY = [
@@ -247,18 +246,3 @@ def test_an_unreadable_image_ends_the_run_and_is_named(sandbox):
     last = err.splitlines()[-1]
     assert re.match(r'error: rank \d ended with exit status 66: rank \d, iteration \d+: ', last)
     assert str(image) in last and '--on_bad_image=skip:N' in last
-
-
-def test_two_machines_make_one_run(sandbox, data):
-    """Both on this one: they meet at a port as others would."""
-    folder = sandbox.home / 'shared'
-    argv = [*TINY, f'--data_path={data}', f'--work_dir={folder}', '--nproc=1', '--nnodes=2', '--master_addr=127.0.0.1']
-    argv.append(f'--master_port={network.free_port()}')
-    first = sandbox.start('full', *argv, '--node_rank=0', *TINY_OVERRIDES)
-    second = sandbox.start('full', *argv, '--node_rank=1', *TINY_OVERRIDES)
-    out, err = first.communicate(timeout=300)
-    quiet, other_err = second.communicate(timeout=300)
-    assert (first.returncode, second.returncode) == (0, 0), (err, other_err)
-    assert 'Final Train Accuracy' in out
-    assert 'Final' not in quiet
-    assert json.loads((folder / 'result.json').read_text())['world_size'] == 2

@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tarfile
 import time
 from random import Random
 
@@ -53,7 +54,14 @@ def rank_stopped(bench: Bench, random: Random) -> str:
     rank = random.choice([0, 1])
     os.kill(launched.rank(rank), signal.SIGSTOP)
     restarted(bench, launched, f'rank {rank} was stopped by a signal')
-    return f'SIGSTOP of rank {rank}; noticed, restarted by itself, same end'
+    (path,) = launched.folder.glob('failure_*.tar.gz')
+    with tarfile.open(path) as archive:
+        logs = {name: archive.extractfile(name).read().decode() for name in archive.getnames()}
+    # Where in the training each rank stood: the one that was stopped, and the one that waited for it.
+    for one in (0, 1):
+        (own,) = [text for name, text in logs.items() if name.endswith(f'/{one}/stderr.log')]
+        assert ' in _run_iters' in own, own
+    return f'SIGSTOP of rank {rank}; noticed, both stacks kept, restarted by itself, same end'
 
 
 @kind('launcher: loader process killed, restarted')

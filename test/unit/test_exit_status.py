@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
-JOB = """
-import atexit, sys
+# Importing the trainer takes most of the time, so one process does it and each job is a fork of that.
+FORKS = """
+import json, os, sys
 from mmseg.engine import exit_status
+
+for line in sys.stdin:
+    job, *outputs = json.loads(line)
+    pid = os.fork()
+    if pid == 0:
+        for stream, path in enumerate(outputs, 1):
+            os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), stream)
+        exec(job, globals())
+        sys.exit()
+    status = os.waitpid(pid, 0)[1]
+    print(os.WEXITSTATUS(status) if os.WIFEXITED(status) else -os.WTERMSIG(status), flush=True)
+"""
+JOB = """
+import atexit
 
 class Witness:
     def __del__(self):
@@ -18,12 +36,34 @@ class Witness:
 witness = Witness()
 atexit.register(print, 'exit function')
 sys.stdout.write('written last, with no end of line ')
-exit_status.leave({ended})
 """
 
 
-def end(ended: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, '-c', JOB.format(ended=ended)], capture_output=True, text=True, check=False)
+class Ended(NamedTuple):
+    """Exit status, negative for a signal, and what was written."""
+
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture(scope='module')
+def forks():
+    command = [sys.executable, '-c', FORKS]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        yield process  # which ends as its standard input does
+
+
+@pytest.fixture
+def end(forks, tmp_path: Path):
+    """Run a job to its end."""
+
+    def run(job: str) -> Ended:
+        paths = [tmp_path / 'out', tmp_path / 'err']
+        print(json.dumps([job, *map(str, paths)]), file=forks.stdin, flush=True)
+        return Ended(int(forks.stdout.readline()), *(path.read_text() for path in paths))
+
+    return run
 
 
 @pytest.mark.parametrize(
@@ -36,33 +76,24 @@ def end(ended: str) -> subprocess.CompletedProcess:
         ("exit_status.TrainingEnded('no number', exit_status.NONFINITE)", 65, '\nerror: no number\n'),
     ],
 )
-def test_what_was_registered_is_done_and_the_interpreter_left_whole(ended, status, said):
+def test_what_was_registered_is_done_and_the_interpreter_left_whole(end, ended, status, said):
     """Native threads that reach for an interpreter that is taken apart abort the process."""
-    done = end(ended)
-    assert (done.returncode, done.stderr) == (status, said)
-    assert done.stdout == 'written last, with no end of line exit function\n'
+    done = end(f'{JOB}\nexit_status.leave({ended})')
+    assert done == (status, 'written last, with no end of line exit function\n', said)
 
 
-@pytest.mark.parametrize('name', ['UNREADABLE', 'LOADER_DIED'])
-def test_a_rank_alone_waits_for_nothing(name):
-    done = end(f"exit_status.TrainingEnded('gone', exit_status.{name})")
-    assert done.returncode in (66, 71)
-    assert done.stderr == '\nerror: gone\n'
-    assert done.stdout == 'written last, with no end of line '
+@pytest.mark.parametrize(('name', 'status'), [('UNREADABLE', 66), ('LOADER_DIED', 71)])
+def test_a_rank_alone_waits_for_nothing(end, name, status):
+    done = end(f"{JOB}\nexit_status.leave(exit_status.TrainingEnded('gone', exit_status.{name}))")
+    assert done == (status, 'written last, with no end of line ', '\nerror: gone\n')
 
 
-def test_a_thread_that_is_not_done_is_waited_for():
+def test_a_thread_that_is_not_done_is_waited_for(end):
     thread = "threading.Thread(target=lambda: (time.sleep(0.5), print('the thread is done'))).start()"
-    job = f'import threading, time\n{thread}\n{JOB.format(ended="")}'
-    done = subprocess.run([sys.executable, '-c', job], capture_output=True, text=True, check=True)
-    assert 'the thread is done' in done.stdout
+    done = end(f'import threading, time\n{thread}\n{JOB}\nexit_status.leave()')
+    assert done.status == 0
+    assert 'the thread is done' in done.out
 
 
-def test_a_witness_speaks_where_the_interpreter_is_taken_apart():
-    done = subprocess.run(
-        [sys.executable, '-c', JOB.replace('exit_status.leave({ended})', '')],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert 'the interpreter was taken apart' in done.stdout
+def test_a_witness_speaks_where_the_interpreter_is_taken_apart(end):
+    assert 'the interpreter was taken apart' in end(JOB).out
