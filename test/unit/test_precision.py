@@ -6,8 +6,9 @@ import pytest
 import torch
 from mmengine.registry import OPTIM_WRAPPERS
 from mmseg.engine import device as mmseg_device
-from mmseg.engine.optimizers import fp16_optim_wrapper
+from mmseg.engine.optimizers import fp16_optim_wrapper, half_products
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import sides_model
 import sides_train
@@ -100,6 +101,78 @@ def test_norms_without_autocast_are_left_alone():
         grouped = nn.functional.group_norm(x, 2)
     torch.testing.assert_close(normed, nn.functional.layer_norm(x.float(), (4,), eps=1e-3), rtol=0, atol=0)
     torch.testing.assert_close(grouped, nn.functional.group_norm(x.float(), 2), rtol=0, atol=0)
+
+
+class Products(TorchDispatchMode):
+    """Notes the types in which matrix products and convolutions arrive at torch's kernels."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = {}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        if name in ('mm', 'bmm', 'addmm', 'baddbmm', 'convolution', 'convolution_backward'):
+            self.seen.setdefault(name, set()).add(args[1].dtype)
+        return func(*args, **(kwargs or {}))
+
+
+SHAPES_OF_PRODUCTS = {
+    torch.mm: [(7, 300), (300, 5)],
+    torch.bmm: [(2, 7, 300), (2, 300, 5)],
+    torch.addmm: [(5,), (7, 300), (300, 5)],
+    torch.baddbmm: [(2, 7, 5), (2, 7, 300), (2, 300, 5)],
+    nn.functional.conv2d: [(2, 9, 12, 12), (5, 9, 3, 3), (5,)],
+}
+
+
+def product_and_gradients(function, dtype, exact):
+    """A product of whole numbers of the half type, computed as it is or in float64, and its gradients."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = [torch.randint(-9, 10, shape, generator=generator).to(dtype) for shape in SHAPES_OF_PRODUCTS[function]]
+    inputs = [(one.double() if exact else one).requires_grad_() for one in inputs]
+    out = function(*inputs)
+    weight = torch.randint(-9, 10, out.shape, generator=generator).to(out.dtype)
+    return [out, *torch.autograd.grad(out, inputs, weight)]
+
+
+@pytest.mark.parametrize('dtype', HALF.values())
+@pytest.mark.parametrize('function', SHAPES_OF_PRODUCTS)
+def test_products_in_float32_are_rounded_once(function, dtype):
+    with Products() as kernels, half_products.ProductsInFloat32(dtype):
+        ours = product_and_gradients(function, dtype, exact=False)
+    assert kernels.seen and all(dtypes == {torch.float32} for dtypes in kernels.seen.values())
+    for one, exact in zip(ours, product_and_gradients(function, dtype, exact=True)):
+        torch.testing.assert_close(one, exact.to(dtype), rtol=0, atol=0)
+
+
+def test_products_of_other_types_are_left_alone():
+    with Products() as kernels, half_products.ProductsInFloat32(torch.bfloat16):
+        product_and_gradients(torch.mm, torch.float16, exact=False)
+    assert kernels.seen == {'mm': {torch.float16}}
+
+
+@pytest.mark.parametrize('amp', ['bf16', 'fp16'])
+def test_a_cpu_without_products_of_half_precision_computes_them_in_float32(amp, batch, monkeypatch):
+    losses = {}
+    for has in (True, False):
+        monkeypatch.setattr(half_products, 'has_products', lambda dtype, has=has: has)
+        with Products() as kernels:
+            losses[has] = sides_train.iterate(trainer(amp), batch, seed=0)
+        assert all((HALF[amp] in dtypes) == has for dtypes in kernels.seen.values()), (has, kernels.seen)
+        assert 'convolution_backward' in kernels.seen
+    off = {name: abs(losses[True][name] - losses[False][name]) / abs(losses[True][name]) for name in losses[True]}
+    assert max(value for name, value in off.items() if 'loss' in name) < NEAR[amp], off
+
+
+def test_graphs_and_other_devices_keep_their_own_products(monkeypatch):
+    monkeypatch.setattr(half_products, 'has_products', lambda dtype: False)
+    model = nn.Linear(2, 2)
+    assert isinstance(half_products.products_for(model, torch.bfloat16), half_products.ProductsInFloat32)
+    model.compiled_parts = object()
+    assert not isinstance(half_products.products_for(model, torch.bfloat16), half_products.ProductsInFloat32)
+    elsewhere = nn.Linear(2, 2, device='meta')
+    assert not isinstance(half_products.products_for(elsewhere, torch.bfloat16), half_products.ProductsInFloat32)
 
 
 def wrapper_of(model, **settings):
