@@ -67,14 +67,14 @@ optim_wrapper = dict(
 )
 auto_scale_lr = dict(base_batch_size=4)  # 2 ranks x 2 images
 randomness = dict(seed=0)
-max_iters = 700
+max_iters = 500
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.05, begin=0, end=20, by_epoch=False),
     dict(type='PolyLR', eta_min=0, power=0.9, begin=20, end=max_iters, by_epoch=False),
 ]
-train_cfg = dict(max_iters=max_iters, val_interval=350)
+train_cfg = dict(max_iters=max_iters, val_interval=250)
 default_hooks = dict(
     logger=dict(interval=10),
-    checkpoint=dict(interval=350),
+    checkpoint=dict(interval=250),
     visualization=dict(draw=True, interval=2),
 )

@@ -52,7 +52,8 @@ main() {
   python=$(bash "$ROOT/tools/setup.sh" --quiet_if_ready --print_python)
   cd "$ROOT"
   lint "$python"
-  "$python" -m pytest "${folders[@]}" "$@"
+  # Two at a time, as most tests use one core or wait; those of a file stay together, for they share fixtures.
+  "$python" -m pytest -n 2 --dist loadfile "${folders[@]}" "$@"
   if ((npu)); then
     bash "$ROOT/test/npu/run.sh"
   fi

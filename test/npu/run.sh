@@ -6,7 +6,7 @@
 #   --ranks           processes of the demo's trainings, 1 to 8; default: 2
 #   --prepare         set up and build, run nothing
 #   --update_golden   write what one training step does on the NPU into test/npu/golden/ instead of comparing with it
-#   --                what follows goes to pytest, instead of test/npu
+#   --                what follows goes to pytest, instead of all of test/npu, two at a time
 
 set -euo pipefail
 
@@ -69,7 +69,7 @@ main() {
     echo "ready: $python $copy/test/npu/emulate.py COMMAND"
     return
   fi
-  (($#)) || set -- test/npu
+  (($#)) || set -- -n 2 --dist loadfile test/npu
   "$python" test/npu/emulate.py "$python" -m pytest "$@"
 }
 

@@ -83,7 +83,7 @@ def test_memory_that_was_never_written_is_no_zero():
     assert run(code).stdout.split() == ['True']
 
 
-@pytest.mark.parametrize('starter', [None, '1:1', f'{os.getpid()}:1', 'nonsense'])
+@pytest.mark.parametrize('starter', [None, '1:1', pytest.param(f'{os.getpid()}:1', id='a later process'), 'nonsense'])
 def test_only_the_harness_starts_it(starter):
     done = run(
         'import torch, torch_npu; print(torch.npu.device_count(), torch.npu.is_available())',
