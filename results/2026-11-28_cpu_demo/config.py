@@ -1,4 +1,4 @@
-auto_scale_lr = dict(base_batch_size=16, enable=False)
+auto_scale_lr = dict(base_batch_size=4, enable=False)
 backbone_embed_multi = dict(decay_mult=0.0, lr_mult=0.1)
 backbone_norm_multi = dict(decay_mult=0.0, lr_mult=0.1)
 channels = 128
@@ -103,12 +103,15 @@ dataset_type = 'CityscapesDataset'
 default_hooks = dict(
     checkpoint=dict(
         by_epoch=False,
-        interval=350,
+        interval=250,
         max_keep_ckpts=3,
         save_best='mIoU',
         type='AtomicCheckpointHook'),
+    loader_pace=dict(type='LoaderPaceHook'),
     logger=dict(interval=10, log_metric_by_epoch=False, type='LoggerHook'),
+    nonfinite_guard=dict(max_skips=0, type='NonFiniteGuardHook'),
     param_scheduler=dict(type='ParamSchedulerHook'),
+    runtime_info=dict(type='DeferredRuntimeInfoHook'),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     timer=dict(type='IterTimerHook'),
     visualization=dict(draw=True, interval=2, type='SegVisualizationHook'))
@@ -333,6 +336,7 @@ model_wrapper_cfg = dict(
     broadcast_buffers=False,
     device_ids=None,
     find_unused_parameters=False,
+    gradient_as_bucket_view=True,
     type='MMDistributedDataParallel')
 num_classes = 19
 optim_wrapper = dict(
@@ -360,10 +364,11 @@ optimizer = dict(
 param_scheduler = [
     dict(begin=0, by_epoch=False, end=20, start_factor=0.05, type='LinearLR'),
     dict(
-        begin=20, by_epoch=False, end=700, eta_min=0, power=0.9,
+        begin=20, by_epoch=False, end=500, eta_min=0, power=0.9,
         type='PolyLR'),
 ]
 pretrained = 'https://download.openmmlab.com/mmsegmentation/v0.5/pretrain/swin/swin_base_patch4_window12_384_22k_20220317-e5c09f74.pth'
+randomness = dict(seed=0)
 resume = False
 test_cfg = dict(type='TestLoop')
 test_dataloader = dict(
@@ -373,9 +378,9 @@ test_dataloader = dict(
             img_path='leftImg8bit/val', seg_map_path='gtFine/val'),
         data_root='test/output/demo_data/v1_240_40_256_128_0',
         pipeline=[
-            dict(type='LoadImageFromFile'),
-            dict(type='LoadAnnotations'),
-            dict(type='PackSegInputs'),
+            dict(type='FastLoadImageFromFile'),
+            dict(type='FastLoadAnnotations'),
+            dict(label_dtype='uint8', type='FastPackSegInputs'),
         ],
         type='CityscapesDataset'),
     num_workers=0,
@@ -386,12 +391,12 @@ test_evaluator = dict(
         'mIoU',
     ], type='IoUMetric')
 test_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations'),
-    dict(type='PackSegInputs'),
+    dict(type='FastLoadImageFromFile'),
+    dict(type='FastLoadAnnotations'),
+    dict(label_dtype='uint8', type='FastPackSegInputs'),
 ]
 train_cfg = dict(
-    max_iters=700, type='ResumableIterBasedTrainLoop', val_interval=350)
+    max_iters=500, type='ResumableIterBasedTrainLoop', val_interval=250)
 train_dataloader = dict(
     batch_size=2,
     dataset=dict(
@@ -399,20 +404,21 @@ train_dataloader = dict(
             img_path='leftImg8bit/train', seg_map_path='gtFine/train'),
         data_root='test/output/demo_data/v1_240_40_256_128_0',
         pipeline=[
-            dict(type='LoadImageFromFile'),
-            dict(type='LoadAnnotations'),
-            dict(prob=0.5, type='RandomFlip'),
-            dict(type='PackSegInputs'),
+            dict(type='FastLoadImageFromFile'),
+            dict(type='FastLoadAnnotations'),
+            dict(prob=0.5, type='FastRandomFlip'),
+            dict(label_dtype='uint8', type='FastPackSegInputs'),
         ],
         type='CityscapesDataset'),
     num_workers=2,
     persistent_workers=True,
+    prefetch_factor=4,
     sampler=dict(shuffle=True, type='ResumableInfiniteSampler'))
 train_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations'),
-    dict(prob=0.5, type='RandomFlip'),
-    dict(type='PackSegInputs'),
+    dict(type='FastLoadImageFromFile'),
+    dict(type='FastLoadAnnotations'),
+    dict(prob=0.5, type='FastRandomFlip'),
+    dict(label_dtype='uint8', type='FastPackSegInputs'),
 ]
 tta_model = dict(type='SegTTAModel')
 tta_pipeline = [
@@ -448,9 +454,9 @@ val_dataloader = dict(
             img_path='leftImg8bit/val', seg_map_path='gtFine/val'),
         data_root='test/output/demo_data/v1_240_40_256_128_0',
         pipeline=[
-            dict(type='LoadImageFromFile'),
-            dict(type='LoadAnnotations'),
-            dict(type='PackSegInputs'),
+            dict(type='FastLoadImageFromFile'),
+            dict(type='FastLoadAnnotations'),
+            dict(label_dtype='uint8', type='FastPackSegInputs'),
         ],
         type='CityscapesDataset'),
     num_workers=0,
@@ -461,12 +467,12 @@ val_evaluator = dict(
         'mIoU',
     ], type='IoUMetric')
 vis_backends = [
-    dict(type='LocalVisBackend'),
+    dict(type='SturdyVisBackend'),
 ]
 visualizer = dict(
     name='visualizer',
     type='SegLocalVisualizer',
     vis_backends=[
-        dict(type='LocalVisBackend'),
+        dict(type='SturdyVisBackend'),
     ])
-work_dir = 'test/output/train_full_8p_demo/20261123_004947'
+work_dir = 'test/output/demo'
