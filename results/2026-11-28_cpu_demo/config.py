@@ -139,7 +139,7 @@ launcher = 'pytorch'
 load_from = None
 log_level = 'INFO'
 log_processor = dict(by_epoch=False)
-max_iters = 700
+max_iters = 500
 model = dict(
     backbone=dict(
         attn_drop_rate=0.0,
@@ -475,4 +475,4 @@ visualizer = dict(
     vis_backends=[
         dict(type='SturdyVisBackend'),
     ])
-work_dir = 'test/output/demo'
+work_dir = 'test/output/train_full_8p_demo/20261128_153853'
