@@ -16,7 +16,7 @@ from typing import Any, List, Optional, Type
 from mmengine.runner import Runner
 from PIL import Image
 
-from processes import table
+from recipe.core.processes import table
 from resume_faults import BeforeIter
 
 

@@ -19,10 +19,10 @@ def run(job: dict) -> int:
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
     os.environ.update(job['env'])
     sys.argv = ['launch.py', *job['argv']]
-    import console
-    import launch
+    from recipe.core import console
+    from recipe.launch import cli
 
-    console.run(launch.main)
+    console.run(cli.main)
     raise AssertionError('console.run leaves the process')
 
 

@@ -13,7 +13,7 @@ from typing import Callable, Dict, List, Optional, Tuple
 
 import pytest
 
-import processes
+from recipe.core import processes
 
 ROOT = Path(__file__).resolve().parents[2]
 CHECKOUTS = ('mmcv', 'mmdetection', 'mmsegmentation')

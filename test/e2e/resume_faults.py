@@ -14,7 +14,7 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-import processes
+from recipe.core import processes
 
 FILE_OPERATIONS = ('os.rename', 'os.link', 'os.remove')
 

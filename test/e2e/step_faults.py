@@ -12,7 +12,7 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-import bench_counts
+from recipe.bench import counts
 from resume_faults import BeforeIter, kill_this_process
 
 Fault = Callable[[Runner, Callable[[], bool]], None]
@@ -118,9 +118,9 @@ class CountIteration(Hook):
     def before_train_iter(self, runner, batch_idx, data_batch=None):
         if batch_idx + 1 != self.number:
             return
-        bench_counts.mark_step_counts(runner.optim_wrapper.optimizer)
-        bench_counts.mark_host([data_batch['inputs'], [s.gt_sem_seg.data for s in data_batch['data_samples']]])
-        self.counting = bench_counts.counting()
+        counts.mark_step_counts(runner.optim_wrapper.optimizer)
+        counts.mark_host([data_batch['inputs'], [s.gt_sem_seg.data for s in data_batch['data_samples']]])
+        self.counting = counts.counting()
         self.counts = self.counting.__enter__()
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):

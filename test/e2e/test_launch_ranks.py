@@ -12,10 +12,9 @@ from pathlib import Path
 
 import pytest
 
-import network
-import processes
-import ranks
 from launch_sandbox import alive, descendants, require_set_up, wait_until
+from recipe.core import network, processes
+from recipe.launch import ranks
 
 # Runs a toy script as two ranks and says how it ended.
 DRIVER = """

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-import cityscapes_demo
-import cityscapes_prepare
+from recipe.data import demo, prepare
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / 'configs' / 'mask2former_swin-b_cityscapes.py'
@@ -19,8 +18,8 @@ CONFIG = ROOT / 'configs' / 'mask2former_swin-b_cityscapes.py'
 @pytest.mark.skipif(not (ROOT / 'mmsegmentation').is_dir(), reason='no checkouts; run bash tools/setup.sh')
 def test_one_iteration_of_the_recipe(tmp_path):
     data = tmp_path / 'data'
-    cityscapes_demo.demo(data, cityscapes_demo.DemoSet(train=1, val=1, width=2048, height=1024, seed=0))
-    cityscapes_prepare.prepare(data)
+    demo.demo(data, demo.DemoSet(train=1, val=1, width=2048, height=1024, seed=0))
+    prepare.prepare(data)
     overrides = {
         'train_dataloader.batch_size': 1,
         'train_dataloader.num_workers': 0,

@@ -9,11 +9,9 @@ from pathlib import Path
 
 import pytest
 
-import failure_archive
-import ranks
-import watchdog
 from launch_sandbox import alive, descendants
-from pulse import Pulse
+from recipe.launch import failure_archive, ranks, watchdog
+from recipe.launch.pulse import Pulse
 from test_launch_ranks import Job
 
 PULSE = """

@@ -25,10 +25,10 @@ import file_faults
 import launcher_faults
 import nan_faults
 import process_faults
-import processes
 from fault import KINDS, Kind, UnavailableError
 from fault_bench import Bench
 from launch_sandbox import descendants
+from recipe.core import processes
 
 # Each of them enters its faults into KINDS when it is imported.
 FAMILIES = (file_faults, launcher_faults, nan_faults, process_faults)

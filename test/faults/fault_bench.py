@@ -14,9 +14,9 @@ from typing import Any, Callable, Dict, List, Optional
 
 from mmseg.engine.checkpoint import CheckpointError, find_resumable
 
-import processes
 import resume_job
 from launch_sandbox import Sandbox, alive, descendants
+from recipe.core import processes
 from resume_faults import kill_before_iter
 from resume_job import CONTEXT, assert_same_end, plain_text, recipe, start, train
 
@@ -149,8 +149,8 @@ def launch(argv: List[str], root: str, env: Dict[str, str], cwd: str, out: str, 
     sys.argv = ['launch.py', 'full', *argv]
     for name in ('console', 'processes', 'network'):
         sys.modules.pop(name, None)
-    import console
-    import launch as launcher
+    from recipe.core import console
+    from recipe.launch import cli as launcher
 
     console.run(launcher.main)
 

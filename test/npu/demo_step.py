@@ -9,9 +9,9 @@ from typing import Any, Dict, List, Tuple
 import numpy as np
 import torch
 
-import options
-import run_config
-import sides_model
+from recipe.bench import sides_model
+from recipe.engine import config as run_config
+from recipe.launch import options
 
 SEED = 7
 SIZE = (128, 256)  # height, width

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-import cityscapes_demo
-import cityscapes_prepare
+from recipe.data import demo, prepare
 
 ROOT = Path(__file__).resolve().parents[2]
 LEGACY = (
@@ -32,8 +31,8 @@ CALM = ['--', 'optim_wrapper.optimizer.lr=1e-5', 'optim_wrapper.optimizer.eps=1e
 @pytest.fixture(scope='module')
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp('data')
-    cityscapes_demo.demo(folder, cityscapes_demo.DemoSet(train=40, val=4, width=256, height=128, seed=0))
-    cityscapes_prepare.prepare(folder)
+    demo.demo(folder, demo.DemoSet(train=40, val=4, width=256, height=128, seed=0))
+    prepare.prepare(folder)
     return folder
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-import sides as sides_module
+from recipe.bench import sides as sides_module
 
 ROOT = Path(__file__).resolve().parents[2]
 

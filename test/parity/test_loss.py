@@ -5,7 +5,7 @@ The head computes all decoder layers and images at once; upstream does one after
 
 import pytest
 
-import sides_model
+from recipe.bench import sides_model
 
 CLASSES = {
     'mixed counts': [[0, 3, 7, 11, 18], [2]],

@@ -2,7 +2,7 @@
 
 import torch
 
-import sides_model
+from recipe.bench import sides_model
 
 HEIGHT, WIDTH = 64, 96
 

@@ -7,11 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-import cityscapes_demo
-import cityscapes_prepare
-import sides_model
-import sides_train
-from sides import OURS, UPSTREAM, Side, Sides
+from recipe.bench import sides_model, sides_train
+from recipe.bench.sides import OURS, UPSTREAM, Side, Sides
+from recipe.data import demo, prepare
 
 # The demo's model at a quarter of its pixels and of its points.
 SMALL = {'model.data_preprocessor.size': (64, 128), 'model.decode_head.train_cfg.num_points': 256}
@@ -21,8 +19,8 @@ SMALL = {'model.data_preprocessor.size': (64, 128), 'model.decode_head.train_cfg
 def scenes(tmp_path_factory):
     """Batches of two images each from the demo's data set."""
     root = tmp_path_factory.mktemp('scenes')
-    cityscapes_demo.demo(root, cityscapes_demo.DemoSet(train=10, val=1, width=128, height=64, seed=0))
-    cityscapes_prepare.prepare(root)
+    demo.demo(root, demo.DemoSet(train=10, val=1, width=128, height=64, seed=0))
+    prepare.prepare(root)
     inputs, labels = [], []
     for image in sorted(root.glob('leftImg8bit/train/*/*.png')):
         label = str(image).replace('leftImg8bit.png', 'gtFine_labelTrainIds.png').replace('leftImg8bit', 'gtFine')

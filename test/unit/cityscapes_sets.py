@@ -10,24 +10,23 @@ import time
 from pathlib import Path
 from typing import Dict, List
 
-import cityscapes_demo
-import cityscapes_prepare
+from recipe.data import demo, prepare
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOL = ROOT / 'tools' / 'cityscapes.py'
-WANTED = cityscapes_demo.DemoSet(train=4, val=2, width=128, height=64, seed=1)
+WANTED = demo.DemoSet(train=4, val=2, width=128, height=64, seed=1)
 
 
-def make_demo(root: Path, wanted: cityscapes_demo.DemoSet = WANTED) -> Path:
+def make_demo(root: Path, wanted: demo.DemoSet = WANTED) -> Path:
     """Make a demo set without labelTrainIds."""
-    cityscapes_demo.demo(root, wanted, workers=1, progress=False)
+    demo.demo(root, wanted, workers=1, progress=False)
     return root
 
 
-def make_prepared(root: Path, wanted: cityscapes_demo.DemoSet = WANTED) -> Path:
+def make_prepared(root: Path, wanted: demo.DemoSet = WANTED) -> Path:
     """Make a demo set that is ready for training."""
     make_demo(root, wanted)
-    cityscapes_prepare.prepare(root, workers=1, progress=False)
+    prepare.prepare(root, workers=1, progress=False)
     return root
 
 

@@ -8,10 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-import bench
-import bench_counts
-import bench_memory
-import bench_report
+from recipe.bench import cli, memory, report
+from recipe.bench import counts as bench_counts
 
 TOOL = Path(__file__).resolve().parents[2] / 'tools/bench.py'
 READ, SHAPE, DOWN, UP = bench_counts.READ, bench_counts.SHAPE, bench_counts.DOWN, bench_counts.UP
@@ -86,21 +84,21 @@ def test_peak_memory_is_that_of_the_step():
         torch.ones(50_000_000)  # 200 MB, freed at once
 
     gc.collect()
-    first, second = (bench_memory.peak('cpu', function) for function in (step, lambda: None))
+    first, second = (memory.peak('cpu', function) for function in (step, lambda: None))
     assert first['above_before_bytes'] == pytest.approx(200e6, rel=0.2)
     assert second['above_before_bytes'] < 50e6
 
 
 def test_ratio_is_upstream_over_ours():
-    found = bench_report.compare([2.0, 4.0, 3.0], [1.0, 1.5, 2.0])
+    found = report.compare([2.0, 4.0, 3.0], [1.0, 1.5, 2.0])
     assert found['ratio'] == 2.0
     assert found['ours'] == {'median': 1.5, 'least': 1.0, 'most': 2.0, 'values': [1.0, 1.5, 2.0]}
 
 
 def test_the_worst_term_is_found_and_a_missing_one_is_the_worst():
-    assert bench.worst_term({'a': 1.0, 'b': 2.0}, {'a': 1.0, 'b': 2.2}) == (pytest.approx(0.1), 'b')
-    assert bench.worst_term({'a': 1.0}, {'a': 1.0, 'b': 2.0}) == (float('inf'), 'b')
-    assert bench.worst_term({'a': 1.0}, {'a': float('nan')})[0] == float('inf')
+    assert cli.worst_term({'a': 1.0, 'b': 2.0}, {'a': 1.0, 'b': 2.2}) == (pytest.approx(0.1), 'b')
+    assert cli.worst_term({'a': 1.0}, {'a': 1.0, 'b': 2.0}) == (float('inf'), 'b')
+    assert cli.worst_term({'a': 1.0}, {'a': float('nan')})[0] == float('inf')
 
 
 @pytest.mark.parametrize(
@@ -122,9 +120,9 @@ def test_bad_options_are_refused_in_one_line(arguments, says):
 
 
 def test_defaults_follow_the_backbone():
-    assert bench.parse(['step']).crop == (128, 256)
-    args = bench.parse(['step', '--backbone=base', '--batch=3'])
+    assert cli.parse(['step']).crop == (128, 256)
+    args = cli.parse(['step', '--backbone=base', '--batch=3'])
     assert (args.crop, args.batch, args.tolerance) == ((512, 1024), 3, 1e-4)
-    config, overrides = bench.model_options(args)
+    config, overrides = cli.model_options(args)
     assert 'swin-b' in config
     assert overrides['model.decode_head.in_channels'] == [128, 256, 512, 1024]

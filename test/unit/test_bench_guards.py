@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-import bench_guards
-import console
-import sides_model
+from recipe.bench import guards, sides_model
+from recipe.core import console
 
 SMALL = {
     'model.data_preprocessor.size': (64, 64),
@@ -23,7 +22,7 @@ def batch():
 
 def test_the_guards_ask_the_device_for_nothing_more(batch):
     """No host synchronisation, and a handful of operators."""
-    found = bench_guards.measure(sides_model.DEMO, SMALL, batch, warmup=1, repeats=1)
+    found = guards.measure(sides_model.DEMO, SMALL, batch, warmup=1, repeats=1)
     plain, guarded = found['without'], found['with']
     assert guarded['host_synchronisations_by_place'] == plain['host_synchronisations_by_place']
     assert plain['host_synchronisations'] == 1, 'the costs of the matching'
@@ -35,22 +34,22 @@ def test_guards_that_change_the_result_are_noticed(batch, monkeypatch):
     def leave_marks(runner):
         runner.optim_wrapper.optimizer.param_groups[0]['lr'] *= 2
 
-    monkeypatch.setattr(bench_guards, 'leave_marks', leave_marks)
+    monkeypatch.setattr(guards, 'leave_marks', leave_marks)
     with pytest.raises(console.UserError, match='iteration 1 has other results'):
-        bench_guards.measure(sides_model.DEMO, SMALL, batch, warmup=1, repeats=1)
+        guards.measure(sides_model.DEMO, SMALL, batch, warmup=1, repeats=1)
 
 
 @pytest.mark.parametrize(('count', 'dropped'), [(1, 0), (6, 0), (8, 0), (9, 1), (20, 5), (40, 13)])
 def test_interval_of_a_median(count, dropped):
     """Ranks as in tables of the sign test's interval of 95 %."""
-    assert bench_guards.median_interval(list(range(count))) == (dropped, count - 1 - dropped)
+    assert guards.median_interval(list(range(count))) == (dropped, count - 1 - dropped)
 
 
 def test_the_marks_are_made(batch):
-    import sides_train
+    from recipe.bench import sides_train
 
     trainer = sides_train.Trainer(sides_model.DEMO, SMALL)
-    bench_guards.leave_marks(trainer.runner)
+    guards.leave_marks(trainer.runner)
     trainer.iterate(sides_model.samples(batch))
     (pulse,) = type(trainer.runner).memory.read()
     assert pulse.steps == 2, 'before and after the iteration'

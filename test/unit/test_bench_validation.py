@@ -2,9 +2,8 @@
 
 import pytest
 
-import bench
-import bench_validation
-import console
+from recipe.bench import cli, validation
+from recipe.core import console
 
 
 def test_both_sides_validate_the_same_pictures(capsys):
@@ -17,8 +16,8 @@ def test_both_sides_validate_the_same_pictures(capsys):
         '--workers=0',
         '--threads=1',
     ]
-    result = bench.run_validation(bench.parse(arguments))
-    assert result['metrics']['upstream'] == pytest.approx(result['metrics']['ours'], abs=bench_validation.TOLERANCE)
+    result = cli.run_validation(cli.parse(arguments))
+    assert result['metrics']['upstream'] == pytest.approx(result['metrics']['ours'], abs=validation.TOLERANCE)
     assert set(result['metrics']['ours']) == {'aAcc', 'mIoU', 'mAcc'}
     assert len(result['images_per_second']['ours']['values']) == 1
     assert result['images_per_second']['ratio'] > 0
@@ -26,6 +25,6 @@ def test_both_sides_validate_the_same_pictures(capsys):
 
 @pytest.mark.parametrize('ours', [{'mIoU': 51.0}, {'mIoU': float('nan')}, {'aAcc': 50.0}])
 def test_other_metrics_are_refused(ours):
-    bench_validation.require_same({'mIoU': 50.0}, {'mIoU': 50.01})
+    validation.require_same({'mIoU': 50.0}, {'mIoU': 50.01})
     with pytest.raises(console.UserError, match=r'the metrics differ: .*nothing is reported'):
-        bench_validation.require_same({'mIoU': 50.0}, ours)
+        validation.require_same({'mIoU': 50.0}, ours)

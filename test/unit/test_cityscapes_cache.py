@@ -14,11 +14,9 @@ import cv2
 import numpy as np
 import pytest
 
-import cityscapes_cache
-import cityscapes_layout as layout
-import cityscapes_prepare
-import console
 from cityscapes_sets import TOOL, make_demo, run_tool
+from recipe.core import console
+from recipe.data import cache, layout, prepare
 
 pytest.importorskip('mmseg.datasets.transforms.decoded_cache', reason='no patched mmseg; run bash tools/setup.sh')
 
@@ -26,7 +24,7 @@ pytest.importorskip('mmseg.datasets.transforms.decoded_cache', reason='no patche
 @pytest.fixture(scope='module')
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = make_demo(tmp_path_factory.mktemp('cache') / 'set')
-    cityscapes_prepare.prepare(root, progress=False)
+    prepare.prepare(root, progress=False)
     return root
 
 
@@ -47,7 +45,7 @@ def cache_of(root: Path, folder: Path):
 
 
 def build(root: Path, folder: Path):
-    return cityscapes_cache.build(root, folder, workers=1, progress=False)
+    return cache.build(root, folder, workers=1, progress=False)
 
 
 def test_it_holds_what_opencv_decodes(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -61,7 +59,7 @@ def test_it_holds_what_opencv_decodes(root: Path, tmp_path: Path, capsys: pytest
         assert not pixels.flags.writeable
     said = capsys.readouterr().out
     assert f'{len(files)} of {len(files)} pictures to decode' in said and 'GB free' in said
-    cityscapes_cache.require_fresh(root, tmp_path / 'decoded')
+    cache.require_fresh(root, tmp_path / 'decoded')
 
 
 def test_a_second_build_makes_only_what_changed(root: Path, tmp_path: Path) -> None:
@@ -72,7 +70,7 @@ def test_a_second_build_makes_only_what_changed(root: Path, tmp_path: Path) -> N
     cv2.imwrite(str(image), 255 - cv2.imread(str(image)))
     os.utime(str(label), ns=(1, 1))
     with pytest.raises(console.UserError, match=r'is stale, 2 of \d+ pictures .*cityscapes.py cache'):
-        cityscapes_cache.require_fresh(root, folder)
+        cache.require_fresh(root, folder)
     assert build(root, folder).made == 2
     np.testing.assert_array_equal(cache_of(root, folder).get(str(image)), cv2.imread(str(image)))
 
@@ -80,7 +78,7 @@ def test_a_second_build_makes_only_what_changed(root: Path, tmp_path: Path) -> N
 def test_pictures_that_are_still_to_be_drawn_are_in_no_cache(root: Path, tmp_path: Path) -> None:
     build(root, tmp_path / 'decoded')
     with pytest.raises(console.UserError, match=r'holds no pictures yet; train without it first, then run python'):
-        cityscapes_cache.require_fresh(tmp_path / 'demo', tmp_path / 'decoded')
+        cache.require_fresh(tmp_path / 'demo', tmp_path / 'decoded')
 
 
 @pytest.mark.parametrize('damage', ['short', 'header', 'missing'])
@@ -95,14 +93,14 @@ def test_a_damaged_entry_is_noticed_and_made_again(root: Path, tmp_path: Path, d
     else:
         entry.write_bytes(b'x' * 64 + entry.read_bytes()[64:])
     with pytest.raises(console.UserError, match=r'1 of \d+ pictures'):
-        cityscapes_cache.require_fresh(root, folder)
+        cache.require_fresh(root, folder)
     assert build(root, folder).made == 1
 
 
 def test_wrong_pixels_are_found_by_the_spot_check(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / 'decoded'
     build(root, folder)
-    monkeypatch.setattr(cityscapes_cache, 'SPOT_CHECKS', 1000)
+    monkeypatch.setattr(cache, 'SPOT_CHECKS', 1000)
     entry = Path(cache_of(root, folder).entry_path(str(pictures(root)[0])))
     content = bytearray(entry.read_bytes())
     content[-1] ^= 255
@@ -114,7 +112,7 @@ def test_wrong_pixels_are_found_by_the_spot_check(root: Path, tmp_path: Path, mo
 def test_too_little_room_stops_before_anything_is_written(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cityscapes_cache.shutil, 'disk_usage', lambda _: _Free)
+    monkeypatch.setattr(cache.shutil, 'disk_usage', lambda _: _Free)
     with pytest.raises(console.UserError, match=r'need .* GB in .*, where 0.00 GB are free'):
         build(root, tmp_path / 'decoded')
     assert not (tmp_path / 'decoded').exists()

@@ -13,10 +13,9 @@ import pytest
 from cityscapesscripts.preparation.json2labelImg import json2labelImg
 from PIL import Image
 
-import cityscapes_demo
-import cityscapes_layout as layout
-import console
 from cityscapes_sets import WANTED, digests, make_demo, processes_with, run_tool, start_tool, wait_until
+from recipe.core import console
+from recipe.data import demo, layout
 
 
 @pytest.fixture(scope='module')
@@ -52,7 +51,7 @@ def test_label_ids_are_what_cityscapesscripts_makes_of_the_polygons(made: Path, 
 
 
 def test_the_files_do_not_depend_on_the_number_of_workers(made: Path, tmp_path: Path) -> None:
-    cityscapes_demo.demo(tmp_path / 'two', WANTED, workers=2, progress=False)
+    demo.demo(tmp_path / 'two', WANTED, workers=2, progress=False)
     assert digests(tmp_path / 'two') == digests(made)
 
 
@@ -65,7 +64,7 @@ def test_a_scene_does_not_depend_on_how_many_there_are(made: Path, tmp_path: Pat
 
 def test_a_second_call_makes_nothing(made: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in made.rglob('*')}
-    assert cityscapes_demo.demo(made, WANTED, progress=False) == 0
+    assert demo.demo(made, WANTED, progress=False) == 0
     assert {path: path.stat().st_mtime_ns for path in made.rglob('*')} == before
 
 
@@ -73,7 +72,7 @@ def test_a_second_call_makes_nothing(made: Path) -> None:
 def test_what_is_missing_is_made_again(tmp_path: Path, made: Path, suffix: str) -> None:
     root = make_demo(tmp_path / 'set')
     next(root.rglob(f'*{suffix}')).unlink()
-    assert cityscapes_demo.demo(root, WANTED, workers=1, progress=False) == 1
+    assert demo.demo(root, WANTED, workers=1, progress=False) == 1
     assert digests(root) == digests(made)
 
 
@@ -81,7 +80,7 @@ def test_what_is_missing_is_made_again(tmp_path: Path, made: Path, suffix: str) 
 def test_another_demo_set_is_refused_and_left_alone(made: Path, change: dict) -> None:
     before = digests(made)
     with pytest.raises(console.UserError, match=f'holds another demo set .*{next(iter(change))}'):
-        cityscapes_demo.demo(made, dataclasses.replace(WANTED, **change), progress=False)
+        demo.demo(made, dataclasses.replace(WANTED, **change), progress=False)
     assert digests(made) == before
 
 
@@ -93,20 +92,20 @@ def test_a_folder_of_somebody_else_is_refused_and_left_alone(tmp_path: Path, nam
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text('mine')
     with pytest.raises(console.UserError, match='no demo made'):
-        cityscapes_demo.demo(tmp_path, WANTED, progress=False)
+        demo.demo(tmp_path, WANTED, progress=False)
     assert digests(tmp_path) == {name: digests(tmp_path)[name]}
 
 
 def test_a_damaged_description_is_refused(tmp_path: Path) -> None:
     (tmp_path / 'demo.json').write_text('{')
     with pytest.raises(console.UserError, match=r'demo\.json is damaged'):
-        cityscapes_demo.demo(tmp_path, WANTED, progress=False)
+        demo.demo(tmp_path, WANTED, progress=False)
 
 
 def test_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / 'file').write_text('')
     with pytest.raises(console.UserError, match='is a file'):
-        cityscapes_demo.demo(tmp_path / 'file', WANTED, progress=False)
+        demo.demo(tmp_path / 'file', WANTED, progress=False)
 
 
 @pytest.mark.parametrize(
@@ -114,7 +113,7 @@ def test_a_file_is_refused(tmp_path: Path) -> None:
 )
 def test_numbers_out_of_range_are_refused_before_anything_is_written(tmp_path: Path, change: dict) -> None:
     with pytest.raises(console.UserError, match=f'--{next(iter(change))}='):
-        cityscapes_demo.demo(tmp_path / 'set', dataclasses.replace(WANTED, **change), progress=False)
+        demo.demo(tmp_path / 'set', dataclasses.replace(WANTED, **change), progress=False)
     assert not (tmp_path / 'set').exists()
 
 
@@ -134,7 +133,7 @@ def test_a_killed_run_leaves_only_whole_files_and_is_completed_by_the_next(
     whole = digests(made)
     for name, digest in digests(root).items():
         assert Path(name).name.startswith(layout.PARTIAL_PREFIX) or digest == whole[name]
-    cityscapes_demo.demo(root, WANTED, workers=1, progress=False)
+    demo.demo(root, WANTED, workers=1, progress=False)
     assert digests(root) == whole
 
 

@@ -17,12 +17,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import cityscapes_files
-import cityscapes_layout as layout
-import cityscapes_parallel
-import cityscapes_prepare
-import console
 from cityscapes_sets import ROOT, digests, make_demo, make_prepared, processes_with, run_tool, start_tool, wait_until
+from recipe.core import console
+from recipe.data import files, layout, parallel
+from recipe.data import prepare as cityscapes_prepare
 
 CONVERTER = ROOT / 'mmsegmentation' / 'tools' / 'dataset_converters' / 'cityscapes.py'
 SUFFIX = layout.TRAIN_IDS_SUFFIX
@@ -178,11 +176,11 @@ def test_leftovers_of_dead_processes_are_removed_and_those_of_live_ones_kept(tmp
     else:
         wait_until(lambda: ') Z ' in Path(f'/proc/{dead.pid}/stat').read_text(), 'the end of the process')
     target = tmp_path / 'a.png'
-    with cityscapes_files.whole(target) as live:
+    with files.whole(target) as live:
         live.write_bytes(b'x')
         old = live.with_name(live.name.replace(f'.{os.getpid()}.', f'.{dead.pid}.'))
         old.write_bytes(b'y')
-        cityscapes_files.sweep(tmp_path)
+        files.sweep(tmp_path)
         assert live.exists()
         assert not old.exists()
     dead.wait()
@@ -193,7 +191,7 @@ def test_leftovers_of_dead_processes_are_removed_and_those_of_live_ones_kept(tmp
 def test_a_failed_write_keeps_the_old_file(tmp_path: Path) -> None:
     target = tmp_path / 'a.png'
     target.write_bytes(b'old')
-    with pytest.raises(RuntimeError), cityscapes_files.whole(target) as partial:
+    with pytest.raises(RuntimeError), files.whole(target) as partial:
         partial.write_bytes(b'half')
         raise RuntimeError
     assert target.read_bytes() == b'old'
@@ -202,11 +200,11 @@ def test_a_failed_write_keeps_the_old_file(tmp_path: Path) -> None:
 
 def test_a_worker_that_dies_ends_the_run_with_one_line() -> None:
     with pytest.raises(console.UserError, match='jobs: a worker process was killed'):
-        cityscapes_parallel.run(os._exit, [9, 9], 'jobs', workers=2, progress=False)
+        parallel.run(os._exit, [9, 9], 'jobs', workers=2, progress=False)
 
 
 def test_results_come_in_order_from_several_processes(capsys: pytest.CaptureFixture) -> None:
-    assert cityscapes_parallel.run(abs, list(range(-50, 0)), 'jobs', workers=2) == list(range(50, 0, -1))
+    assert parallel.run(abs, list(range(-50, 0)), 'jobs', workers=2) == list(range(50, 0, -1))
     assert 'jobs: 50/50' in capsys.readouterr().out
 
 

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import cityscapes_facts
-import cityscapes_verify
 from cityscapes_sets import digests, make_prepared, run_tool
+from recipe.data import facts
+from recipe.data import verify as cityscapes_verify
 
 IMAGES, LABELS, TRAIN_IDS = '_leftImg8bit.png', '_gtFine_labelIds.png', '_gtFine_labelTrainIds.png'
 Spoiler = Callable[[Path], Path]
@@ -521,7 +521,7 @@ def test_a_file_that_changed_is_checked_again_alone(root: Path, suffix: str) -> 
 )
 def test_a_damaged_cache_is_ignored_and_replaced(root: Path, spoil: Callable[[str], str]) -> None:
     verify(root)
-    cache = root / cityscapes_facts.CACHE_NAME
+    cache = root / facts.CACHE_NAME
     good = cache.read_text()
     cache.write_text(spoil(good))
     report = verify(root)
@@ -563,7 +563,7 @@ def test_a_cache_that_cannot_be_written_is_a_warning_only(
 
 def test_a_read_only_root_keeps_its_cache_with_the_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
-    one, other = (cityscapes_facts.cache_path(Path(root) / 'missing') for root in ('/a', '/b'))
+    one, other = (facts.cache_path(Path(root) / 'missing') for root in ('/a', '/b'))
     assert one.parent.parent == other.parent.parent == tmp_path
     assert one != other
 

@@ -4,15 +4,15 @@ import json
 
 import pytest
 
-import compare_precision
-import console
+from recipe.bench import precision
+from recipe.core import console
 
 
 def runs(folder, **miou):
     """Write the results of finished runs: off=[...], bf16=[...]."""
     for amp, values in miou.items():
         for seed, value in enumerate(values):
-            run = compare_precision.folder_of(folder, amp, seed)
+            run = precision.folder_of(folder, amp, seed)
             run.mkdir(parents=True)
             (run / 'result.json').write_text(json.dumps({'complete': True, 'miou_last_percent': value}))
 
@@ -22,7 +22,7 @@ def runs(folder, **miou):
 )
 def test_means_further_apart_than_two_standard_errors_are_no_noise(tmp_path, capsys, half, status):
     runs(tmp_path, off=[50.0, 51.0, 49.0], bf16=half)
-    assert compare_precision.main(['judge', str(tmp_path)]) == status
+    assert precision.main(['judge', str(tmp_path)]) == status
     written = json.loads((tmp_path / 'precision.json').read_text())
     assert written['within_noise'] == (status == 0)
     assert written['float32']['mean_percent'] == 50.0 and written['float32']['standard_deviation_percent'] == 1.0
@@ -32,13 +32,13 @@ def test_means_further_apart_than_two_standard_errors_are_no_noise(tmp_path, cap
 def test_runs_that_are_missing_or_not_complete_are_refused(tmp_path):
     runs(tmp_path, off=[50.0, 51.0], bf16=[50.0])
     with pytest.raises(console.UserError, match='1 finished runs of bf16'):
-        compare_precision.main(['judge', str(tmp_path)])
+        precision.main(['judge', str(tmp_path)])
     with pytest.raises(console.UserError, match='seeds differ'):
-        compare_precision.judge({0: 1.0, 1: 2.0}, {0: 1.0, 2: 2.0})
-    path = compare_precision.folder_of(tmp_path, 'off', 1) / 'result.json'
+        precision.judge({0: 1.0, 1: 2.0}, {0: 1.0, 2: 2.0})
+    path = precision.folder_of(tmp_path, 'off', 1) / 'result.json'
     path.write_text(json.dumps({'complete': False, 'miou_last_percent': 50.0}))
     with pytest.raises(console.UserError, match='not complete'):
-        compare_precision.main(['judge', str(tmp_path)])
+        precision.main(['judge', str(tmp_path)])
 
 
 def test_runs_are_made_for_each_seed_and_precision_and_none_twice(tmp_path, monkeypatch):
@@ -48,18 +48,18 @@ def test_runs_are_made_for_each_seed_and_precision_and_none_twice(tmp_path, monk
         asked.append([word for word in command if word.startswith(('--amp', '--seed', '--nproc'))])
         folder = next(word.partition('=')[2] for word in command if word.startswith('--work_dir'))
         runs_of = {'complete': True, 'miou_last_percent': 50.0 + len(asked)}
-        compare_precision.Path(folder).mkdir(parents=True)
-        (compare_precision.Path(folder) / 'result.json').write_text(json.dumps(runs_of))
-        return compare_precision.subprocess.CompletedProcess(command, 0)
+        precision.Path(folder).mkdir(parents=True)
+        (precision.Path(folder) / 'result.json').write_text(json.dumps(runs_of))
+        return precision.subprocess.CompletedProcess(command, 0)
 
-    monkeypatch.setattr(compare_precision.subprocess, 'run', launch)
+    monkeypatch.setattr(precision.subprocess, 'run', launch)
     for _ in range(2):
-        compare_precision.main(['run', str(tmp_path), '--amp=fp16', '--seeds=2', '--', '--nproc=1'])
+        precision.main(['run', str(tmp_path), '--amp=fp16', '--seeds=2', '--', '--nproc=1'])
     assert asked == [[f'--amp={amp}', f'--seed={seed}', '--nproc=1'] for seed in (0, 1) for amp in ('off', 'fp16')]
 
 
 def test_a_run_that_fails_ends_it(tmp_path, monkeypatch):
-    failed = compare_precision.subprocess.CompletedProcess([], 3)
-    monkeypatch.setattr(compare_precision.subprocess, 'run', lambda command, check: failed)
+    failed = precision.subprocess.CompletedProcess([], 3)
+    monkeypatch.setattr(precision.subprocess, 'run', lambda command, check: failed)
     with pytest.raises(console.UserError, match='failed with exit status 3'):
-        compare_precision.main(['run', str(tmp_path)])
+        precision.main(['run', str(tmp_path)])

@@ -13,8 +13,7 @@ from mmengine.registry import HOOKS
 from mmseg.engine.hooks import compile_hook
 from mmseg.models.utils import compiled_parts
 
-import sides_model
-import sides_train
+from recipe.bench import sides_model, sides_train
 
 SMALL = {
     'decode_head.num_queries': 20,

@@ -15,7 +15,7 @@ from mmseg.engine.deferred_scalars import DeferredHistoryBuffer, DeferredScalars
 from mmseg.models.utils.stacked_losses import parse_losses
 from torch import nn
 
-import bench_counts
+from recipe.bench import counts as bench_counts
 
 
 class ToyModel(BaseModel):

@@ -8,15 +8,13 @@ from pathlib import Path
 
 import pytest
 
-import console
-import doctor
-import doctor_collective
-import doctor_report
-import options
-from doctor_finding import FAILURE, OK, WARNING, Finding, attempt, failure
-from doctor_subject import Subject
+from recipe.core import console
+from recipe.doctor import report
+from recipe.doctor.finding import FAILURE, OK, WARNING, Finding, attempt, failure
+from recipe.doctor.subject import Subject
+from recipe.launch import collective, examine, options
 
-TOOL = Path(doctor.__file__)
+TOOL = Path(examine.__file__)
 GOOD = Finding('cores', OK, '8')
 ODD = Finding('driver', WARNING, '24.1 is [old]', 'update it')
 BAD = Finding('/dev/shm', FAILURE, '64 MiB', 'give it more')
@@ -51,22 +49,22 @@ def test_an_error_is_cut_into_what_was_found_and_the_fix():
 
 
 def test_the_worst_level_counts():
-    assert doctor_report.worst([]) == OK
-    assert doctor_report.worst([GOOD, ODD]) == WARNING
-    assert doctor_report.worst([ODD, BAD, GOOD]) == FAILURE
+    assert report.worst([]) == OK
+    assert report.worst([GOOD, ODD]) == WARNING
+    assert report.worst([ODD, BAD, GOOD]) == FAILURE
 
 
 def test_warnings_are_printed_and_the_first_failure_stops(capsys):
-    doctor_report.require([GOOD, ODD])
+    report.require([GOOD, ODD])
     assert capsys.readouterr().err == 'warning: driver: 24.1 is [old]; update it\n'
     with pytest.raises(console.UserError, match=r'^/dev/shm: 64 MiB; give it more \(and 1 more failures'):
-        doctor_report.require([ODD, BAD, BAD])
+        report.require([ODD, BAD, BAD])
 
 
 @pytest.mark.parametrize('terminal', [False, True])
 def test_the_table_holds_every_finding_with_its_fix(terminal, capsys, monkeypatch):
     monkeypatch.setattr(type(sys.stdout), 'isatty', lambda _: terminal, raising=False)
-    doctor_report.print_table([GOOD, ODD, BAD])
+    report.print_table([GOOD, ODD, BAD])
     out = capsys.readouterr().out
     assert all(text in out for text in ('cores', '24.1 is [old]', 'fix: update it', 'fix: give it more'))
     assert out.splitlines()[-1] == '1 ok, 1 warning, 1 failure'
@@ -74,23 +72,23 @@ def test_the_table_holds_every_finding_with_its_fix(terminal, capsys, monkeypatc
 
 def test_the_launcher_lets_the_cards_speak_to_each_other_only_where_all_else_is_well(monkeypatch):
     asked = []
-    monkeypatch.setattr(doctor_collective, 'examine', lambda of: asked.append(of) or [Finding('all-reduce', OK, 'x')])
+    monkeypatch.setattr(collective, 'examine', lambda of: asked.append(of) or [Finding('all-reduce', OK, 'x')])
     for findings in ([GOOD], [GOOD, BAD]):
-        monkeypatch.setattr(doctor, 'MACHINE', (lambda of, findings=findings: findings,))
-        doctor.before_training(subject('cuda', 8))
+        monkeypatch.setattr(examine, 'MACHINE', (lambda of, findings=findings: findings,))
+        examine.before_training(subject('cuda', 8))
     assert len(asked) == 1
-    doctor.before_training(subject('cpu', 2))
+    examine.before_training(subject('cpu', 2))
     assert len(asked) == 1
 
 
 def test_an_all_reduce_of_one_rank_is_none():
-    (found,) = doctor_collective.examine(subject('cpu', 1))
+    (found,) = collective.examine(subject('cpu', 1))
     assert found.level == OK
 
 
 @needs_torch
 def test_two_ranks_add_up():
-    (found,) = doctor_collective.examine(subject('cpu', 2))
+    (found,) = collective.examine(subject('cpu', 2))
     assert found.level == OK
     assert found.found.startswith('4 MiB over 2 ranks (gloo) in ')
 
@@ -98,21 +96,21 @@ def test_two_ranks_add_up():
 @needs_torch
 @pytest.mark.skipif(importlib.util.find_spec('torch_npu') is not None, reason='torch_npu is installed')
 def test_ranks_that_cannot_are_a_failure_that_says_why():
-    (found,) = doctor_collective.examine(subject('npu', 2))
+    (found,) = collective.examine(subject('npu', 2))
     assert (found.level, 'HCCL' in found.fix) == (FAILURE, True)
     assert "No module named 'torch_npu'" in found.found
 
 
 @needs_torch
 def test_cards_that_hang_are_given_up(monkeypatch):
-    monkeypatch.setattr(doctor_collective, 'PATIENCE_S', 0.5)
-    (found,) = doctor_collective.examine(subject('cpu', 2))
+    monkeypatch.setattr(collective, 'PATIENCE_S', 0.5)
+    (found,) = collective.examine(subject('cpu', 2))
     assert (found.level, found.found) == (FAILURE, 'the cards did not finish within 0.5 s')
 
 
 def test_clocks_that_differ_between_machines():
     figures = {'world_size': 16, 'backend': 'hccl', 'seconds': [0.5, 0.001, 0.002], 'clocks_apart_s': 90}
-    found = doctor_collective.judge(figures)
+    found = collective.judge(figures)
     assert [one.level for one in found] == [OK, WARNING]
     assert found[0].found == '4 MiB over 16 ranks (hccl) in 2.0 ms'
     assert 'differ by 90 s' in found[1].found

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import card_listing
-import console
-import doctor_cards
-import options
-from doctor_finding import FAILURE, OK, WARNING
-from doctor_subject import Subject
+from recipe.core import console
+from recipe.doctor import cards as doctor_cards
+from recipe.doctor import smi
+from recipe.doctor.finding import FAILURE, OK, WARNING
+from recipe.doctor.subject import Subject
+from recipe.launch import options
 from smi_outputs import npu_smi, nvidia_smi
 
 
@@ -45,7 +45,7 @@ def look(device: str, nproc: int = 8, **env: str):
 def test_eight_good_npus(tool):
     tool('npu-smi', says(npu_smi()))
     assert look('npu') == [('cards', OK, '8 x 910B3, healthy and free')]
-    listing = card_listing.ask('npu')
+    listing = smi.ask('npu')
     assert listing.driver == '24.1.1'
     assert [card.index for card in listing.cards] == list(range(8))
     assert {(card.used_mib, card.total_mib, card.pids) for card in listing.cards} == {(3380, 65536, ())}
@@ -53,7 +53,7 @@ def test_eight_good_npus(tool):
 
 def test_npus_of_two_chips_count_by_chip(tool):
     tool('npu-smi', says(npu_smi(('OK',) * 16, (2886,) * 16, [(3, 1, 77)], 'Ascend910', 2, '25.2.1')))
-    listing = card_listing.ask('npu')
+    listing = smi.ask('npu')
     assert [card.index for card in listing.cards] == list(range(16))
     assert [card.index for card in listing.cards if card.pids] == [7]
     assert look('npu', 16) == [('busy cards', WARNING, 'memory is in use: card 7: 2886 of 65536 MiB by process 77')]
@@ -115,10 +115,10 @@ def test_a_tool_that_fails_is_a_failure_in_one_line(tool, name):
 
 
 def test_a_tool_that_hangs_is_given_up(tool, monkeypatch):
-    monkeypatch.setattr(card_listing, 'TIMEOUT_S', 0.2)
+    monkeypatch.setattr(smi, 'TIMEOUT_S', 0.2)
     tool('npu-smi', 'exec sleep 60')
     with pytest.raises(console.UserError, match=r'npu-smi info did not answer within 0\.2 s'):
-        card_listing.ask('npu')
+        smi.ask('npu')
 
 
 def nvidia(tool, cards: str, processes: str = ''):
@@ -128,7 +128,7 @@ def nvidia(tool, cards: str, processes: str = ''):
 def test_eight_good_gpus(tool):
     nvidia(tool, nvidia_smi(*[{}] * 8))
     assert look('cuda') == [('cards', OK, '8 x NVIDIA H100 80GB HBM3, healthy and free')]
-    assert card_listing.ask('cuda').driver == '550.54.15'
+    assert smi.ask('cuda').driver == '550.54.15'
 
 
 def test_gpus_that_are_not_well(tool):
@@ -160,7 +160,7 @@ CUTS = st.tuples(st.integers(0, 40), st.integers(0, 120), st.text(max_size=5))
 @given(st.lists(CUTS, max_size=6))
 def test_no_output_breaks_the_parsers(cuts):
     """Lines cut, replaced or torn: cards are missing then, but nothing is raised, and no card is made up."""
-    for whole, parse in ((npu_smi(), card_listing.parse_npu), (nvidia_smi(*[{}] * 8), card_listing.parse_gpu)):
+    for whole, parse in ((npu_smi(), smi.parse_npu), (nvidia_smi(*[{}] * 8), smi.parse_gpu)):
         lines = whole.splitlines()
         for line, column, text in cuts:
             line %= len(lines)

@@ -6,11 +6,10 @@ import os
 
 import pytest
 
-import doctor
-import doctor_compiler
-import options
-from doctor_finding import FAILURE, OK
-from doctor_subject import Subject
+from recipe.doctor import compiler
+from recipe.doctor.finding import FAILURE, OK
+from recipe.doctor.subject import Subject
+from recipe.launch import examine, options
 
 GRAPHS = {'custom_hooks': [{'type': 'LoaderPaceHook'}, {'type': 'CompileHook'}]}
 
@@ -30,7 +29,7 @@ def program(tmp_path):
 
 def findings(tmp_path, device='cpu', config=GRAPHS, **env):
     asked = options.settle(options.parse('full', ['--demo', f'--device={device}']))
-    return doctor_compiler.examine(Subject(asked, device, 1, config, env={'PATH': str(tmp_path), **env}))
+    return compiler.examine(Subject(asked, device, 1, config, env={'PATH': str(tmp_path), **env}))
 
 
 @pytest.mark.parametrize(('device', 'name'), [('cpu', 'g++'), ('cuda', 'gcc')])
@@ -61,7 +60,7 @@ def test_the_environment_s_choice_counts_alone(tmp_path, program):
 @pytest.mark.parametrize(('installed', 'level'), [(None, FAILURE), (object(), OK)])
 def test_a_gpu_needs_triton_too(tmp_path, program, monkeypatch, installed, level):
     program('clang')
-    monkeypatch.setattr(doctor_compiler.importlib.util, 'find_spec', lambda name: installed)
+    monkeypatch.setattr(compiler.importlib.util, 'find_spec', lambda name: installed)
     (found,) = findings(tmp_path, 'cuda')
     assert found.level == level
     assert ('package triton' in found.found) == (level == FAILURE)
@@ -75,5 +74,5 @@ def test_trainings_that_compile_nothing_need_none(tmp_path, config):
 def test_the_launchers_ask_for_it(tmp_path):
     asked = options.settle(options.parse('full', ['--demo', '--device=cpu']))
     env = {**os.environ, 'CXX': str(tmp_path / 'gone')}
-    said = doctor.before_training(Subject(asked, 'cpu', 1, GRAPHS, env=env))
+    said = examine.before_training(Subject(asked, 'cpu', 1, GRAPHS, env=env))
     assert [found.level for found in said if found.check == 'compiler'] == [FAILURE]

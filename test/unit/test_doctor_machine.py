@@ -8,16 +8,15 @@ from pathlib import Path
 
 import pytest
 
-import doctor_clock
-import doctor_limits
-import doctor_network
-import doctor_sources
-import network
-import options
-import run_size
-from doctor_finding import FAILURE, OK, WARNING
-from doctor_limits import Limits
-from doctor_subject import Subject
+from recipe.core import network
+from recipe.doctor import clock, sources
+from recipe.doctor import limits as doctor_limits
+from recipe.doctor import network as doctor_network
+from recipe.doctor.finding import FAILURE, OK, WARNING
+from recipe.doctor.limits import Limits
+from recipe.doctor.subject import Subject
+from recipe.engine import size as run_size
+from recipe.launch import options
 
 CONFIG = {
     'model': {'data_preprocessor': {'size': (512, 1024)}},
@@ -159,26 +158,26 @@ def test_the_most_specific_route_counts(tmp_path):
 
 
 def test_a_clock_that_is_behind():
-    assert [found.level for found in doctor_clock.judge(1000.0, 990.0)] == [OK]
-    assert [found.level for found in doctor_clock.judge(1000.0, None)] == [OK]
-    (found,) = doctor_clock.judge(1000.0, 5000.0)
+    assert [found.level for found in clock.judge(1000.0, 990.0)] == [OK]
+    assert [found.level for found in clock.judge(1000.0, None)] == [OK]
+    (found,) = clock.judge(1000.0, 5000.0)
     assert (found.level, '4000 s before' in found.found) == (WARNING, True)
-    assert [found.level for found in doctor_clock.examine(subject())] == [OK]
+    assert [found.level for found in clock.examine(subject())] == [OK]
 
 
 def test_packages_from_elsewhere_are_failures(tmp_path):
-    good = {name: tmp_path / checkout / name for name, checkout in doctor_sources.PACKAGES.items()}
-    assert [found.level for found in doctor_sources.judge(good, tmp_path)] == [OK]
+    good = {name: tmp_path / checkout / name for name, checkout in sources.PACKAGES.items()}
+    assert [found.level for found in sources.judge(good, tmp_path)] == [OK]
     elsewhere = Path('/opt/site-packages/mmseg')
-    (found,) = doctor_sources.judge({**good, 'mmseg': elsewhere}, tmp_path)
+    (found,) = sources.judge({**good, 'mmseg': elsewhere}, tmp_path)
     assert (found.level, str(elsewhere) in found.found) == (FAILURE, True)
-    (found,) = doctor_sources.judge({**good, 'mmcv': None}, tmp_path)
+    (found,) = sources.judge({**good, 'mmcv': None}, tmp_path)
     assert (found.level, found.found) == (FAILURE, 'mmcv cannot be imported')
 
 
 @pytest.mark.skipif(importlib.util.find_spec('mmseg') is None, reason='mmseg is not installed')
 def test_the_packages_of_these_tests_are_the_checkouts():
-    assert [found.level for found in doctor_sources.examine(subject())] == [OK]
+    assert [found.level for found in sources.examine(subject())] == [OK]
 
 
 def test_a_package_that_is_shadowed_is_found(tmp_path, monkeypatch):
@@ -186,6 +185,4 @@ def test_a_package_that_is_shadowed_is_found(tmp_path, monkeypatch):
     (tmp_path / 'mmseg' / '__init__.py').touch()
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(__import__('sys').modules, 'mmseg', raising=False)
-    assert f'mmseg is imported from {tmp_path}/mmseg' in ' '.join(
-        found.found for found in doctor_sources.examine(subject())
-    )
+    assert f'mmseg is imported from {tmp_path}/mmseg' in ' '.join(found.found for found in sources.examine(subject()))

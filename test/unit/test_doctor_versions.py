@@ -4,23 +4,22 @@ import json
 
 import pytest
 
-import ascend_versions
-import doctor_versions
-import options
-from doctor_finding import FAILURE, OK, WARNING
-from doctor_subject import Subject
-from doctor_versions import Versions
+from recipe.doctor import ascend, versions
+from recipe.doctor.finding import FAILURE, OK, WARNING
+from recipe.doctor.subject import Subject
+from recipe.doctor.versions import Versions
+from recipe.launch import options
 
-TABLE = json.loads(doctor_versions.TABLE.read_text())
+TABLE = json.loads(versions.TABLE.read_text())
 NPU = Versions('3.10.14', '2.1.0', '2.1.0.post12', '26.2.0.post1', '8.1.RC1', '/opt/cann', '25.0.rc1.1')
 
 
 def levels(device: str, have: Versions):
-    return {found.check: found.level for found in doctor_versions.judge(device, have, TABLE)}
+    return {found.check: found.level for found in versions.judge(device, have, TABLE)}
 
 
 def bad(device: str, have: Versions):
-    return [found for found in doctor_versions.judge(device, have, TABLE) if found.level != OK]
+    return [found for found in versions.judge(device, have, TABLE) if found.level != OK]
 
 
 @pytest.mark.parametrize('row', TABLE['torch_npu']['rows'], ids=lambda row: row['torch_npu'])
@@ -72,13 +71,13 @@ def test_gpus_and_cpus():
 
 
 def test_this_environment_is_good():
-    assert bad('cpu', doctor_versions.installed(Subject(options.parse('full', []), 'cpu', 1))) == []
+    assert bad('cpu', versions.installed(Subject(options.parse('full', []), 'cpu', 1))) == []
 
 
 @pytest.mark.parametrize('home', ['usr/local/Ascend/ascend-toolkit/latest', 'usr/local/Ascend/cann'])
 def test_cann_and_driver_are_found_where_they_are_installed(tmp_path, home):
-    assert ascend_versions.cann(tmp_path, {}) is None
-    assert ascend_versions.driver(tmp_path) is None
+    assert ascend.cann(tmp_path, {}) is None
+    assert ascend.driver(tmp_path) is None
     folder = tmp_path / home / 'aarch64-linux'
     folder.mkdir(parents=True)
     (folder / 'ascend_toolkit_install.info').write_text(
@@ -89,9 +88,9 @@ def test_cann_and_driver_are_found_where_they_are_installed(tmp_path, home):
     (driver / 'version.info').write_text(
         'Version=24.1.rc3.b999\nascendhal_version=7.35.23\npackage_version=24.1.rc3.b999\n'
     )
-    assert ascend_versions.cann(tmp_path, {}) == ('8.2.RC1', f'/{home}')
-    assert ascend_versions.driver(tmp_path) == '24.1.rc3.b999'
-    have = doctor_versions.installed(Subject(options.parse('full', []), 'npu', 8, root=tmp_path, env={}))
+    assert ascend.cann(tmp_path, {}) == ('8.2.RC1', f'/{home}')
+    assert ascend.driver(tmp_path) == '24.1.rc3.b999'
+    have = versions.installed(Subject(options.parse('full', []), 'npu', 8, root=tmp_path, env={}))
     assert (have.cann, have.driver) == ('8.2.RC1', '24.1.rc3.b999')
 
 
@@ -99,9 +98,9 @@ def test_the_cann_that_is_sourced_comes_first(tmp_path):
     for home, version in (('usr/local/Ascend/cann', '8.1.RC1'), ('opt/cann', '8.3.RC1')):
         (tmp_path / home / 'x86_64-linux').mkdir(parents=True)
         (tmp_path / home / 'x86_64-linux' / 'ascend_toolkit_install.info').write_text(f'version={version}\n')
-    assert ascend_versions.cann(tmp_path, {'ASCEND_TOOLKIT_HOME': '/opt/cann'})[0] == '8.3.RC1'
+    assert ascend.cann(tmp_path, {'ASCEND_TOOLKIT_HOME': '/opt/cann'})[0] == '8.3.RC1'
 
 
 def test_versions_have_an_order():
     texts = ['24.1.RC2', '24.1.rc3.b999', '24.1.0', '25.0', '25.0.RC1', '25.0.rc1.1', '25.0.0', '25.2.0', '25.5.1']
-    assert sorted(texts, key=ascend_versions.order) == texts
+    assert sorted(texts, key=ascend.order) == texts

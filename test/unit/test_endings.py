@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 from mmseg.engine import exit_status
 
-import endings
-import ranks
+from recipe.launch import endings, ranks
 
 LINES = ['some output', 'error: an earlier one', 'error: iteration 7 is not finite: rank 3: loss_cls nan']
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-import console
-import devices
-import options
+from recipe.core import console
+from recipe.engine import devices
+from recipe.launch import options
 
 TEST = Path(__file__).resolve().parents[1]
 LIBRARIES = ('ASCEND', 'HCCL', 'PYTORCH', 'CUDA', 'TASK_QUEUE', 'CPU_AFFINITY', 'COMBINED', 'MULTI_STREAM', 'ACLNN')

@@ -22,12 +22,11 @@ from hypothesis import strategies as st
 from mmseg.engine.checkpoint import CheckpointError, find_resumable
 
 import cityscapes_sets
-import cityscapes_verify
-import console
-import inputs
-import options
-import run_config
-import weights
+from recipe.core import console, inputs
+from recipe.data import verify
+from recipe.engine import config as run_config
+from recipe.engine import weights
+from recipe.launch import options
 
 REFUSED: Dict[str, set] = {}  # inputs by kind
 LONGEST = 2000  # characters of a message: paths and what the user gave are part of it
@@ -260,7 +259,7 @@ def test_data_sets(tmp_path, good_data, data):
 
     def check() -> None:
         inputs.require_cityscapes(str(root))
-        found = cityscapes_verify.verify(root, workers=1, progress=False, cache=tmp_path / 'note')
+        found = verify.verify(root, workers=1, progress=False, cache=tmp_path / 'note')
         for note in tmp_path.glob('note*'):
             note.unlink()
         if not found.ok:

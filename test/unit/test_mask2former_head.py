@@ -15,8 +15,7 @@ from mmseg.registry import MODELS
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import sides_model
-import sides_train
+from recipe.bench import sides_model, sides_train
 
 READS = ('cpu', 'item', 'tolist', 'numpy', '__bool__', '__int__', '__float__', '__index__', '__contains__')
 # Operators whose result has a shape that the device must tell the host, and the one that reads a number.

@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pytest
 
-import console
-import metrics
-import metrics_collect
 import metrics_toy
+from recipe.core import console
+from recipe.report import collect, metrics
 
 TOOLS = Path(__file__).resolve().parents[2] / 'tools'
 RECORDED = Path(__file__).parent / 'data' / 'mmengine-0.10.3.log'
@@ -483,4 +482,4 @@ def test_a_recorded_text_log_through_the_tool(tmp_path, capsys):
 
 
 def test_all_required_names_are_figures():
-    assert set(sum(metrics_collect.REQUIRED.values(), ())) <= set(metrics_collect.FIGURES)
+    assert set(sum(collect.REQUIRED.values(), ())) <= set(collect.FIGURES)

@@ -6,12 +6,11 @@ from pathlib import Path
 
 import pytest
 
-import console
-import metrics_config
-import metrics_log
-import metrics_run
-import metrics_text
 import metrics_toy
+from recipe.core import config_text, console
+from recipe.report import run as metrics_run
+from recipe.report import scalars as metrics_log
+from recipe.report import text_log as metrics_text
 
 RECORDED = Path(__file__).parent / 'data' / 'mmengine-0.10.3.log'  # by mmengine's own LoggerHook, header shortened
 
@@ -266,24 +265,24 @@ def test_a_dumped_config_reads_as_mmengine_reads_it(start):
     from mmengine.config import Config
 
     dumped = start / 'vis_data' / 'config.py'
-    assert metrics_config.read_config(dumped.read_text()) == Config.fromfile(str(dumped)).to_dict()
+    assert config_text.read_config(dumped.read_text()) == Config.fromfile(str(dumped)).to_dict()
 
 
 def test_a_config_is_read_without_being_run(tmp_path):
     ran = tmp_path / 'ran'
     source = f"open({str(ran)!r}, 'w')\nlr = open({str(ran)!r}, 'w')\nbatch = dict(size=-2, other=[1, (2,)], odd=inf)\n"
-    config = metrics_config.read_config(source)
+    config = config_text.read_config(source)
     assert not ran.exists()
     assert config == {'lr': None, 'batch': {'size': -2, 'other': [1, [2]], 'odd': None}}
-    assert metrics_config.read_config('this is no Python') == {}
+    assert config_text.read_config('this is no Python') == {}
 
 
 def test_looking_up_what_is_not_there():
     config = {'train_cfg': {'max_iters': 10, 'flag': True}, 'text': 'x'}
-    assert metrics_config.lookup_int(config, 'train_cfg.max_iters') == 10
-    assert metrics_config.lookup_int(config, 'train_cfg.flag') is None
-    assert metrics_config.lookup(config, 'train_cfg.max_iters.deeper') is None
-    assert metrics_config.lookup(config, 'text.deeper') is None
+    assert config_text.lookup_int(config, 'train_cfg.max_iters') == 10
+    assert config_text.lookup_int(config, 'train_cfg.flag') is None
+    assert config_text.lookup(config, 'train_cfg.max_iters.deeper') is None
+    assert config_text.lookup(config, 'text.deeper') is None
 
 
 # Finding the files

@@ -6,9 +6,8 @@ import numpy
 import pytest
 from PIL import Image
 
-import metrics
-import metrics_plot
 import metrics_toy
+from recipe.report import metrics, plot
 
 IMAGES = 4  # of the 8 validation images, every second one is drawn
 
@@ -44,7 +43,7 @@ def test_pictures_are_written_beside_the_result(run):
 
 
 def test_the_sheet_shows_the_last_validation(run):
-    found = metrics_plot._last_pictures(collect(run))
+    found = plot._last_pictures(collect(run))
     assert len(found) == IMAGES
     assert {picture.iter for picture in found} == {12}
     assert [picture.image for picture in found] == [f'frankfurt_{n:06d}_000019_leftImg8bit.png' for n in (1, 3, 5, 7)]
@@ -52,7 +51,7 @@ def test_the_sheet_shows_the_last_validation(run):
 
 def test_a_row_is_image_ground_truth_and_prediction(run):
     result = collect(run)
-    picture, tiles = metrics_plot._row(metrics_plot._last_pictures(result)[0], result)
+    picture, tiles = plot._row(plot._last_pictures(result)[0], result)
     both = numpy.asarray(Image.open(picture.path).convert('RGB'))
     assert both.shape == (metrics_toy.HEIGHT, 2 * metrics_toy.WIDTH, 3)
     assert (tiles['ground truth'] == both[:, : metrics_toy.WIDTH]).all()
@@ -66,9 +65,9 @@ def test_without_the_data_set_the_sheet_has_no_image_column(run):
     config = next(run.glob('*/vis_data/config.py'))
     config.write_text(config.read_text().replace("data_root='", "data_root='/nowhere"))
     result = collect(run)
-    _, tiles = metrics_plot._row(metrics_plot._last_pictures(result)[0], result)
+    _, tiles = plot._row(plot._last_pictures(result)[0], result)
     assert set(tiles) == {'ground truth', 'prediction'}
-    assert metrics_plot.predictions(result, run / 'predictions.png').is_file()
+    assert plot.predictions(result, run / 'predictions.png').is_file()
 
 
 def test_no_picture_is_a_warning(run, capsys):
@@ -82,17 +81,17 @@ def test_a_damaged_picture_is_a_warning(run, capsys):
     last = [path for path in pictures(run) if path.stem.endswith('_12')]
     last[0].write_bytes(last[0].read_bytes()[:100])
     result = collect(run)
-    assert metrics_plot.predictions(result, run / 'predictions.png')
+    assert plot.predictions(result, run / 'predictions.png')
     assert f'warning: {last[0]}' in capsys.readouterr().err
 
 
 def test_many_pictures_are_thinned_out_evenly():
-    many = [metrics_plot.Picture(Path(str(index)), str(index), 1) for index in range(500)]
-    chosen = [int(picture.image) for picture in metrics_plot._spread(many)]
-    assert len(chosen) == metrics_plot.MAX_ROWS
+    many = [plot.Picture(Path(str(index)), str(index), 1) for index in range(500)]
+    chosen = [int(picture.image) for picture in plot._spread(many)]
+    assert len(chosen) == plot.MAX_ROWS
     assert chosen[0] == 0 and set(numpy.diff(chosen)) == {62, 63}
-    assert metrics_plot._spread(many[:3]) == many[:3]
-    assert metrics_plot._spread([]) == []
+    assert plot._spread(many[:3]) == many[:3]
+    assert plot._spread([]) == []
 
 
 def test_curves_of_a_run_without_validation_or_times(run):
@@ -104,11 +103,11 @@ def test_curves_of_a_run_without_validation_or_times(run):
     alone.mkdir()
     (alone / 'scalars.json').write_text(''.join(json.dumps(row) + '\n' for row in rows))
     result = metrics.collect(alone / 'scalars.json', require=())
-    assert metrics_plot.curves(result, alone / 'curves.png').is_file()
+    assert plot.curves(result, alone / 'curves.png').is_file()
 
 
 def test_curves_of_a_diverged_run_can_be_drawn(run):
     result = collect(run)
     for point in result.run.points[5:]:
         point.loss = float('nan')
-    assert metrics_plot.curves(result, run / 'curves.png').is_file()
+    assert plot.curves(result, run / 'curves.png').is_file()

@@ -3,14 +3,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import metrics_window
+from recipe.report import window
 
 SECONDS = st.floats(1e-4, 1e3)
 
 
 def steps(seconds, first_iter=1):
     return [
-        metrics_window.Sample(first_iter + index, first_iter + index, 1, step_s, step_s / 2)
+        window.Sample(first_iter + index, first_iter + index, 1, step_s, step_s / 2)
         for index, step_s in enumerate(seconds)
     ]
 
@@ -19,28 +19,28 @@ def steps(seconds, first_iter=1):
     ('iterations', 'warm_up'), [(1, 5), (5, 5), (50, 5), (51, 6), (400, 40), (1000, 100), (1001, 100), (90000, 100)]
 )
 def test_warm_up_is_a_tenth_but_at_least_5_and_at_most_100(iterations, warm_up):
-    assert metrics_window.warm_up_iters(iterations) == warm_up
+    assert window.warm_up_iters(iterations) == warm_up
 
 
 @settings(deadline=None)
 @given(first_iter=st.integers(1, 100_000), iterations=st.integers(1, 3000))
 def test_the_window_is_everything_behind_the_warm_up(first_iter, iterations):
     last_iter = first_iter + iterations - 1
-    kept = metrics_window.after_warm_up(steps([1.0] * iterations, first_iter), first_iter, last_iter)
-    warm_until = first_iter - 1 + metrics_window.warm_up_iters(iterations)
+    kept = window.after_warm_up(steps([1.0] * iterations, first_iter), first_iter, last_iter)
+    warm_until = first_iter - 1 + window.warm_up_iters(iterations)
     assert [sample.first_iter for sample in kept] == list(range(warm_until + 1, last_iter + 1))
 
 
 def test_a_mean_that_reaches_into_the_warm_up_is_left_out():
-    means = [metrics_window.Sample(last - 9, last, 10, 1.0, None) for last in (10, 20, 30)]
-    assert metrics_window.after_warm_up(means, 1, 30) == means[1:]
-    assert metrics_window.after_warm_up(means, 1, 110) == means[2:]
+    means = [window.Sample(last - 9, last, 10, 1.0, None) for last in (10, 20, 30)]
+    assert window.after_warm_up(means, 1, 30) == means[1:]
+    assert window.after_warm_up(means, 1, 110) == means[2:]
 
 
 @settings(deadline=None)
 @given(seconds=st.lists(SECONDS, min_size=1, max_size=200), batch=st.integers(1, 64), order=st.randoms())
 def test_figures_of_any_window(seconds, batch, order):
-    timing = metrics_window.timing(steps(seconds), batch)
+    timing = window.timing(steps(seconds), batch)
     assert timing.iterations == len(seconds)
     assert timing.fps_images_per_s == pytest.approx(batch * len(seconds) / sum(seconds))
     assert timing.fps_images_per_s * timing.step_time_mean_s == pytest.approx(batch)
@@ -51,7 +51,7 @@ def test_figures_of_any_window(seconds, batch, order):
     assert sum(value <= timing.step_time_p95_s * slack for value in seconds) >= 0.95 * (len(seconds) - 1)
     assert timing.data_time_mean_s == pytest.approx(timing.step_time_mean_s / 2)
     order.shuffle(seconds)
-    again = metrics_window.timing(steps(seconds), batch)
+    again = window.timing(steps(seconds), batch)
     assert again.fps_images_per_s == pytest.approx(timing.fps_images_per_s)
     assert again.step_time_p95_s == timing.step_time_p95_s
 
@@ -62,10 +62,10 @@ def test_means_count_by_the_iterations_they_stand_for(means, batch):
     at = 0
     samples = []
     for iterations, step_s in means:
-        samples.append(metrics_window.Sample(at + 1, at + iterations, iterations, step_s, None))
+        samples.append(window.Sample(at + 1, at + iterations, iterations, step_s, None))
         at += iterations
-    timing = metrics_window.timing(samples, batch)
-    spread = metrics_window.timing(steps(numpy.repeat([s for _, s in means], [n for n, _ in means]).tolist()), batch)
+    timing = window.timing(samples, batch)
+    spread = window.timing(steps(numpy.repeat([s for _, s in means], [n for n, _ in means]).tolist()), batch)
     assert timing.iterations == spread.iterations == at
     assert timing.fps_images_per_s == pytest.approx(spread.fps_images_per_s)
     assert timing.data_time_mean_s is None

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import console
-import options
+from recipe.core import console
+from recipe.launch import options
 
 TOOLS = Path(options.__file__).parent
 ODD = [

@@ -9,10 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import console
-import network
-import options
-import run_folder
+from recipe.core import console, network, run_folder
+from recipe.launch import options
 
 TOOL = Path(options.__file__)
 VALUES = {

@@ -10,8 +10,7 @@ from mmseg.engine.optimizers import fp16_optim_wrapper, half_products
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import sides_model
-import sides_train
+from recipe.bench import sides_model, sides_train
 
 # Largest relative difference of a loss term from float32's on the model of the demo, freshly initialised.
 NEAR = {'bf16': 2e-2, 'fp16': 3e-3}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-import progress
+from recipe.launch import progress
 
 
 @pytest.fixture

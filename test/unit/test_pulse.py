@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import time
 
-import pulse
-import train_rank
-from pulse import Beat, Pulses
+from recipe.launch import pulse, trainer
+from recipe.launch.pulse import Beat, Pulses
 
 
 def test_marks_are_seen_through_the_memory(monkeypatch):
@@ -49,7 +48,7 @@ class Runner:
 def marks_of(*names):
     """The marks that stages leave, and of the last stage those when it begins and when it is left."""
     recorder, runner_class = Recorder(), type('Runner', (Runner,), {})
-    train_rank.show_pulse(runner_class, recorder)
+    trainer.show_pulse(runner_class, recorder)
     for name in names:
         runner_class().call_hook(name, batch_idx=3)
     return recorder.marks[-2:]
@@ -67,5 +66,5 @@ def test_only_an_iteration_after_the_first_has_to_be_quick():
 
 def test_a_restart_names_the_checkpoint_that_all_ranks_agreed_on():
     given = ['config.py', '--resume', '--device=cpu']
-    assert train_rank.arguments_of_restart(given, 'a b/iter_6.pth') == [*given, '--resume-from=a b/iter_6.pth']
-    assert train_rank.arguments_of_restart(given, None) == given
+    assert trainer.arguments_of_restart(given, 'a b/iter_6.pth') == [*given, '--resume-from=a b/iter_6.pth']
+    assert trainer.arguments_of_restart(given, None) == given

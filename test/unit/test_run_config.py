@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-import config_keys
-import console
-import options
-import run_config
+from recipe.core import console
+from recipe.engine import config as run_config
+from recipe.engine import overrides
+from recipe.launch import options
 
 DATA = Path('/some/cityscapes')
 
@@ -26,7 +26,7 @@ def test_the_recipe_is_untouched_where_nothing_is_asked():
 
 
 def data_roots(config):
-    return [value for key, value in config_keys.leaves(config) if key.endswith('.data_root')]
+    return [value for key, value in overrides.leaves(config) if key.endswith('.data_root')]
 
 
 def test_the_data_root_reaches_every_data_set():
@@ -177,7 +177,7 @@ def test_an_override_that_cannot_be_meant_is_refused(text, said):
 def test_a_key_that_the_config_lacks_and_its_class_knows_is_taken(text):
     key, value = text.split('=')
     config = make('full', '--', text)
-    assert str(dict(config_keys.leaves(config))[key]) == value
+    assert str(dict(overrides.leaves(config))[key]) == value
 
 
 @pytest.mark.parametrize(

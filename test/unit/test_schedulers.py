@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-import options
+from recipe.launch import options
 
 ROOT = Path(__file__).resolve().parents[2]
 SBATCH = ROOT / 'examples' / 'slurm' / 'train_full.sbatch'

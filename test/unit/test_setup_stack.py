@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-import console
-import setup_run
-import setup_stack
-from setup_stack import STACKS, Python
+from recipe.core import console
+from recipe.setup import cli
+from recipe.setup import stack as setup_stack
+from recipe.setup.stack import STACKS, Python
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -121,11 +121,11 @@ def test_where_none_fits_the_versions_are_named(machine):
 
 @pytest.mark.parametrize('name', list(STACKS))
 def test_every_stack_has_its_requirements_and_a_size(name):
-    files = setup_run.requirement_files(ROOT / f'requirements/{name}.txt')
+    files = cli.requirement_files(ROOT / f'requirements/{name}.txt')
     text = '\n'.join(file.read_text() for file in files)
     assert ROOT / 'requirements.txt' in [file.resolve() for file in files]
     assert re.search(r'^torch[=><]', text, re.MULTILINE)
-    assert name in setup_run.FREE_GB
+    assert name in cli.FREE_GB
 
 
 def test_no_requirement_brings_the_opencv_that_needs_libgl():
@@ -135,6 +135,6 @@ def test_no_requirement_brings_the_opencv_that_needs_libgl():
 
 def test_a_digest_tells_inputs_apart(tmp_path):
     file = tmp_path / 'a'
-    missing = setup_run.digest(file)
+    missing = cli.digest(file)
     file.write_text('x')
-    assert len({missing, setup_run.digest(file), setup_run.digest('x', ''), setup_run.digest('', 'x')}) == 4
+    assert len({missing, cli.digest(file), cli.digest('x', ''), cli.digest('', 'x')}) == 4

@@ -11,10 +11,10 @@ from cityscapesscripts.helpers.annotation import Annotation
 from cityscapesscripts.helpers.labels import name2label, trainId2label
 from cityscapesscripts.preparation.json2labelImg import createLabelImage
 
-import streetscenes
-from streetscenes import light
-from streetscenes.camera import Camera, Frame
-from streetscenes.canvas import Canvas
+from recipe.data import scenes as streetscenes
+from recipe.data.scenes import light
+from recipe.data.scenes.camera import Camera, Frame
+from recipe.data.scenes.canvas import Canvas
 
 NUM_CLASSES = 19
 # Classes that a street is hardly ever without.

@@ -134,40 +134,40 @@ def test_no_source_distribution_gives_pips_own_words(world):
 @pytest.mark.parametrize('name', ['../escaped', '/tmp/escaped', 'demo-1.0/../../escaped', 'demo-1.0/.git/hooks/x'])
 def test_an_archive_that_leaves_its_folder_is_refused(world, name):
     # pip itself must unpack it first, so the archive is handed to unpack() as pip would hand it over.
-    import console
-    import upstream_pins
-    import upstream_sdist
+    from recipe.core import console
+    from recipe.upstream import pins as upstream_pins
+    from recipe.upstream import sdist
 
     archive = world.sdist({}, [tarfile.TarInfo(name)])
     pin = upstream_pins.load(world.root)['demo']
     with pytest.raises(console.UserError, match='refusing to unpack'):
-        upstream_sdist.unpack(archive, pin, world.folder / 'unpacked')
+        sdist.unpack(archive, pin, world.folder / 'unpacked')
     assert not (world.folder / 'escaped').exists()
 
 
 def test_links_in_an_archive_are_refused(world):
-    import console
-    import upstream_pins
-    import upstream_sdist
+    from recipe.core import console
+    from recipe.upstream import pins as upstream_pins
+    from recipe.upstream import sdist
 
     link = tarfile.TarInfo('demo-1.0/demo/link')
     link.type, link.linkname = tarfile.SYMTYPE, '/etc'
     archive = world.sdist({}, [link])
     pin = upstream_pins.load(world.root)['demo']
     with pytest.raises(console.UserError, match='refusing to unpack'):
-        upstream_sdist.unpack(archive, pin, world.folder / 'unpacked')
+        sdist.unpack(archive, pin, world.folder / 'unpacked')
 
 
 def test_a_truncated_archive_is_one_line(world):
-    import console
-    import upstream_pins
-    import upstream_sdist
+    from recipe.core import console
+    from recipe.upstream import pins as upstream_pins
+    from recipe.upstream import sdist
 
     archive = world.sdist({'demo/core.py': CORE * 500})
     archive.write_bytes(archive.read_bytes()[:-60])
     pin = upstream_pins.load(world.root)['demo']
     with pytest.raises(console.UserError, match=r'demo-1\.0\.tar\.gz: damaged archive'):
-        upstream_sdist.unpack(archive, pin, world.folder / 'unpacked')
+        sdist.unpack(archive, pin, world.folder / 'unpacked')
 
 
 def test_fetch_leaves_a_checkout_as_it_is(ready):
@@ -555,7 +555,7 @@ def test_without_git_one_line_says_so(world):
 
 
 def test_the_recipes_own_table_holds_the_three_upstreams():
-    import upstream_pins
+    from recipe.upstream import pins as upstream_pins
     from upstream_world import TOOL
 
     pins = upstream_pins.load(TOOL.parents[1])

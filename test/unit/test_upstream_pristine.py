@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-import pristine_imports
+from recipe.bench import pristine_imports
 from upstream_world import CORE, World, edited, write
 
 

@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-import console
-import network
-import weights
+from recipe.core import console, network
+from recipe.engine import weights
 
 
 @pytest.fixture

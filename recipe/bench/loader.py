@@ -1,0 +1,216 @@
+"""How many training samples one core loads in a second: the unpatched pipeline, ours, and ours with the decoded cache.
+
+``bench.py loader`` runs it. Each side is the pipeline of the recipe's own config file, in a process of its own (see
+``sides``) with one thread, on the same pictures and random numbers; the sides take turns, and each turn is one round.
+Every sample that is timed is also compared: ours must equal upstream's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+import time
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Tuple
+
+from recipe.core import console
+from recipe.data import layout
+
+UPSTREAM_CONFIG = 'mask2former_swin-b-in22k-384x384-pre_8xb2-90k_cityscapes-512x1024.py'
+OUR_CONFIG = UPSTREAM_CONFIG.replace('.py', '_any-device.py')
+UPSTREAM, PNG, CACHE = 'upstream', 'ours', 'ours, decoded cache'
+_SCENES = (8, 1, 2048, 1024, 0)  # of the set that is made: train, val, width, height, seed
+
+
+@dataclasses.dataclass(frozen=True)
+class LoaderFigures:
+    """What one side took.
+
+    Attributes:
+        side: ``UPSTREAM``, ``PNG`` or ``CACHE``.
+        samples: Samples timed, all rounds together.
+        cpu_ms: Milliseconds of processor time per sample: mean of each round, median of the rounds.
+        cpu_ms_rounds: Mean of each round.
+        wall_ms: Milliseconds of time per sample, median of the rounds' means.
+        samples_per_core_s: Samples that one core loads in a second, from ``cpu_ms``.
+        speedup: Against upstream, from ``cpu_ms``.
+    """
+
+    side: str
+    samples: int
+    cpu_ms: float
+    cpu_ms_rounds: Tuple[float, ...]
+    wall_ms: float
+    samples_per_core_s: float
+    speedup: float
+
+
+@dataclasses.dataclass(frozen=True)
+class LoaderReport:
+    """A comparison.
+
+    Attributes:
+        figures: One for each side, upstream first.
+        pictures: How many different pictures were loaded.
+        png_mb: Mean size of a picture's file in megabytes.
+        decoder: What decoded PNG files on our side.
+    """
+
+    figures: List[LoaderFigures]
+    pictures: int
+    png_mb: float
+    decoder: str
+
+
+def measure(
+    data_root: Path, cache: Optional[Path] = None, samples: int = 32, rounds: int = 3, seed: int = 0
+) -> LoaderReport:
+    """Measure the loading of training samples.
+
+    Args:
+        data_root: Cityscapes root with labelTrainIds.
+        cache: Decoded cache of it, from ``cityscapes.py cache``; None leaves that side out.
+        samples: Samples in a round.
+        rounds: Turns that each side gets.
+        seed: Of the random numbers.
+
+    Raises:
+        console.UserError: No pictures, or our samples are not upstream's.
+    """
+    from recipe.bench.sides import Sides
+
+    pairs = _pairs(data_root)
+    with Sides(threads=1) as both:
+        sides = {UPSTREAM: (both.upstream, UPSTREAM_CONFIG, None), PNG: (both.ours, OUR_CONFIG, None)}
+        if cache is not None:
+            sides[CACHE] = (both.ours, OUR_CONFIG, {'folder': str(cache), 'data_root': str(data_root)})
+        times: Dict[str, List[Dict[str, Any]]] = {name: [] for name in sides}
+        for index in range(rounds + 1):
+            for name, (side, config, decoded) in sides.items():
+                taken = side.call(load_samples, config, decoded, pairs, samples, seed + index)
+                if taken['digest'] != (times[UPSTREAM] or [taken])[-1]['digest'] and name != UPSTREAM:
+                    raise console.UserError(f'{name}: the samples are not those of the unpatched pipeline')
+                times[name].append(taken)
+        decoder = both.ours.call(decoder_name)
+    # The first round warms up.
+    figures = [_figures(name, taken[1:], times[UPSTREAM][1:]) for name, taken in times.items()]
+    size = statistics.mean(Path(image).stat().st_size for image, _ in pairs)
+    return LoaderReport(figures, len(pairs), size / 1e6, decoder)
+
+
+def _figures(name: str, taken: List[Dict[str, Any]], upstream: List[Dict[str, Any]]) -> LoaderFigures:
+    cpu = [one['cpu_s'] / one['samples'] * 1e3 for one in taken]
+    base = statistics.median(one['cpu_s'] / one['samples'] * 1e3 for one in upstream)
+    middle = statistics.median(cpu)
+    wall = statistics.median(one['wall_s'] / one['samples'] * 1e3 for one in taken)
+    return LoaderFigures(
+        name, sum(one['samples'] for one in taken), middle, tuple(cpu), wall, 1e3 / middle, base / middle
+    )
+
+
+def _pairs(data_root: Path) -> List[Tuple[str, str]]:
+    """Training pictures and their labels."""
+    images = layout.stems(data_root / layout.IMAGES / 'train', layout.IMAGE_SUFFIX)
+    labels = layout.stems(data_root / layout.LABELS / 'train', layout.TRAIN_IDS_SUFFIX)
+    pairs = [(images[stem], labels[stem]) for stem in sorted(images) if stem in labels]
+    if not pairs:
+        raise console.UserError(f'{data_root} has no training pictures with labelTrainIds; run cityscapes.py prepare')
+    return pairs[:64]  # more than that only measures the disk
+
+
+def load_samples(
+    config: str, decoded: Optional[Dict[str, str]], pairs: List[Tuple[str, str]], count: int, seed: int
+) -> Dict[str, Any]:
+    """Load samples with a config's training pipeline; runs in the process of one side.
+
+    Args:
+        config: Name of a file in mmsegmentation's configs/mask2former.
+        decoded: Decoded cache to use.
+        pairs: Pictures and labels.
+        count: How many samples.
+        seed: Of the random numbers.
+
+    Returns:
+        ``cpu_s`` and ``wall_s`` of all samples, ``samples``, and a ``digest`` of what they hold.
+    """
+    import hashlib
+
+    import cv2
+    import mmseg.datasets  # registers the transforms
+    import numpy as np
+    import torch
+    from mmcv.transforms import Compose
+    from mmengine.config import Config
+    from mmengine.registry import init_default_scope
+
+    init_default_scope('mmseg')
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+    folder = Path(mmseg.datasets.__file__).resolve().parents[2] / 'configs' / 'mask2former'
+    steps = Config.fromfile(str(folder / config)).train_dataloader.dataset.pipeline
+    if decoded:
+        steps[0]['decoded_cache'] = decoded
+    pipeline, digest = Compose(steps), hashlib.sha256()
+    cpu_s = wall_s = 0.0
+    for index in range(count):
+        np.random.seed((seed * count + index) % 2**32)
+        image, label = pairs[(seed * count + index) % len(pairs)]
+        cpu, wall = time.process_time(), time.perf_counter()
+        sample = pipeline(
+            dict(img_path=image, seg_map_path=label, seg_fields=[], reduce_zero_label=False, label_map=None)
+        )
+        cpu_s += time.process_time() - cpu
+        wall_s += time.perf_counter() - wall
+        digest.update(sample['inputs'].numpy().tobytes())
+        digest.update(sample['data_samples'].gt_sem_seg.data.numpy().astype(np.uint8).tobytes())
+    return {'cpu_s': cpu_s, 'wall_s': wall_s, 'samples': count, 'digest': digest.hexdigest()}
+
+
+def decoder_name() -> str:
+    """What decodes PNG files; runs in the process of our side."""
+    from importlib import metadata
+
+    from mmseg.datasets.transforms import png
+
+    if png.decode_image_png_u8 is None:
+        return 'OpenCV and Pillow'
+    return f'kornia-rs {metadata.version("kornia-rs")}'
+
+
+def drawn_scenes(folder: Path) -> Tuple[Path, Path]:
+    """Make a few street scenes of 2048 x 1024 and a decoded cache of them; returns both folders.
+
+    Args:
+        folder: An empty one.
+    """
+    from recipe.data import cache as cityscapes_cache
+    from recipe.data import demo, prepare
+
+    root, cache = folder / 'data', folder / 'cache'
+    demo.demo(root, demo.DemoSet(*_SCENES))
+    prepare.prepare(root)
+    cityscapes_cache.build(root, cache)
+    return root, cache
+
+
+def show(report: LoaderReport) -> None:
+    """Print a report as a table."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(
+        title=f'{report.pictures} pictures, {report.png_mb:.1f} MB each; PNG decoder of ours: {report.decoder}'
+    )
+    for heading in ('pipeline', 'CPU ms/sample', 'rounds', 'wall ms', 'samples/s per core', 'speed-up'):
+        table.add_column(heading, justify='left' if heading == 'pipeline' else 'right')
+    for one in report.figures:
+        spread = f'{min(one.cpu_ms_rounds):.1f} - {max(one.cpu_ms_rounds):.1f}'
+        table.add_row(
+            one.side,
+            f'{one.cpu_ms:.1f}',
+            spread,
+            f'{one.wall_ms:.1f}',
+            f'{one.samples_per_core_s:.1f}',
+            f'{one.speedup:.1f} x',
+        )
+    Console(width=110).print(table)

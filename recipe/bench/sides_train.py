@@ -1,0 +1,240 @@
+"""The recipe's trainer on one side, held at the beginning of its loop: iterations are run one by one from outside.
+
+Everything that belongs to an iteration is real on both sides: mmengine's Runner with its hooks, the optimizer wrapper,
+the schedules, gradient clipping, and DDP where there are several ranks. Only the batches come from outside.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from pathlib import Path
+from typing import Any, ClassVar, Dict, Iterator, List, Optional, Sequence
+from unittest import mock
+
+import torch
+
+from recipe.bench import sides_model
+
+# What the recipe names that only the patches have, and what upstream has in its place.
+_UPSTREAM_TYPES = {
+    'optim_wrapper.optimizer.type': ('DeviceAdamW', 'AdamW'),
+    'train_dataloader.sampler.type': ('ResumableInfiniteSampler', 'InfiniteSampler'),
+    'train_cfg.type': ('ResumableIterBasedTrainLoop', 'IterBasedTrainLoop'),
+    'default_hooks.checkpoint.type': ('AtomicCheckpointHook', 'CheckpointHook'),
+    'default_hooks.runtime_info.type': ('DeferredRuntimeInfoHook', 'RuntimeInfoHook'),
+}
+# Hooks that only the patches have and that take no part in an iteration's result.
+_OUR_HOOKS = ('loader_pace', 'nonfinite_guard')
+_NEVER = 10**9
+
+
+class _Begun(Exception):  # noqa: N818  not an error: it ends Runner.train where the first iteration would begin
+    pass
+
+
+@contextlib.contextmanager
+def unformatted_configs() -> Iterator[None]:
+    """Have no config formatted, which takes longer than a small training; only here, since ``dump`` needs it."""
+    from mmengine.config import Config
+
+    with mock.patch.object(Config, 'pretty_text', property(repr)):
+        yield
+
+
+class Trainer:
+    """A trainer that stands before its next iteration.
+
+    Args:
+        config: Path, relative to the repository or absolute.
+        overrides: Of the config, by dotted key.
+        seed: Of the weights.
+        amp: ``off``, ``bf16`` or ``fp16``.
+        graphs: Whether to train in graphs of torch.compile: in ours as ``--compile``, upstream as mmengine does it.
+        log_interval: Iterations between two log lines; 0 logs nothing.
+        left_out: Default hooks to do without, by their names in the config.
+
+    Attributes:
+        runner: The Runner.
+        outputs: What the last iteration handed to the hooks for logging, by name.
+    """
+
+    def __init__(
+        self,
+        config: str = sides_model.DEMO,
+        overrides: Optional[Dict[str, Any]] = None,
+        seed: int = 0,
+        amp: str = 'off',
+        log_interval: int = 0,
+        graphs: bool = False,
+        left_out: Sequence[str] = (),
+    ) -> None:
+        from mmengine.hooks import Hook
+        from mmseg.utils import register_all_modules
+
+        register_all_modules()
+        trainer = self
+
+        class Capture(Hook):
+            def after_train_iter(
+                self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
+            ) -> None:
+                trainer.outputs = outputs
+
+        self._folder = tempfile.TemporaryDirectory(prefix='trainer-')
+        cfg = resolve(config, overrides, seed, amp, log_interval)
+        for name in left_out:
+            cfg.default_hooks.pop(name)
+        if graphs and is_patched():
+            cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), dict(type='CompileHook')]
+        elif graphs:
+            cfg.compile = True
+        cfg.work_dir = self._folder.name
+        # mmengine keeps what it builds by name, for the life of the process
+        cfg.visualizer.name = cfg.experiment_name = Path(self._folder.name).name
+        _prepare_device(cfg)
+        self.outputs: Dict[str, torch.Tensor] = {}
+        with unformatted_configs():
+            self._start(cfg, Capture())
+
+    def _start(self, cfg: Any, capture: Any) -> None:
+        from mmengine.runner import Runner
+
+        self.runner = Runner.from_cfg(cfg)
+        self.runner.register_hook(capture, priority='LOWEST')
+        build = self.runner.build_train_loop
+
+        def build_held(loop: Any) -> Any:
+            built = build(loop)
+            built.run = self._begin
+            return built
+
+        self.runner.build_train_loop = build_held
+        with contextlib.suppress(_Begun):
+            self.runner.train()
+
+    def _begin(self) -> None:
+        loop = self.runner.train_loop
+        if hasattr(loop, 'begin'):
+            loop.begin()
+        else:
+            self.runner.call_hook('before_train')
+            self.runner.call_hook('before_train_epoch')
+        raise _Begun
+
+    @property
+    def model(self) -> Any:
+        """The segmentor, without a wrapper."""
+        return getattr(self.runner.model, 'module', self.runner.model)
+
+    def iterate(self, data: Dict[str, Any], seed: Optional[int] = None) -> None:
+        """Run one iteration as the loop does.
+
+        Args:
+            data: From ``sides_model.samples``, as the data loader brings it; good for one iteration.
+            seed: Of torch's random state before it; None leaves that.
+        """
+        if seed is not None:
+            torch.manual_seed(seed)
+        loop = self.runner.train_loop
+        getattr(loop, 'ensure_train_mode', self.runner.model.train)()
+        loop.run_iter(data)
+
+
+def resolve(config: str, overrides: Optional[Dict[str, Any]], seed: int, amp: str, log_interval: int = 0) -> Any:
+    """Config of a training from scratch without validation, checkpoints and files, for the packages of this process."""
+    from mmengine.config import Config
+    from mmseg.registry import DATASETS
+
+    cfg = Config.fromfile(sides_model.ROOT / config)
+    cfg.model.backbone.init_cfg = None
+    cfg.randomness = dict(seed=seed)
+    cfg.log_level = 'ERROR'
+    cfg.launcher = 'pytorch' if int(os.environ.get('WORLD_SIZE', 1)) > 1 else 'none'
+    for name in ('val', 'test'):
+        for part in ('dataloader', 'cfg', 'evaluator'):
+            cfg.pop(f'{name}_{part}', None)
+    cfg.train_dataloader.update(num_workers=0, persistent_workers=False)
+    cfg.train_dataloader.pop('prefetch_factor', None)
+    if 'NoImages' not in DATASETS:
+        DATASETS.register_module(name='NoImages', module=_NoImages)
+    cfg.train_dataloader.dataset = dict(type='NoImages')
+    cfg.default_hooks.pop('visualization', None)
+    cfg.visualizer.vis_backends = [dict(type='LocalVisBackend')]  # ours writes files too, and takes no part
+    cfg.default_hooks.checkpoint = dict(type='AtomicCheckpointHook', interval=-1, by_epoch=False, save_last=False)
+    cfg.default_hooks.logger.interval = log_interval or _NEVER
+    cfg.default_hooks.logger.interval_exp_name = _NEVER
+    if amp != 'off':
+        _set_precision(cfg, amp)
+    cfg.merge_from_dict(overrides or {})
+    if not is_patched():
+        for name in _OUR_HOOKS:
+            cfg.default_hooks.pop(name, None)
+        for key, (ours, theirs) in _UPSTREAM_TYPES.items():
+            *path, last = key.split('.')
+            node = cfg
+            for name in path:
+                node = node[name]
+            node[last] = theirs if node[last] == ours else node[last]
+    return cfg
+
+
+class _NoImages(torch.utils.data.Dataset):
+    """Stands for the data set, which is not read: batches come from outside."""
+
+    metainfo: ClassVar[Dict[str, Any]] = {}
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> None:
+        raise IndexError(index)
+
+
+def is_patched() -> bool:
+    """Whether this process has the patched packages."""
+    import importlib.util
+
+    return importlib.util.find_spec('mmseg.engine.loops') is not None
+
+
+def _set_precision(cfg: Any, amp: str) -> None:
+    for name in ('dtype', 'loss_scale'):
+        cfg.optim_wrapper.pop(name, None)
+    if is_patched():
+        cfg.optim_wrapper.type = {'bf16': 'Bf16OptimWrapper', 'fp16': 'Fp16OptimWrapper'}[amp]
+    else:
+        cfg.optim_wrapper.update(type='AmpOptimWrapper', dtype={'bf16': 'bfloat16', 'fp16': 'float16'}[amp])
+
+
+def _prepare_device(cfg: Any) -> None:
+    if is_patched():
+        from mmseg.engine.device import prepare_device
+
+        prepare_device(cfg)
+    elif cfg.launcher != 'none' and not torch.cuda.is_available():
+        # mmengine wraps the model for accelerators only
+        torch.distributed.init_process_group('gloo')
+        cfg.model_wrapper_cfg = dict(type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False)
+
+
+def build(*args: Any, **kwargs: Any) -> Trainer:
+    """Build a ``Trainer``; its arguments."""
+    return Trainer(*args, **kwargs)
+
+
+def state(trainer: Trainer) -> Dict[str, torch.Tensor]:
+    """Weights of a trainer's model, on the host."""
+    return sides_model.state(trainer.model)
+
+
+def load(trainer: Trainer, weights: Dict[str, torch.Tensor]) -> None:
+    """Give a trainer the weights of the other side."""
+    sides_model.load(trainer.model, weights)
+
+
+def iterate(trainer: Trainer, batch: Dict[str, List[torch.Tensor]], seed: Optional[int] = None) -> Dict[str, float]:
+    """Run one iteration and read what it logs: loss terms by name, and ``loss``, their sum."""
+    trainer.iterate(sides_model.samples(batch), seed)
+    return {name: float(value) for name, value in trainer.outputs.items()}

@@ -1,0 +1,166 @@
+"""How many images a second a validation takes: the unpatched upstream and ours, in turns, on the same pictures.
+
+``bench.py validation`` runs it. Each side runs mmengine's own validation of the same config, weights and pictures, in a
+process of its own (see ``sides``): loading, preprocessing, model, prediction at full size, and the metric. The loaders'
+processes stay from one round to the next. A round is one pass over the pictures; the first one warms up. Nothing is
+reported where a metric of the first round is not upstream's.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, Dict, Optional, Tuple
+
+from recipe.core import console
+
+# What only the patches have, and what upstream has in its place.
+_UPSTREAM_STEPS = {
+    'FastLoadImageFromFile': 'LoadImageFromFile',
+    'FastLoadAnnotations': 'LoadAnnotations',
+    'FastPackSegInputs': 'PackSegInputs',
+}
+# Points of mIoU, mAcc and aAcc: a pixel whose two best classes are equal but for rounding may change sides.
+TOLERANCE = 0.05
+_SCENE_SEED = 0
+
+
+def scenes(folder: Path, images: int, height: int, width: int) -> Path:
+    """Draw street scenes to validate on.
+
+    Args:
+        folder: An empty one.
+        images: How many.
+        height: Of each, in pixels.
+        width: Likewise.
+
+    Returns:
+        The Cityscapes root.
+    """
+    from recipe.data import demo, prepare
+
+    root = folder / 'data'
+    demo.demo(root, demo.DemoSet(1, images, width, height, _SCENE_SEED))
+    prepare.prepare(root)
+    return root
+
+
+class Validation:
+    """A runner that stands before a validation.
+
+    Args:
+        config: Path, relative to the repository or absolute.
+        overrides: Of the config, by dotted key.
+        data_root: Cityscapes root.
+        images: Pictures of the set that are used; None takes all.
+        workers: Loader processes.
+        seed: Of the weights.
+    """
+
+    def __init__(
+        self,
+        config: str,
+        overrides: Dict[str, Any],
+        data_root: str,
+        images: Optional[int] = None,
+        workers: int = 2,
+        seed: int = 0,
+    ) -> None:
+        from mmengine.config import Config
+        from mmengine.runner import Runner
+        from mmseg.utils import register_all_modules
+
+        from recipe.bench import sides_model, sides_train
+
+        register_all_modules()
+        self._folder = tempfile.TemporaryDirectory(prefix='validation-')
+        cfg = Config.fromfile(sides_model.ROOT / config)
+        cfg.model.backbone.init_cfg = None
+        cfg.merge_from_dict({'randomness': dict(seed=seed), 'log_level': 'ERROR', **overrides})
+        loader = cfg.val_dataloader
+        loader.update(num_workers=workers, persistent_workers=workers > 0)
+        if workers:
+            loader.setdefault('prefetch_factor', 4)  # on both sides
+        loader.dataset.data_root = data_root
+        if images is not None:
+            loader.dataset.indices = images
+        patched = sides_train.is_patched()
+        if patched:
+            from mmseg.engine.device import prepare_device
+            from mmseg.engine.loaders import prepare_loaders
+
+            prepare_loaders(cfg, prepare_device(cfg))
+        else:
+            loader.dataset.pipeline = [_upstream_step(step) for step in loader.dataset.pipeline]
+        with sides_train.unformatted_configs():
+            self.runner = Runner(
+                model=cfg.model,
+                work_dir=self._folder.name,
+                val_dataloader=loader,
+                val_cfg=cfg.val_cfg,
+                val_evaluator=cfg.val_evaluator,
+                randomness=cfg.randomness,
+                env_cfg=cfg.env_cfg,
+                log_level='ERROR',
+                default_scope=cfg.default_scope,
+                default_hooks=dict(logger=dict(type='LoggerHook', interval=10**9), checkpoint=None),
+            )
+        self.model.init_weights()
+        self.loop = self.runner.build_val_loop(cfg.val_cfg)
+
+    @property
+    def model(self) -> Any:
+        """The segmentor."""
+        return self.runner.model
+
+    def run(self) -> Tuple[float, Dict[str, float]]:
+        """Validate once; returns seconds, with the device synchronised, and the metrics."""
+        import torch
+
+        device = next(self.model.parameters()).device
+
+        def synchronize() -> None:
+            if device.type != 'cpu':
+                getattr(torch, device.type).synchronize()
+
+        synchronize()
+        begin = time.perf_counter()
+        metrics = self.loop.run()
+        synchronize()
+        return time.perf_counter() - begin, {name: float(value) for name, value in metrics.items()}
+
+
+def _upstream_step(step: Dict[str, Any]) -> Dict[str, Any]:
+    """The transform that upstream has for one of ours."""
+    kind = _UPSTREAM_STEPS.get(step['type'], step['type'])
+    return {
+        **{name: value for name, value in step.items() if name not in ('label_dtype', 'decoded_cache')},
+        'type': kind,
+    }
+
+
+def build(*args: Any, **kwargs: Any) -> Validation:
+    """Build a ``Validation``; its arguments."""
+    return Validation(*args, **kwargs)
+
+
+def run(validation: Validation) -> Dict[str, Any]:
+    """Validate once."""
+    seconds, metrics = validation.run()
+    return {'seconds': seconds, 'metrics': metrics, 'images': len(validation.loop.dataloader.dataset)}
+
+
+def require_same(theirs: Dict[str, float], ours: Dict[str, float]) -> None:
+    """Refuse metrics that differ.
+
+    Raises:
+        console.UserError: Names the metric.
+    """
+    for name in sorted({*theirs, *ours}):
+        one, other = theirs.get(name, float('nan')), ours.get(name, float('nan'))
+        if not abs(one - other) <= TOLERANCE:
+            raise console.UserError(
+                f'the metrics differ: {name} is {other}, upstream has {one} (tolerance {TOLERANCE}); '
+                'nothing is reported'
+            )

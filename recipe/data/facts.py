@@ -1,0 +1,171 @@
+"""What a picture file of the data set is: read whole, checked, and summed up in a few numbers.
+
+Facts of files that are whole are remembered, keyed by name, size and time of change, so that a check before each
+training costs a directory listing only. Whether a fact is a fault is judged afresh each time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import io
+import json
+import os
+from pathlib import Path
+from typing import Dict, List, Optional, Tuple
+
+from recipe.core import console
+from recipe.data import files
+
+CACHE_NAME = '.verify_cache.json'
+_CACHE_FORMAT = 1
+IGNORED = 255
+_LABEL_IDS = 34  # Cityscapes' raw labels are 0 to 33 ...
+_TRAIN_IDS = 19  # ... and those to train on 0 to 18
+
+# (width, height, highest class) of a whole file; the class is -1 for pictures and for labels that are all ignored.
+Facts = Tuple[int, int, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A file to read.
+
+    Args:
+        path: Where it is.
+        is_label: Whether it is a label rather than a picture.
+        num_classes: Labels may hold 0 to num_classes - 1, and 255.
+    """
+
+    path: str
+    is_label: bool
+    num_classes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """What reading a file found: its facts, or what is wrong with it."""
+
+    facts: Optional[Facts] = None
+    fault: Optional[str] = None
+
+
+def read(job: Job) -> Finding:
+    """Read and decode one file whole.
+
+    Args:
+        job: The file.
+    """
+    # Imported here: a check that is answered from the cache needs neither.
+    from PIL import Image
+
+    try:
+        data = Path(job.path).read_bytes()
+    except OSError as error:
+        return Finding(fault=_unreadable(job.path, error))
+    if not data:
+        return Finding(fault='empty file (0 bytes); copy or unpack it again')
+    try:
+        with Image.open(io.BytesIO(data)) as picture:
+            kind = picture.format
+            picture.verify()  # checksums of all chunks, up to the end mark
+        with Image.open(io.BytesIO(data)) as picture:
+            picture.load()
+            mode, size = picture.mode, picture.size
+            counts = picture.histogram() if job.is_label else []
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        return Finding(fault=f'damaged or truncated picture ({error}); copy or unpack it again')
+    if kind != 'PNG':
+        return Finding(fault=f'holds {kind} data, not PNG; unpack the original')
+    if not job.is_label:
+        if mode != 'RGB':
+            return Finding(fault=f'picture of mode {mode}, not 8-bit RGB; unpack the original')
+        return Finding(facts=(*size, -1))
+    if mode not in ('L', 'P'):
+        return Finding(
+            fault=f'label of mode {mode}, not 8-bit with one channel: a colour picture is no label; run prepare --force'
+        )
+    return _judge_values(size, [value for value, count in enumerate(counts[:256]) if count], job.num_classes)
+
+
+def _judge_values(size: Tuple[int, int], values: List[int], num_classes: int) -> Finding:
+    """Tell labelTrainIds from other labels by the values that occur."""
+    classes = [value for value in values if value != IGNORED]
+    stray = [value for value in classes if value >= num_classes]
+    if not stray:
+        return Finding(facts=(*size, max(classes, default=-1)))
+    if IGNORED not in values and _TRAIN_IDS <= max(classes) < _LABEL_IDS:
+        return Finding(fault=f'holds {_named(stray)}: labelIds, not labelTrainIds; run prepare --force')
+    return Finding(
+        fault=f'holds {_named(stray)}; '
+        f'labels of {num_classes} classes hold 0 to {num_classes - 1} and 255: run prepare --force'
+    )
+
+
+def _named(values: List[int]) -> str:
+    shown = ', '.join(str(value) for value in values[:8])
+    return shown if len(values) <= 8 else f'{shown} and {len(values) - 8} more'
+
+
+def _unreadable(path: str, error: OSError) -> str:
+    if Path(path).is_symlink() and not Path(path).exists():
+        return f'broken symbolic link to {os.readlink(path)}; mend the link or copy the file'
+    return f'cannot be read ({error.strerror}); check its permissions and the disk'
+
+
+class Cache:
+    """Facts of whole files from earlier checks.
+
+    A cache that is damaged, of another format or edited is ignored. An entry counts only while its file has the same
+    size and time of change.
+
+    Args:
+        path: The cache's file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.entries: Dict[str, List[int]] = {}
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            stored = json.loads(path.read_text(encoding='utf-8'))
+            body = stored['files']
+            if stored['format'] == _CACHE_FORMAT and stored['sha256'] == _digest(body):
+                self.entries = body
+
+    def get(self, name: str, status: os.stat_result) -> Optional[Facts]:
+        """Return a file's facts if they are known and the file has not changed since."""
+        entry = self.entries.get(name)
+        if entry is None or entry[:2] != [status.st_size, status.st_mtime_ns]:
+            return None
+        return entry[2], entry[3], entry[4]
+
+    def replace(self, known: Dict[str, Tuple[os.stat_result, Facts]]) -> None:
+        """Store the facts of all whole files; a cache that cannot be written is a warning only."""
+        entries = {name: [status.st_size, status.st_mtime_ns, *facts] for name, (status, facts) in known.items()}
+        if entries == self.entries:
+            return
+        text = json.dumps({'format': _CACHE_FORMAT, 'sha256': _digest(entries), 'files': entries})
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with files.whole(self.path) as partial:
+                partial.write_text(text, encoding='utf-8')
+        except OSError as error:
+            console.warn(f'the result of the check cannot be kept in {self.path} ({error.strerror}); give --cache PATH')
+
+
+def _digest(entries: Dict[str, List[int]]) -> str:
+    return hashlib.sha256(json.dumps(entries, sort_keys=True).encode()).hexdigest()
+
+
+def cache_path(root: Path, given: Optional[Path] = None) -> Path:
+    """Return where a data set's facts are kept: as given, under its root, or under the user's cache folder.
+
+    The user's folder serves where the root is read-only.
+    """
+    if given is not None:
+        return given
+    if os.access(str(root), os.W_OK):
+        return root / CACHE_NAME
+    base = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache')
+    return base / 'cityscapes_verify' / (hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16] + '.json')

@@ -1,0 +1,85 @@
+"""The data set of a training: the user's, verified, or the built-in demo set, made when it is first needed."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Optional
+
+from recipe.core import console, inputs, run_folder
+from recipe.data import verify
+
+# Scenes to train and to validate on, width and height in pixels, seed.
+DEMO = (240, 40, 256, 128, 0)
+DEMO_DATA = run_folder.OUTPUT / 'demo_data'
+
+
+def root(given: Optional[str], demo: bool) -> Path:
+    """The data root; the demo set need not exist yet.
+
+    Args:
+        given: What ``--data_path`` says.
+        demo: Whether the built-in set is used where nothing is given.
+
+    Raises:
+        console.UserError: The folder is not a Cityscapes root.
+    """
+    if given is None and demo:
+        from recipe.data import scenes
+
+        # Sets of another size, or of another generator, lie beside each other.
+        return DEMO_DATA / '_'.join(map(str, ('v' + str(scenes.GENERATOR_VERSION), *DEMO)))
+    return inputs.require_cityscapes(given)
+
+
+def verified(data_root: Path, progress: bool = True) -> str:
+    """Verify a data set; fast where it was verified before and has not changed.
+
+    Args:
+        data_root: From ``root``.
+        progress: Whether to show progress on stdout.
+
+    Returns:
+        One line on the whole.
+
+    Raises:
+        console.UserError: The first fault, how many there are and how to see all.
+    """
+    found = verify.verify(data_root, progress=progress)
+    if not found.ok:
+        more = len(found.faults) - 1
+        raise console.UserError(
+            f'{found.faults[0]}'
+            + (f' (and {more} more faults)' if more else '')
+            + f'; all: python tools/cityscapes.py verify --data_path={shlex.quote(str(data_root))}'
+        )
+    return f'{data_root}: {found.summary()}'
+
+
+def require(data_root: Path) -> None:
+    """Verify a data set and say what it holds.
+
+    Raises:
+        console.UserError: As ``verified``.
+    """
+    console.say(f'data     {verified(data_root)}')
+
+
+def require_decoded(data_root: Path, folder: Path) -> None:
+    """Check that a decoded cache holds the data set as it is now.
+
+    Raises:
+        console.UserError: It does not; says how to make it anew.
+    """
+    from recipe.data import cache
+
+    cache.require_fresh(data_root, folder)
+
+
+def make_demo(data_root: Path) -> None:
+    """Make the demo set or what is missing of it, as the real one is made: polygons first, then training labels."""
+    from recipe.data import demo as cityscapes_demo
+    from recipe.data import prepare
+
+    cityscapes_demo.demo(data_root, cityscapes_demo.DemoSet(*DEMO))
+    prepare.prepare(data_root)

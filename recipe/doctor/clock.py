@@ -1,0 +1,36 @@
+"""Is the clock of this machine right? Run folders are named by it, and the newest one is resumed."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import List, Optional
+
+from recipe.doctor.finding import OK, WARNING, Finding
+from recipe.doctor.subject import Subject
+
+ROOT = Path(__file__).resolve().parent.parent
+AHEAD_S = 60  # storage that other machines write to may be a little ahead
+
+
+def examine(subject: Subject) -> List[Finding]:
+    """Compare the clock with when files here were last written."""
+    return judge(time.time(), _newest([ROOT, *ROOT.glob('tools/*.py'), ROOT / 'test' / 'output']))
+
+
+def _newest(paths: List[Path]) -> Optional[float]:
+    return max((path.stat().st_mtime for path in paths if path.exists()), default=None)
+
+
+def judge(now_s: float, written_s: Optional[float]) -> List[Finding]:
+    """Findings on one clock.
+
+    Args:
+        now_s: What it shows, seconds since 1970.
+        written_s: When the newest file was written; None where there is none.
+    """
+    shown = time.strftime('%Y-%m-%d %H:%M:%S %Z', time.localtime(now_s))
+    if written_s is not None and written_s > now_s + AHEAD_S:
+        found = f'it is {shown}, {written_s - now_s:.0f} s before files here were written'
+        return [Finding('clock', WARNING, found, 'set the clock, for example with chronyc makestep')]
+    return [Finding('clock', OK, shown)]

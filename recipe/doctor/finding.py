@@ -1,0 +1,61 @@
+"""What a check of the doctor says: one line on what it found, and one on how to mend it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Callable, List
+
+from recipe.core import console
+
+OK, WARNING, FAILURE = 'ok', 'warning', 'failure'
+LEVELS = (OK, WARNING, FAILURE)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at.
+
+    Attributes:
+        check: What was looked at, a few words.
+        level: One of ``LEVELS``. A warning may cost speed or hours later; a failure would end the training.
+        found: What is there, one line.
+        fix: What to do, one line; empty where all is well.
+    """
+
+    check: str
+    level: str
+    found: str
+    fix: str = ''
+
+    def __post_init__(self) -> None:
+        if self.level not in LEVELS:
+            raise ValueError(f'level: expected one of {LEVELS}, got {self.level!r}')
+        if (self.level == OK) == bool(self.fix):
+            raise ValueError(f'{self.check}: a finding has a fix exactly where something is wrong')
+        for name in ('found', 'fix'):
+            object.__setattr__(self, name, ' '.join(str(getattr(self, name)).split()))
+
+
+def failure(check: str, error: console.UserError) -> Finding:
+    """An error as a finding.
+
+    Args:
+        check: Name of the finding.
+        error: Its text, up to the last semicolon, is what was found, and the rest the fix: that is how this project
+            writes its errors.
+    """
+    said, _, fix = str(error).rpartition('; ')
+    return Finding(check, FAILURE, said or fix, fix if said else 'see what was found')
+
+
+def attempt(check: str, act: Callable[[], str]) -> List[Finding]:
+    """Turn a function that refuses with ``console.UserError`` into a finding.
+
+    Args:
+        check: Name of the finding.
+        act: Gives what was found.
+    """
+    try:
+        return [Finding(check, OK, act())]
+    except console.UserError as error:
+        return [failure(check, error)]

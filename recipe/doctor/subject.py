@@ -1,0 +1,50 @@
+"""What the doctor examines: a training that is about to start, as far as it could be worked out."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Dict, Mapping
+
+from recipe.core import network
+from recipe.launch import options
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A training on this machine.
+
+    Attributes:
+        asked: The launcher's options.
+        device: ``npu``, ``cuda`` or ``cpu``.
+        nproc: Ranks on this machine.
+        config: Resolved ``mmengine.Config``; None where it could not be read.
+        root: Of the file system to look at; tests give another one.
+        env: Environment variables of the training.
+    """
+
+    asked: options.Options
+    device: str
+    nproc: int
+    config: Any = None
+    root: Path = Path('/')
+    env: Mapping[str, str] = field(default_factory=lambda: os.environ)
+
+    @property
+    def master(self) -> str:
+        """IPv4 address of rank 0's machine."""
+        return network.resolve(self.asked.master_addr) if self.asked.master_addr else network.LOCAL
+
+    def loader(self) -> Dict[str, int]:
+        """What the loader of the training takes.
+
+        Returns:
+            Images per card (``batch_size``), loader processes per card (``num_workers``), and batches that each of
+            these prepares ahead (``prefetch_factor``).
+        """
+        given = (self.config or {}).get('train_dataloader') or {}
+        workers = int(given.get('num_workers') or 0)
+        # 2 is torch's own default, which None stands for.
+        ahead = int(given.get('prefetch_factor') or 2) if workers else 0
+        return {'batch_size': int(given.get('batch_size') or 1), 'num_workers': workers, 'prefetch_factor': ahead}

@@ -1,0 +1,250 @@
+"""Makes the one config file of a run: the base config, the launcher's options, then the user's overrides."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any, Iterator, List, Optional
+
+from recipe.core import config_text, console, inputs
+from recipe.engine import overrides as config_keys
+from recipe.launch.options import Options
+
+CONFIGS = Path(__file__).resolve().parent.parent / 'configs'
+RECIPE, DEMO = CONFIGS / 'mask2former_swin-b_cityscapes.py', CONFIGS / 'demo.py'
+# A performance run is short: (iterations, iterations between validations).
+PERFORMANCE, PERFORMANCE_DEMO = (1000, 1000), (100, 100)
+# Where a start begins, which is not the same for a resumed one.
+_OF_ONE_START = ('load_from', 'model.backbone.init_cfg')
+_CACHED = {'LoadResizedCrop', 'FastLoadImageFromFile', 'FastLoadAnnotations'}  # transforms that take a decoded cache
+_LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
+
+
+def make(options: Options, device: str, data_root: Path) -> Any:
+    """Resolve the config of a run, all but the pretrained weights.
+
+    Args:
+        options: What the user asked for.
+        device: ``npu``, ``cuda`` or ``cpu``.
+        data_root: Cityscapes root, absolute.
+
+    Returns:
+        An ``mmengine.Config``.
+
+    Raises:
+        console.UserError: The config cannot be read, or an option or override does not fit it.
+    """
+    config = load(Path(options.config) if options.config else (DEMO if options.demo else RECIPE))
+    max_iters, val_interval = options.max_iters, options.val_interval
+    if not options.writes_checkpoints:
+        usual = PERFORMANCE_DEMO if options.demo else PERFORMANCE
+        max_iters = max_iters or usual[0]
+        val_interval = val_interval or min(usual[1], max_iters)
+        config.default_hooks['checkpoint'] = None
+    if max_iters:
+        _set_schedule(config, max_iters)
+    if val_interval:
+        config.train_cfg['val_interval'] = val_interval
+        if config.default_hooks.get('checkpoint'):
+            config.default_hooks.checkpoint['interval'] = val_interval
+    if options.batch_size:
+        config.train_dataloader['batch_size'] = options.batch_size
+    if options.num_workers is not None:
+        _set_workers(config, options.num_workers)
+    if options.seed is not None:
+        config['randomness'] = dict(config.get('randomness') or {}, seed=options.seed)
+    if options.amp:
+        _set_precision(config, options.amp, device)
+    if options.compile:
+        _set_compile(config, device)
+    if options.tf32 is not None:
+        config['allow_tf32'] = options.tf32
+    if options.on_nan is not None:
+        _set_skips(config.default_hooks.get('nonfinite_guard'), '--on_nan', 'max_skips', options.on_nan)
+    if options.on_bad_image is not None:
+        _set_skips(config.train_cfg, '--on_bad_image', 'max_unreadable', options.on_bad_image)
+    for group in _dataset_groups([config.get(name) for name in _LOADERS]):
+        group['data_root'] = str(data_root)
+    if options.decoded_cache:
+        _set_decoded_cache(config, inputs.absolute(options.decoded_cache), data_root)
+    override(config, options.overrides)
+    return config
+
+
+def load(path: Path) -> Any:
+    """Read a config file.
+
+    Raises:
+        console.UserError: It is no readable config of an iteration-based training.
+    """
+    from mmengine.config import Config
+
+    try:
+        config = Config.fromfile(str(path))
+    except Exception as error:  # a config is Python code: anything can come out of it
+        raise console.UserError(f'--config: {path} cannot be read: {type(error).__name__}: {error}') from None
+    needed = ('model', 'train_cfg', 'train_dataloader', 'val_dataloader', 'optim_wrapper', 'default_hooks')
+    lacking = [name for name in needed if not config.get(name)]
+    if lacking or not config.train_cfg.get('max_iters'):
+        raise console.UserError(
+            f'--config: {path} has no {", no ".join(lacking) or "train_cfg.max_iters"}; give the config of a training '
+            'by iterations, such as configs/mask2former_swin-b_cityscapes.py'
+        )
+    return config
+
+
+def _set_schedule(config: Any, max_iters: int) -> None:
+    """Set the length of the training; learning-rate phases that ended with it still do."""
+    before = config.train_cfg['max_iters']
+    config.train_cfg['max_iters'] = max_iters
+    phases = config.get('param_scheduler') or []
+    phases = phases if isinstance(phases, list) else [phases]
+    for phase in phases:
+        if phase.get('end') == before or phase.get('end', 0) > max_iters:
+            phase['end'] = max_iters
+    # A warm-up may be all that is left of a very short training.
+    config['param_scheduler'] = [phase for phase in phases if phase.get('begin', 0) < max_iters]
+    logger = config.default_hooks.get('logger')
+    if logger and logger.get('interval', 0) > max_iters:
+        logger['interval'] = max_iters  # at least one loss is logged
+
+
+def _set_workers(config: Any, workers: int) -> None:
+    for name in _LOADERS:
+        loader = config.get(name)
+        if loader:
+            loader.update(num_workers=workers, persistent_workers=workers > 0)
+            if not workers:
+                loader.pop('prefetch_factor', None)
+
+
+def _set_decoded_cache(config: Any, folder: Path, data_root: Path) -> None:
+    """Have every transform that loads pictures take them from a decoded cache."""
+    found = [step for step in _steps([config.get(name) for name in _LOADERS]) if step.get('type') in _CACHED]
+    if not found:
+        raise console.UserError(f'--decoded_cache: no transform of the config is one of {", ".join(sorted(_CACHED))}')
+    for step in found:
+        step['decoded_cache'] = {'folder': str(folder), 'data_root': str(data_root)}
+
+
+def _steps(node: Any) -> Iterator[dict]:
+    """All groups with a type below a node, in lists and groups."""
+    if isinstance(node, dict):
+        if 'type' in node:
+            yield node
+        node = list(node.values())
+    if isinstance(node, list):
+        for child in node:
+            yield from _steps(child)
+
+
+def _set_precision(config: Any, amp: str, device: str) -> None:
+    if amp == 'fp16' and device == 'cpu' and not _scales_on_cpu():
+        raise console.UserError('--amp=fp16: on a CPU that takes torch 2.3 or newer; give --amp=bf16 or off')
+    wrapper = config.optim_wrapper
+    for name in ('dtype', 'loss_scale'):
+        wrapper.pop(name, None)
+    wrapper['type'] = {'bf16': 'Bf16OptimWrapper', 'fp16': 'Fp16OptimWrapper', 'off': 'OptimWrapper'}[amp]
+
+
+def _set_compile(config: Any, device: str) -> None:
+    if device == 'npu':
+        raise console.UserError('--compile=1: no compiler of graphs was tried on an NPU; leave it out')
+    hooks = list(config.get('custom_hooks') or [])
+    if not any(hook.get('type') == 'CompileHook' for hook in hooks):
+        config['custom_hooks'] = [*hooks, {'type': 'CompileHook'}]
+
+
+def _scales_on_cpu() -> bool:
+    import torch
+
+    return hasattr(torch.amp, 'GradScaler')
+
+
+def _set_skips(group: Any, option: str, key: str, count: int) -> None:
+    """Set how much may be skipped, where what does the skipping is part of the config."""
+    takes = {'max_skips': 'NonFiniteGuardHook', 'max_unreadable': 'ResumableIterBasedTrainLoop'}[key]
+    if not group or group.get('type') != takes:
+        raise console.UserError(f'{option}: the config has no {takes}, which would act on it; the recipe has')
+    group[key] = count
+
+
+def _dataset_groups(node: Any) -> Iterator[dict]:
+    """The groups below a node that have a data_root, also inside wrapped and joined data sets."""
+    if isinstance(node, dict):
+        if 'data_root' in node:
+            yield node
+        node = list(node.values())
+    if isinstance(node, list):
+        for child in node:
+            yield from _dataset_groups(child)
+
+
+def override(config: Any, overrides: List[str]) -> None:
+    """Set what the user gave behind ``--``, with the value syntax of mmengine's ``--cfg-options``.
+
+    Raises:
+        console.UserError: A key that the config does not have.
+    """
+    from mmengine.config import DictAction
+
+    if not overrides:
+        return
+    parser = argparse.ArgumentParser()
+    parser.add_argument('overrides', nargs='+', action=DictAction)
+    for key, value in parser.parse_args(overrides).overrides.items():
+        config_keys.require(config, key, value)
+        config.merge_from_dict({key: value})
+
+
+def weights_source(config: Any) -> Optional[str]:
+    """URL or path of the backbone's pretrained weights that the config names, None without."""
+    start = config.model.get('backbone', {}).get('init_cfg')
+    return start.get('checkpoint') if isinstance(start, dict) and start.get('type') == 'Pretrained' else None
+
+
+def set_weights(config: Any, path: Optional[Path]) -> None:
+    """Have the backbone begin with a weights file, or from scratch."""
+    backbone = config.model['backbone']
+    if path is not None:
+        backbone['init_cfg'] = {'type': 'Pretrained', 'checkpoint': str(path)}
+    elif weights_source(config) is not None:
+        backbone['init_cfg'] = None
+
+
+def differences(before: Path, config: Any) -> List[str]:
+    """Settings that a resumed run has changed, ``key: old -> new``.
+
+    Args:
+        before: Config file of the run so far; no differences where it is missing.
+        config: ``mmengine.Config`` for the resumed run.
+    """
+    if not before.is_file():
+        return []
+    # Read, not run: a run folder, like a checkpoint, may come from elsewhere.
+    texts = before.read_text(encoding='utf-8', errors='replace'), config.pretty_text
+    old, new = (dict(config_keys.leaves(config_text.read_config(text))) for text in texts)
+    return [
+        f'{key}: {old.get(key)} -> {new.get(key)}'
+        for key in sorted({*old, *new}, key=str)
+        if old.get(key) != new.get(key) and not str(key).startswith(_OF_ONE_START)
+    ]
+
+
+def build_model(config: Any) -> Any:
+    """Build the model on the CPU, without initialising it, to see whether the config fits together.
+
+    Returns:
+        A ``torch.nn.Module``.
+
+    Raises:
+        console.UserError: It does not.
+    """
+    from mmengine.registry import init_default_scope
+    from mmseg.registry import MODELS
+
+    init_default_scope(config.get('default_scope', 'mmseg'))
+    try:
+        return MODELS.build(config.model)
+    except Exception as error:  # whatever a class says of its arguments
+        raise console.UserError(f'the config does not make a model: {type(error).__name__}: {error}') from None

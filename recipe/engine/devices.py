@@ -1,0 +1,152 @@
+"""Which accelerators this machine has, and how many ranks to start on them.
+
+    python tools/devices.py full OPTIONS      # npu, gpu or cpu: the test/env_*.sh that suits this machine and options
+
+The environment is chosen without importing torch, which would read it too early.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+from typing import Dict, Optional, Tuple
+
+from recipe.core import console, network
+from recipe.launch import options
+
+DEFAULT_NPROC = 8
+DEMO_NPROC_CPU = 2
+ENVIRONMENTS = {'npu': 'npu', 'cuda': 'gpu', 'cpu': 'cpu'}
+# What makes torch see no accelerator.
+HIDDEN = {'CUDA_VISIBLE_DEVICES': '', 'ASCEND_RT_VISIBLE_DEVICES': ''}
+
+
+def likely_device(asked: str) -> str:
+    """The device that training will probably use, found without torch.
+
+    Args:
+        asked: What ``--device`` says.
+    """
+    if asked != 'auto':
+        return asked
+    if importlib.util.find_spec('torch_npu'):
+        return 'npu'
+    nvidia = ('/dev/nvidiactl', '/dev/nvidia0', '/dev/dxg')  # the last one: under Windows
+    return 'cuda' if any(Path(node).exists() for node in nvidia) else 'cpu'
+
+
+def find(asked: str) -> Tuple[str, int]:
+    """The device to train on and how many of it torch sees.
+
+    Args:
+        asked: ``auto``, ``npu``, ``cuda`` or ``cpu``. ``cpu`` hides the accelerators from this process and its
+            children; call it before anything imports torch.
+
+    Returns:
+        Device and its count; for ``cpu`` the number of cores.
+
+    Raises:
+        console.UserError: The device that was asked for is not there, with why.
+    """
+    if asked == 'cpu':
+        os.environ.update(HIDDEN)
+        return 'cpu', len(os.sched_getaffinity(0))
+    counts = {'npu': _npus() if asked in ('auto', 'npu') else 0, 'cuda': _gpus()}
+    if asked != 'auto':
+        if not counts[asked]:
+            raise console.UserError(f'--device={asked}: {_why_none(asked)}; or give --device=auto')
+        return asked, counts[asked]
+    for device, count in counts.items():
+        if count:
+            return device, count
+    return 'cpu', len(os.sched_getaffinity(0))
+
+
+def _npus() -> int:
+    import torch
+
+    if importlib.util.find_spec('torch_npu') is None:
+        return 0
+    try:
+        import torch_npu  # noqa: F401  adds torch.npu
+    except Exception as error:  # a missing CANN library comes as ImportError, OSError or RuntimeError
+        raise console.UserError(
+            f"torch_npu is installed and cannot be imported: {str(error).strip().splitlines()[0]}; source CANN's "
+            'set_env.sh, see python tools/doctor.py, or give --device=cpu'
+        ) from None
+    return torch.npu.device_count() if torch.npu.is_available() else 0
+
+
+def _gpus() -> int:
+    import torch
+
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def _why_none(device: str) -> str:
+    import torch
+
+    if device == 'npu' and importlib.util.find_spec('torch_npu') is None:
+        return 'torch_npu is not installed; set up with: bash tools/setup.sh --stack=npu-2.1'
+    if device == 'cuda' and torch.version.cuda is None:
+        return 'the installed torch is built without CUDA; set up with: bash tools/setup.sh --stack=cuda'
+    tool = {'npu': 'npu-smi info', 'cuda': 'nvidia-smi'}[device]
+    return f'torch sees no card; does {tool} show any?'
+
+
+def choose_nproc(device: str, count: int, asked: Optional[int], demo: bool) -> int:
+    """How many ranks to start on this machine.
+
+    Args:
+        device: From ``find``.
+        count: From ``find``.
+        asked: What ``--nproc`` says.
+        demo: A demo takes what is there.
+
+    Raises:
+        console.UserError: Fewer cards than ranks; says which number to give.
+    """
+    if device == 'cpu':
+        if asked is None and not demo:
+            raise console.UserError(
+                f'no accelerator is used, and {DEFAULT_NPROC} cards is the default; to train on this CPU give '
+                '--nproc=1 (slow: minutes an iteration), or try --demo'
+            )
+        return asked or DEMO_NPROC_CPU
+    wanted = asked or (min(count, DEFAULT_NPROC) if demo else DEFAULT_NPROC)
+    if wanted > count:
+        raise console.UserError(
+            f'{"--nproc=" if asked else "the default of "}{wanted} cards, but this machine has {count} {device} '
+            f'card{"s" if count > 1 else ""}; give --nproc={count}'
+        )
+    return wanted
+
+
+def rank_environment(device: str, nproc: int, master_addr: str, several_machines: bool) -> Dict[str, str]:
+    """Environment variables for the ranks; what the user has set is left as it is.
+
+    Args:
+        device: From ``find``.
+        nproc: Ranks on this machine.
+        master_addr: IPv4 address of rank 0's machine.
+        several_machines: Whether ranks are elsewhere too.
+    """
+    cores = len(os.sched_getaffinity(0))
+    values = {'OMP_NUM_THREADS': str(max(1, cores // nproc))}
+    interface = network.interface_towards(master_addr)
+    if interface and (several_machines or device == 'cpu'):
+        # HCCL and NCCL take a name for the beginning of names, unless an equals sign is before it; gloo knows no sign.
+        values['GLOO_SOCKET_IFNAME'] = interface
+        values.setdefault(network.INTERFACE_VARIABLES[device], f'={interface}')
+    return {name: value for name, value in values.items() if name not in os.environ}
+
+
+def main() -> None:
+    """Entry point; see the module's docstring."""
+    print(ENVIRONMENTS[likely_device(options.parse(sys.argv[1], sys.argv[2:]).device)])
+
+
+if __name__ == '__main__':
+    console.run(main)

@@ -1,0 +1,111 @@
+"""Which keys a config may have: those that it has, and parameters of the classes that it names."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from typing import Any, Callable, Iterator, Optional, Set, Tuple
+
+from recipe.core import console
+
+
+def require(config: Any, key: str, value: Any) -> None:
+    """Check that an override can be meant.
+
+    Args:
+        config: ``mmengine.Config``, or its dict.
+        key: Dotted; numbers are places in a list.
+        value: What it would be set to.
+
+    Raises:
+        console.UserError: The key does not exist, with the nearest one; or it holds another kind of value.
+    """
+    node, names = config, key.split('.')
+    for depth, name in enumerate(names):
+        parent, (there, node) = node, _child(node, name)
+        if not there:
+            if depth == len(names) - 1 and isinstance(parent, dict) and name in _parameters(names[:depth], parent):
+                return
+            lacking = '.'.join(names[: depth + 1])
+            raise console.UserError(f'override {key}: the config has no {lacking}{_near(config, key)}')
+    if value is None:
+        return
+    if isinstance(node, dict) and not isinstance(value, dict):
+        raise console.UserError(f'override {key}: {key} is a group of settings; name one of them: {_some(node)}')
+    if isinstance(node, (int, float)) and isinstance(value, str):
+        kind = 'True or False' if isinstance(node, bool) else 'a number'
+        raise console.UserError(f'override {key}={value}: {key} is {node} now; give {kind}')
+
+
+def _child(node: Any, name: str) -> Tuple[bool, Any]:
+    """Whether a node has a child, and the child."""
+    if isinstance(node, dict) or hasattr(node, '_cfg_dict'):
+        return (True, node[name]) if name in node else (False, None)
+    if isinstance(node, (list, tuple)) and name.isdigit() and int(name) < len(node):
+        return True, node[int(name)]
+    return False, None
+
+
+def _near(config: Any, key: str) -> str:
+    close = difflib.get_close_matches(key, list(paths(config)), 1, 0.6)
+    return f'; did you mean {close[0]}?' if close else '; see config.py in the folder of any run'
+
+
+def paths(node: Any, prefix: str = '') -> Iterator[str]:
+    """All dotted keys of a config, groups included."""
+    children = node.items() if hasattr(node, 'items') else enumerate(node)
+    for name, child in children:
+        yield f'{prefix}{name}'
+        if isinstance(child, (dict, list, tuple)):
+            yield from paths(child, f'{prefix}{name}.')
+
+
+def leaves(node: Any, prefix: str = '') -> Iterator[Tuple[str, Any]]:
+    """All settings of a config that are no groups, as (dotted key, value)."""
+    children = node.items() if hasattr(node, 'items') else enumerate(node)
+    for name, child in children:
+        if isinstance(child, (dict, list, tuple)) and child:
+            yield from leaves(child, f'{prefix}{name}.')
+        else:
+            yield f'{prefix}{name}', child
+
+
+def _some(node: dict, most: int = 6) -> str:
+    return ', '.join(list(node)[:most]) + (', ...' if len(node) > most else '')
+
+
+def _parameters(path: list, group: dict) -> Set[str]:
+    """Names that whoever is built from a group takes; empty where that is not known."""
+    if path == ['model', 'test_cfg']:
+        return {'mode', 'crop_size', 'stride'}  # read by EncoderDecoder where it predicts, not a class's parameters
+    built = _builder(path, group)
+    if built is None:
+        return set()
+    classes = inspect.getmro(built) if inspect.isclass(built) else [built]
+    names: Set[str] = set()
+    for one in classes:
+        try:
+            parameters = inspect.signature(one).parameters.values()
+        except (TypeError, ValueError):
+            continue
+        names.update(item.name for item in parameters if item.kind in (item.POSITIONAL_OR_KEYWORD, item.KEYWORD_ONLY))
+        if not any(item.kind is item.VAR_KEYWORD for item in parameters):
+            break  # it hands nothing on to its bases
+    return names
+
+
+def _builder(path: list, group: dict) -> Optional[Callable]:
+    from mmengine.runner import Runner
+    from mmseg import registry
+    from torch.utils.data import DataLoader
+
+    if not path:
+        return Runner
+    if 'type' not in group:
+        untyped = {'randomness': Runner.set_randomness}
+        untyped.update({f'{name}_dataloader': DataLoader for name in ('train', 'val', 'test')})
+        return untyped.get('.'.join(path))
+    if not isinstance(group['type'], str):
+        return group['type']
+    registries = [item for item in vars(registry).values() if type(item).__name__ == 'Registry']
+    return next(filter(None, (item.get(group['type']) for item in registries)), None)

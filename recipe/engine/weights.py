@@ -1,0 +1,255 @@
+"""The backbone's pretrained weights: found, downloaded if need be, and compared with the model; all before training."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import queue
+import re
+import sys
+import threading
+import urllib.request
+from dataclasses import dataclass
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, Optional, Tuple
+
+from recipe.core import console, inputs
+
+_URL = re.compile(r'https?://')
+TIMEOUT_S = 10  # to connect, and for each read: offline machines should say so soon
+_HASH = re.compile(r'-([0-9a-f]{8,64})\.pth$')  # OpenMMLab's and torch.hub's file names end with part of the sha256
+# Swin's tables of another window size are resized by the backbone itself.
+_RESIZED = 'relative_position_bias_table'
+_ENOUGH = 0.9  # a backbone has norms of its own that classification weights lack: 8 of Swin-B's 329 tensors
+
+
+def cache_folder() -> Path:
+    """Where torch keeps downloaded weights: ``~/.cache/torch/hub/checkpoints``, or below TORCH_HOME."""
+    import torch
+
+    return Path(torch.hub.get_dir()) / 'checkpoints'
+
+
+def locate(given: Optional[str], source: Optional[str]) -> Optional[Path]:
+    """Find the weights file, downloading it where the machine is online.
+
+    Args:
+        given: What ``--pretrained`` says.
+        source: What the config names: URL or path, None for training from scratch.
+
+    Returns:
+        The file, verified where its name holds its sha256; None for training from scratch.
+
+    Raises:
+        console.UserError: No such file, and it cannot be downloaded: URL, file name and where to put it. Or the file
+            is damaged.
+    """
+    named = _named(given, source)
+    if named is None:
+        return None
+    if not _URL.match(named):
+        path = inputs.absolute(named)
+        if not path.is_file():
+            raise console.UserError(f'there is no weights file {path}; give --pretrained=FILE or --pretrained=none')
+        _require_hash(path, path.name)
+        return path
+    path = _cached(named)
+    if not path.is_file():
+        _download(named, path)
+    _require_hash(path, path.name)
+    return path
+
+
+def _named(given: Optional[str], source: Optional[str]) -> Optional[str]:
+    if given == 'none' or (given is None and not source):
+        return None
+    return given if given is not None else str(source)
+
+
+def _cached(url: str) -> Path:
+    return cache_folder() / url.rsplit('/', 1)[-1]
+
+
+def to_download(given: Optional[str], source: Optional[str]) -> Optional[Tuple[str, Path]]:
+    """URL and future place of a weights file that ``locate`` would have to download, None if it would not.
+
+    Args:
+        given: As for ``locate``.
+        source: Likewise.
+    """
+    named = _named(given, source)
+    if named is None or not _URL.match(named) or _cached(named).is_file():
+        return None
+    return named, _cached(named)
+
+
+def _require_hash(path: Path, name: str) -> None:
+    match = _HASH.search(name)
+    if match is None:
+        return
+    digest = hashlib.sha256()
+    with path.open('rb') as file:
+        for block in iter(lambda: file.read(1 << 20), b''):
+            digest.update(block)
+    if not digest.hexdigest().startswith(match[1]):
+        raise console.UserError(
+            f'weights file {path} is damaged: its sha256 begins with {digest.hexdigest()[: len(match[1])]}, not with '
+            f'{match[1]} as its name says; remove it and bring it again'
+        )
+
+
+def _download(url: str, path: Path) -> None:
+    """Bring a file whole or not at all."""
+    beside = path.with_name(f'.{path.name}.{os.getpid()}')
+    console.say(f'downloading {url} to {path}')
+    try:
+        with _open(url) as response:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with beside.open('wb') as file:
+                _copy(response, file, path.name)
+        _require_hash(beside, path.name)
+        beside.replace(path)
+    except (OSError, HTTPException, ValueError) as error:
+        raise console.UserError(
+            f'cannot download the pretrained weights ({error}): bring {url} by other means and put it at {path}, or '
+            'give --pretrained=FILE, or --pretrained=none to train from scratch'
+        ) from None
+    finally:
+        with contextlib.suppress(OSError):
+            beside.unlink()
+
+
+def _open(url: str) -> Any:
+    """Open a URL, or give up soon: asking a name server has a time limit of its own, up to minutes."""
+    answer: queue.Queue = queue.Queue()
+
+    def ask() -> None:
+        try:
+            answer.put(urllib.request.urlopen(url, timeout=TIMEOUT_S))
+        except (OSError, HTTPException, ValueError) as error:
+            answer.put(error)
+
+    threading.Thread(target=ask, daemon=True).start()
+    try:
+        found = answer.get(timeout=2 * TIMEOUT_S)
+    except queue.Empty:
+        raise TimeoutError(f'no answer within {2 * TIMEOUT_S} s') from None
+    if isinstance(found, Exception):
+        raise found
+    return found
+
+
+def _copy(response: Any, file: Any, name: str) -> None:
+    from rich.progress import wrap_file
+
+    length = int(response.headers.get('Content-Length') or 0)
+    received = 0
+    with wrap_file(response, length, description=name, disable=not sys.stdout.isatty()) as reader:
+        for block in iter(lambda: reader.read(1 << 20), b''):
+            received += file.write(block)
+    if received < length:
+        raise OSError(f'the connection ended after {received} of {length} bytes')
+
+
+@dataclass(frozen=True)
+class Match:
+    """How a weights file fits a backbone; names of tensors.
+
+    Attributes:
+        found: In both, with the shape that is needed.
+        resized: In both; the backbone resizes them.
+        missing: Learned tensors of the backbone that the file lacks.
+        unexpected: Of the file, unknown to the backbone.
+        other_shape: In both, with another shape.
+    """
+
+    found: List[str]
+    resized: List[str]
+    missing: List[str]
+    unexpected: List[str]
+    other_shape: List[str]
+
+    def __str__(self) -> str:
+        needed = len(self.found) + len(self.resized) + len(self.missing)
+        words = [f'{len(self.found)} of {needed} tensors of the backbone']
+        for what, names in (('resized', self.resized), ('missing', self.missing), ('unexpected', self.unexpected)):
+            if names or what != 'resized':
+                words.append(f'{len(names)} {what}' + (f' ({_some(names)})' if names else ''))
+        return ', '.join(words)
+
+
+def _some(names: List[str], most: int = 3) -> str:
+    return ', '.join(names[:most]) + (', ...' if len(names) > most else '')
+
+
+def compare(path: Path, parameters: Mapping[str, Any], buffers: Mapping[str, Any]) -> Match:
+    """Compare a weights file with a backbone.
+
+    Args:
+        path: Weights file: OpenMMLab's for classification or segmentation, or a plain dict of tensors.
+        parameters: The backbone's learned tensors, by name.
+        buffers: Its other tensors, which the file may hold as well.
+
+    Raises:
+        console.UserError: No weights file, or one of another model.
+    """
+    state = _read(path)
+    match = Match([], [], [], [], [])
+    for name, parameter in parameters.items():
+        if name not in state:
+            match.missing.append(name)
+        elif state[name].shape == parameter.shape:
+            match.found.append(name)
+        elif name.endswith(_RESIZED) and state[name].shape[1:] == parameter.shape[1:]:
+            match.resized.append(name)
+        else:
+            match.other_shape.append(name)
+    match.unexpected.extend(name for name in state if name not in parameters and name not in buffers)
+    if match.other_shape:
+        name = match.other_shape[0]
+        raise console.UserError(
+            f'weights file {path} is of another model: {name} is {tuple(state[name].shape)} there and '
+            f'{tuple(parameters[name].shape)} in the backbone ({len(match.other_shape)} tensors differ); give the '
+            "--pretrained file of the config's backbone"
+        )
+    if len(match.found) + len(match.resized) < _ENOUGH * len(parameters):
+        convert = any(name.startswith('layers.') for name in state)
+        raise console.UserError(
+            f'weights file {path} is of another model: {match}; '
+            + (
+                "convert Swin's own files with mmsegmentation/tools/model_converters/swin2mmseg.py"
+                if convert
+                else "give the --pretrained file of the config's backbone"
+            )
+        )
+    return match
+
+
+def _read(path: Path) -> Dict[str, Any]:
+    """Tensors of a weights file, under the names that a backbone has for them."""
+    import torch
+    from mmseg.engine.checkpoint import CheckpointError, UntrustedCheckpointError, load_from_local
+
+    try:
+        content = load_from_local(str(path), map_location='cpu')
+    except UntrustedCheckpointError as error:
+        raise console.UserError(
+            f'weights file {error}; give another --pretrained, or --trust_checkpoint if you trust where it comes from'
+        ) from None
+    except CheckpointError as error:
+        raise console.UserError(f'weights file {error}; give another --pretrained') from None
+    for key in ('state_dict', 'model'):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+            break
+    tensors = content.items() if isinstance(content, dict) else ()
+    state = {
+        re.sub(r'^(module\.)?(backbone\.)?', '', str(name)): value
+        for name, value in tensors
+        if isinstance(value, torch.Tensor)
+    }
+    if not state:
+        raise console.UserError(f'weights file {path} holds no tensors; give another --pretrained')
+    return state

@@ -1,0 +1,101 @@
+"""Can the cards speak to each other? A small all-reduce, started through torchrun as the training will be."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, Dict, List
+
+from recipe.core import console, network
+from recipe.doctor.finding import FAILURE, OK, WARNING, Finding
+from recipe.doctor.subject import Subject
+from recipe.engine import devices
+from recipe.launch import ranks
+
+TOOLS = Path(__file__).resolve().parent
+SIZE_BYTES = 4 << 20
+REPETITIONS = 5
+PATIENCE_S = 180  # from the start of torchrun on; loading an NPU's libraries takes a while
+CLOCKS_APART_S = 5  # machines are started by hand within seconds, but their clocks are read at one barrier
+_SEE = {
+    'npu': 'HCCL: EI0006 is a time-out, EI0015 the wrong network interface; plog files: ~/ascend/log',
+    'cuda': 'start again with NCCL_DEBUG=INFO to see where it ends',
+    'cpu': 'see whether GLOO_SOCKET_IFNAME names the right network interface',
+}
+
+
+def examine(subject: Subject, all_machines: bool = False) -> List[Finding]:
+    """Add up a tensor over the cards.
+
+    Args:
+        subject: The training.
+        all_machines: Over the cards of all machines, on each of which this is started; otherwise of this one only.
+    """
+    asked = subject.asked
+    together = all_machines and asked.nnodes > 1
+    if subject.nproc * (asked.nnodes if together else 1) == 1:
+        return [Finding('all-reduce', OK, 'one rank has nobody to speak to')]
+    with tempfile.TemporaryDirectory(prefix='doctor-') as folder:
+        result = Path(folder, 'result.json')
+        try:
+            _run(subject, together, Path(folder, 'logs'), result)
+        except console.UserError as error:
+            return [Finding('all-reduce', FAILURE, str(error), _SEE[subject.device])]
+        if together and not asked.is_first_node:
+            return [Finding('all-reduce', OK, 'done; machine 0 has its time')]
+        return judge(json.loads(result.read_text(encoding='utf-8')))
+
+
+def _run(subject: Subject, together: bool, log_dir: Path, result: Path) -> None:
+    asked = subject.asked
+    addr = subject.master if together else network.LOCAL
+    arguments = [
+        f'--nproc_per_node={subject.nproc}',
+        f'--nnodes={asked.nnodes if together else 1}',
+        f'--node_rank={(asked.node_rank or 0) if together else 0}',
+        f'--master_addr={addr}',
+        f'--master_port={asked.master_port if together and asked.master_port else network.free_port()}',
+        '--redirects=3',
+        '--monitor_interval=0.1',
+        '--max_restarts=0',
+        str(TOOLS / 'rank_start.py'),
+        str(TOOLS / 'allreduce_rank.py'),
+        subject.device,
+        str(SIZE_BYTES),
+        str(REPETITIONS),
+        str(result),
+    ]
+    deadline = time.monotonic() + PATIENCE_S
+
+    def look() -> None:
+        if time.monotonic() > deadline:
+            raise console.UserError(f'the cards did not finish within {PATIENCE_S} s')
+
+    env = devices.rank_environment(subject.device, subject.nproc, addr, together)
+    started = ranks.Ranks(arguments, log_dir, env)
+    status = started.wait(look)
+    if started.asked_to_end is not None:
+        raise KeyboardInterrupt
+    failure = started.failure()
+    if status and failure:
+        raise console.UserError(
+            f'{failure.what}: {failure.last_lines[-1] if failure.last_lines else "it said nothing"}'
+        )
+
+
+def judge(figures: Dict[str, Any]) -> List[Finding]:
+    """Findings on a finished all-reduce.
+
+    Args:
+        figures: What allreduce_rank.py wrote.
+    """
+    middle = statistics.median(figures['seconds'])
+    found = f'{SIZE_BYTES >> 20} MiB over {figures["world_size"]} ranks ({figures["backend"]}) in {middle * 1e3:.1f} ms'
+    findings = [Finding('all-reduce', OK, found)]
+    if figures['clocks_apart_s'] > CLOCKS_APART_S:
+        apart = f'the clocks of the machines differ by {figures["clocks_apart_s"]} s'
+        findings.append(Finding('clocks', WARNING, apart, 'have all machines take their time from one server'))
+    return findings

@@ -1,0 +1,360 @@
+"""The launchers' options: one table, and the checks that need nothing but a bare Python 3.8.
+
+    python tools/options.py full --batch_size=4       # silent and status 0 where the options are good
+    python tools/options.py full --help               # the table, status 10: there is nothing to launch
+
+test/lib.sh calls it before anything is installed or written; launch.py reads the same options with ``parse``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import re
+import sys
+from dataclasses import dataclass, field, replace
+from typing import Callable, List, NoReturn, Optional, Sequence, Tuple
+
+from recipe.core import console, inputs, network, run_folder
+
+EXIT_HELP = 10  # the table was printed, so test/lib.sh has nothing to launch
+SCRIPTS = {'full': 'train_full_8p', 'performance': 'train_performance_8p'}
+DEVICES = ('auto', 'npu', 'cuda', 'cpu')
+PRECISIONS = ('off', 'bf16', 'fp16')
+_OVERRIDE = re.compile(r'[A-Za-z_]\w*(\.\w+)*=.+', re.ASCII | re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user asked for. None: not given, so the config, or what the device allows, decides.
+
+    Attributes:
+        script: ``full`` or ``performance``.
+        batch_size: Images per card.
+        num_workers: Loader processes per card.
+        data_path: Cityscapes root; None with ``demo`` means the built-in data set.
+        nproc: Cards, one process each, on this machine.
+        or_begin: Where ``resume`` finds no checkpoint, begin; ``read`` decides, and ``resume`` says what it found.
+        pretrained: Weights file, or ``none``.
+        max_restarts: How often the ranks are started again after one has failed or hangs.
+        hang_timeout: Seconds without progress after which a rank hangs; 0: never.
+        on_nan: Steps that are not finite to skip before the training ends.
+        on_bad_image: Unreadable images to replace before the training ends.
+        overrides: ``key=value`` texts from behind ``--``.
+    """
+
+    script: str
+    resume: bool = False
+    or_begin: bool = False
+    batch_size: Optional[int] = None
+    num_workers: Optional[int] = None
+    data_path: Optional[str] = None
+    work_dir: Optional[str] = None
+    nproc: Optional[int] = None
+    device: str = 'auto'
+    decoded_cache: Optional[str] = None
+    max_iters: Optional[int] = None
+    val_interval: Optional[int] = None
+    config: Optional[str] = None
+    pretrained: Optional[str] = None
+    seed: Optional[int] = None
+    amp: Optional[str] = None
+    tf32: Optional[bool] = None
+    compile: bool = False
+    nnodes: int = 1
+    node_rank: Optional[int] = None
+    master_addr: Optional[str] = None
+    master_port: Optional[int] = None
+    demo: bool = False
+    doctor: bool = True
+    max_restarts: int = 0
+    hang_timeout: Optional[int] = None
+    on_nan: Optional[int] = None
+    on_bad_image: Optional[int] = None
+    trust_checkpoint: bool = False
+    overrides: List[str] = field(default_factory=list)
+
+    @property
+    def writes_checkpoints(self) -> bool:
+        """A performance run leaves no checkpoint behind that a full run could pick up."""
+        return self.script == 'full'
+
+    @property
+    def uses_demo_data(self) -> bool:
+        """Whether the built-in data set is trained on; a demo may be given another one."""
+        return self.demo and self.data_path is None
+
+    @property
+    def is_first_node(self) -> bool:
+        """Whether this machine holds rank 0, which writes the run's files."""
+        return not self.node_rank
+
+
+def _whole(least: int, most: int) -> Callable[[str], int]:
+    """A reader of whole numbers in a range."""
+
+    def read(text: str) -> int:
+        wanted = f'a whole number from {least} to {most}'
+        if not re.fullmatch(r'[+-]?[0-9]{1,18}', text):
+            raise argparse.ArgumentTypeError(f'{text!r} is not {wanted}')
+        if not least <= int(text) <= most:
+            raise argparse.ArgumentTypeError(f'{text} is out of range; give {wanted}')
+        return int(text)
+
+    return read
+
+
+def _one_of(choices: Sequence[str]) -> Callable[[str], str]:
+    def read(text: str) -> str:
+        if text not in choices:
+            raise argparse.ArgumentTypeError(f'{text!r} is not one of {", ".join(choices)}')
+        return text
+
+    return read
+
+
+def _stop_or_skip(text: str) -> int:
+    """``stop``, which is 0, or the N of ``skip:N``."""
+    if text == 'stop':
+        return 0
+    word, _, count = text.partition(':')
+    if word != 'skip':
+        raise argparse.ArgumentTypeError(f'{text!r} is neither stop nor skip:N, such as skip:3')
+    return _whole(1, 10**6)(count)
+
+
+def _text(text: str) -> str:
+    """A path or a name. One that begins with a dash is an option whose value was forgotten."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError('needs a value, and got an empty one')
+    if '{{' in text:
+        raise argparse.ArgumentTypeError(f'{text!r} holds two opening braces, which config files replace; rename it')
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise argparse.ArgumentTypeError(f'{text!r} is not UTF-8, as config files are; rename it') from None
+    if text.startswith('-'):
+        raise argparse.ArgumentTypeError(f'needs a value, and {text!r} looks like an option (a file: ./{text})')
+    return text
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse with one-line errors."""
+
+    def error(self, message: str) -> NoReturn:
+        message = re.sub(r'^argument (-h/)?', '', message)
+        message = message.replace(': expected one argument', ' needs a value')
+        message = re.sub(r': ignored explicit argument .*', ' takes no value', message)
+        raise console.UserError(f'{message}; --help lists the options', console.EXIT_USAGE)
+
+
+def make_parser(script: str) -> argparse.ArgumentParser:
+    """The option table of one launcher.
+
+    Args:
+        script: ``full`` or ``performance``.
+    """
+    full = script == 'full'
+    parser = _Parser(
+        prog=f'bash test/{SCRIPTS[script]}.sh',
+        description='Train, validate and report mIoU and FPS.'
+        if full
+        else 'Measure images per second in a short training run that keeps no checkpoint.',
+        epilog='Both forms hold: --opt=value and --opt value. What follows a lone -- overrides the config, for '
+        'example: -- model.backbone.with_cp=True optim_wrapper.optimizer.lr=5e-5',
+        allow_abbrev=False,
+        usage='%(prog)s [options] [-- key=value ...]',
+    )
+
+    def add(name: str, kind: Callable[[str], object], metavar: str, text: str) -> None:
+        parser.add_argument(f'--{name}', type=kind, metavar=metavar, help=text)
+
+    add(
+        'resume',
+        _one_of(('0', '1', 'auto')),
+        '0|1|auto',
+        '1 continues from the newest good checkpoint; auto also begins where there is none; full script only (0)',
+    )
+    add('batch_size', _whole(1, 4096), 'N', 'images per card (2)')
+    add('num_workers', _whole(0, 256), 'N', 'loader processes per card (2)')
+    add('data_path', _text, 'DIR', 'Cityscapes root, holds leftImg8bit/ and gtFine/ (mmsegmentation/data/cityscapes)')
+    add('decoded_cache', _text, 'DIR', 'decoded pictures, made by cityscapes.py cache (none: PNG files are decoded)')
+    add('work_dir', _text, 'DIR', f'where the run keeps everything (a new folder in test/output/{SCRIPTS[script]}/)')
+    add('nproc', _whole(1, 1024), 'N', 'cards (processes) on this machine (8; with --demo those that are there)')
+    add('device', _one_of(DEVICES), '|'.join(DEVICES), 'what to train on (auto)')
+    add('max_iters', _whole(1, 10**9), 'N', f'iterations; the learning rate follows ({90000 if full else 1000})')
+    add('val_interval', _whole(1, 10**9), 'N', f'iterations between validations ({5000 if full else 1000})')
+    add('config', _text, 'FILE', 'config file (configs/mask2former_swin-b_cityscapes.py; with --demo configs/demo.py)')
+    add('pretrained', _text, 'FILE|none', 'backbone weights; none trains from scratch (what the config names)')
+    add('seed', _whole(0, 2**31 - 1), 'N', 'random seed (what the config says)')
+    add('amp', _one_of(PRECISIONS), '|'.join(PRECISIONS), 'mixed precision (what the config says)')
+    add('tf32', _one_of(('0', '1')), '0|1', 'float32 products in TF32 or HF32 (convolutions only, as torch has it)')
+    add('compile', _one_of(('0', '1')), '0|1', '1 trains in graphs of torch.compile; not on NPU (0)')
+    add('nnodes', _whole(1, 4096), 'N', 'machines; more than one need the next three and a shared --work_dir (1)')
+    add('node_rank', _whole(0, 4095), 'N', 'number of this machine, from 0')
+    add('master_addr', _text, 'HOST', 'address of machine 0')
+    add('master_port', _whole(1, 65535), 'N', 'port on machine 0 (one machine: a free one)')
+    add('max_restarts', _whole(0, 1000), 'N', 'starts again after a rank has failed or hangs; full script only (0)')
+    add('hang_timeout', _whole(0, 10**6), 'S', 'seconds without progress that mean a hang; 0: never (480; CPU 1500)')
+    add('doctor', _one_of(('0', '1')), '0|1', '0 starts without looking the machine over (1)')
+    add('on_nan', _stop_or_skip, 'stop|skip:N', 'loss or gradient that is not finite: end, or skip N such steps (stop)')
+    add('on_bad_image', _stop_or_skip, 'stop|skip:N', 'an unreadable image: end, or replace N of them on a card (stop)')
+    parser.add_argument(
+        '--trust_checkpoint',
+        action='store_true',
+        help='load checkpoints and weights even if they could run code; only for files whose origin you trust',
+    )
+    parser.add_argument(
+        '--demo', action='store_true', help='the whole job on built-in street scenes and a small model, in minutes'
+    )
+    return parser
+
+
+def _split(argv: Sequence[str]) -> Tuple[List[str], List[str]]:
+    """Options, and the overrides behind the first ``--``."""
+    if '--' not in argv:
+        return list(argv), []
+    cut = list(argv).index('--')
+    return list(argv[:cut]), list(argv[cut + 1 :])
+
+
+def parse(script: str, argv: Sequence[str]) -> Options:
+    """Read the options of a launcher.
+
+    Args:
+        script: ``full`` or ``performance``.
+        argv: As the user gave them.
+
+    Raises:
+        console.UserError: Names the option, what is wrong with it and what it takes.
+    """
+    parser = make_parser(script)
+    options, overrides = _split(argv)
+    given, unknown = parser.parse_known_args(options)
+    if unknown:
+        raise console.UserError(_unknown(unknown[0], parser), console.EXIT_USAGE)
+    for override in overrides:
+        _check_override(override)
+    values = {name: value for name, value in vars(given).items() if value is not None}
+    values['or_begin'] = values.get('resume') == 'auto'
+    values['resume'] = values.get('resume') in ('1', 'auto')
+    if 'tf32' in values:
+        values['tf32'] = values['tf32'] == '1'
+    values['compile'] = values.get('compile') == '1'
+    values['doctor'] = values.get('doctor') != '0'
+    return Options(script=script, overrides=overrides, **values)
+
+
+def _unknown(text: str, parser: argparse.ArgumentParser) -> str:
+    if not text.startswith('-'):
+        return f'unexpected argument {text!r}; options begin with --, and config overrides come after a lone --'
+    name = text.split('=', 1)[0]
+    known = [option for action in parser._actions for option in action.option_strings]
+    close = difflib.get_close_matches(name.replace('-', '_').replace('__', '--', 1), known, 1, 0.5)
+    hint = f'did you mean {close[0]}?' if close else '--help lists the options'
+    return f'unknown option {name}; {hint}'
+
+
+def _check_override(text: str) -> None:
+    if text.startswith('--'):
+        raise console.UserError(
+            f'{text} comes after the lone --, where config overrides are given as key=value; options go before it',
+            console.EXIT_USAGE,
+        )
+    if not _OVERRIDE.fullmatch(text):
+        raise console.UserError(f'override {text!r} is not key=value, such as train_cfg.max_iters=100', 2)
+    for opening, closing in ('()', '[]'):
+        if text.count(opening) != text.count(closing):
+            raise console.UserError(f'override {text!r} has unbalanced brackets', console.EXIT_USAGE)
+    key = text.split('=', 1)[0]
+    if key in ('work_dir', 'resume', 'launcher'):
+        raise console.UserError(f'override {text!r}: the launcher sets {key}; use its options', console.EXIT_USAGE)
+
+
+def require_consistent(options: Options) -> None:
+    """Stop where options contradict each other.
+
+    Raises:
+        console.UserError: Names both options and what to do.
+    """
+    if options.resume and options.script == 'performance':
+        raise console.UserError(
+            f'--resume={"auto" if options.or_begin else "1"}: a performance run keeps no checkpoint to continue from; '
+            'leave it out',
+            console.EXIT_USAGE,
+        )
+    if options.max_restarts and options.script == 'performance':
+        raise console.UserError(
+            f'--max_restarts={options.max_restarts}: a performance run keeps no checkpoint to go on from; leave it out',
+            console.EXIT_USAGE,
+        )
+    if options.or_begin and options.work_dir is None:
+        raise console.UserError(
+            '--resume=auto needs --work_dir as well, the folder to continue or begin in', console.EXIT_USAGE
+        )
+    if options.nnodes > 1:
+        needed = ('node_rank', 'master_addr', 'master_port', 'work_dir')
+        missing = [f'--{name}' for name in needed if getattr(options, name) is None]
+        if missing:
+            raise console.UserError(
+                f'--nnodes={options.nnodes} needs {", ".join(missing)} as well (the same on every machine but for '
+                '--node_rank; --work_dir on storage that all share)',
+                console.EXIT_USAGE,
+            )
+    if (options.node_rank or 0) >= options.nnodes:
+        raise console.UserError(
+            f'--node_rank={options.node_rank} is out of range; with --nnodes={options.nnodes} give '
+            f'{"0" if options.nnodes == 1 else f"a number from 0 to {options.nnodes - 1}"}',
+            console.EXIT_USAGE,
+        )
+
+
+def settle(options: Options) -> Options:
+    """Stop where options contradict each other, and have --resume=auto continue or begin, by what is in its folder.
+
+    Raises:
+        console.UserError: As ``require_consistent``.
+    """
+    require_consistent(options)
+    if not options.or_begin:
+        return options
+    return replace(options, resume=run_folder.has_checkpoint(str(options.work_dir)))
+
+
+def read(script: str, argv: Sequence[str]) -> Options:
+    """Parse the options and make every check that needs no installed package and writes nothing.
+
+    Args:
+        script: ``full`` or ``performance``.
+        argv: As the user gave them.
+
+    Raises:
+        console.UserError: The first fault found.
+    """
+    options = settle(parse(script, argv))
+    if not options.uses_demo_data:
+        inputs.require_cityscapes(options.data_path)
+    if options.config is not None:
+        inputs.require_file('--config', options.config, '.py')
+    if options.pretrained is not None and options.pretrained != 'none':
+        inputs.require_file('--pretrained', options.pretrained)
+    if options.is_first_node:
+        run_folder.choose(SCRIPTS[script], options.demo, options.work_dir, options.resume, options.or_begin)
+        network.require_port(options.master_addr, options.master_port)
+    return options
+
+
+def main() -> Optional[int]:
+    """Entry point; see the module's docstring."""
+    script, argv = (sys.argv[1:2] or ['']), sys.argv[2:]
+    if script[0] not in SCRIPTS:
+        raise console.UserError(f'usage: options.py {"|".join(SCRIPTS)} OPTIONS', console.EXIT_USAGE)
+    if {'-h', '--help'} & set(_split(argv)[0]):
+        make_parser(script[0]).print_help()
+        return EXIT_HELP
+    read(script[0], argv)
+    return None
+
+
+if __name__ == '__main__':
+    console.run(main)

@@ -1,0 +1,158 @@
+"""Shows how far the training is, from the files of rank 0: a bar on a terminal, now and then a line elsewhere."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Dict, List, Optional, Tuple
+
+from recipe.core import console
+from recipe.launch.ranks import tail
+
+LINE_EVERY_S = 30
+_LOOK_EVERY_S = 3  # for something new to show; reading a log over a network is not free
+_SPEED_STEPS = 50  # recent iterations that the speed and the ETA are taken from
+_VALIDATING = re.compile(r'Iter\(val\) \[\s*(\d+)/(\d+)\]')
+
+
+@dataclass(frozen=True)
+class State:
+    """What the files tell.
+
+    Attributes:
+        iteration: Last iteration that ended, from 1; 0 before the first one.
+        step_s: Mean seconds of the last iterations; None before the first one.
+        loss: Last one that was logged.
+        validating: Batches done and of how many, while validation runs.
+    """
+
+    iteration: int = 0
+    step_s: Optional[float] = None
+    loss: Optional[float] = None
+    validating: Optional[Tuple[int, int]] = None
+
+
+def read(run: Path, since: float) -> State:
+    """Read the state of a training.
+
+    Args:
+        run: Run folder.
+        since: Seconds since the epoch; mmengine's folders of earlier starts are older and left out.
+    """
+    starts = [path for path in run.glob('*/vis_data') if path.stat().st_mtime >= since]
+    if not starts:
+        return State()
+    newest = max(starts, key=lambda path: path.parent.name)
+    steps = _steps(newest / 'steps.csv')
+    logged = _logged(newest / 'scalars.json')
+    log = tail(newest.parent / f'{newest.parent.name}.log', 1)
+    match = _VALIDATING.search(log[0]) if log else None
+    return State(
+        # steps.csv is written now and then, and not at all without the recipe's train loop.
+        iteration=max(steps[-1][0] if steps else 0, int(logged.get('step', 0))),
+        step_s=sum(seconds for _, seconds in steps) / len(steps) if steps else logged.get('time'),
+        loss=logged.get('loss'),
+        validating=(int(match[1]), int(match[2])) if match else None,
+    )
+
+
+def _steps(path: Path) -> List[Tuple[int, float]]:
+    """Iteration and its seconds, of the last lines that are whole."""
+    rows = []
+    for line in tail(path, _SPEED_STEPS):
+        cells = line.split(',')
+        if len(cells) == 3 and cells[0].isdigit():
+            try:
+                rows.append((int(cells[0]), float(cells[2])))
+            except ValueError:
+                continue  # the line that is being written
+    return rows
+
+
+def _logged(path: Path) -> Dict[str, float]:
+    """The last line of training in scalars.json, empty before there is one."""
+    for line in reversed(tail(path)):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue  # the line that is being written
+        if isinstance(row, dict) and 'loss' in row:
+            return row
+    return {}
+
+
+def clock(seconds: float) -> str:
+    """Hours, minutes and seconds, such as ``1:02:03``."""
+    minutes, rest = divmod(int(seconds), 60)
+    return f'{minutes // 60}:{minutes % 60:02d}:{rest:02d}'
+
+
+class Progress:
+    """Shows a training while it runs; a context manager.
+
+    Args:
+        run: Run folder.
+        max_iters: Iterations in all.
+        global_batch: Images per iteration over all ranks.
+    """
+
+    def __init__(self, run: Path, max_iters: int, global_batch: int) -> None:
+        self._run = run
+        self._max_iters = max_iters
+        self._global_batch = global_batch
+        self._began = time.time()
+        self._next_look = time.monotonic()
+        self._next_line = self._next_look
+        self._shown = State()
+        self._bar = None
+
+    def __enter__(self) -> Progress:
+        if sys.stdout.isatty():
+            from rich import progress
+
+            self._bar = progress.Progress(
+                progress.TextColumn('{task.description}'),
+                progress.BarColumn(),
+                progress.MofNCompleteColumn(),
+                progress.TextColumn('{task.fields[facts]}'),
+            )
+            self._bar.start()
+            self._task = self._bar.add_task('starting', total=self._max_iters, facts='')
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def look(self) -> None:
+        """Read the files and show what is new; cheap enough for twice a second."""
+        now = time.monotonic()
+        if now < self._next_look:
+            return
+        self._next_look = now + (0.5 if self._bar else _LOOK_EVERY_S)
+        try:
+            state = read(self._run, self._began - 1)
+        except OSError:  # a disk that fails, or a mount that has gone, is the ranks' business
+            return
+        what = 'training' if state.iteration else 'starting'
+        if state.validating:
+            what = f'validating {state.validating[0]}/{state.validating[1]}'
+        if self._bar:
+            self._bar.update(self._task, completed=state.iteration, description=what, facts=self._facts(state))
+        elif state != self._shown and now >= self._next_line:
+            self._shown = state
+            self._next_line = now + LINE_EVERY_S
+            console.say(f'{what}  {state.iteration}/{self._max_iters}  {self._facts(state)}'.rstrip())
+
+    def _facts(self, state: State) -> str:
+        facts = []
+        if state.loss is not None:
+            facts.append(f'loss {state.loss:.4g}')
+        if state.step_s:
+            facts.append(f'{self._global_batch / state.step_s:.3g} images/s')
+            facts.append(f'ETA {clock((self._max_iters - state.iteration) * state.step_s)}')
+        return '  '.join(facts)

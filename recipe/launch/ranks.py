@@ -1,0 +1,242 @@
+"""Starts the ranks of one machine through torchrun, passes signals on, and says which rank failed first."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Set, Tuple
+
+from recipe.core import processes
+
+TOOLS = Path(__file__).resolve().parent
+PATIENCE_S = 300  # to write a checkpoint after SIGTERM; a shared storage may be slow
+LAST_LINES = 20
+HUNG = 124  # exit status of a training whose ranks hang, that of timeout(1)
+_LOOK_S = 0.5
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What ended the job, or one attempt of it.
+
+    Attributes:
+        what: In words, names the rank: ``rank 1 was killed by signal 9 (SIGKILL)``.
+        log: File to look into.
+        status: For the shell: the rank's exit status, or 128 + the signal that ended it.
+        last_lines: End of that file; of a rank that hung, where it stood.
+        again: Whether the ranks were started again.
+        pids: Processes of the ranks of this machine, as far as they are known.
+    """
+
+    what: str
+    log: Path
+    status: int
+    last_lines: List[str]
+    again: bool = False
+    pids: Sequence[int] = ()
+
+
+class Ranks:
+    """The ranks of one machine.
+
+    Args:
+        arguments: Of torchrun, up to the script and its own arguments, without ``--log_dir``.
+        log_dir: A new folder for torchrun's log and each rank's stdout.log and stderr.log.
+        env: Additional environment variables.
+    """
+
+    def __init__(self, arguments: Sequence[str], log_dir: Path, env: Dict[str, str]) -> None:
+        self.log_dir = log_dir
+        self._log = log_dir / 'torchrun.log'
+        log_dir.mkdir(parents=True)
+        self._reports, writing = os.pipe()  # not a file: the disk may be what has failed
+        os.set_blocking(self._reports, False)
+        command = [sys.executable, str(TOOLS / 'rank_agent.py'), str(writing), f'--log_dir={log_dir}']
+        with self._log.open('wb') as log:
+            self._agent = subprocess.Popen(
+                [*command, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                pass_fds=(writing,),
+                env={**os.environ, **env, 'RECIPE_LAUNCHER_PID': str(os.getpid())},
+            )
+        os.close(writing)
+        self._unread = b''
+        self._failures: List[Failure] = []
+        self._leaders: Set[int] = set()  # ranks that were seen, also those that have ended since
+        self._told: Set[int] = set()  # those that were asked to end
+        self._asked: Optional[signal.Signals] = None
+        self._deadline = float('inf')
+
+    def wait(self, look: Callable[[], None], on_failure: Callable[[Failure], None] = lambda failure: None) -> int:
+        """Wait until all ranks have ended; SIGINT, SIGTERM, SIGUSR1 and SIGHUP are passed on meanwhile.
+
+        The first signal asks the ranks to end (they write a checkpoint), a second one ends them at once.
+
+        Args:
+            look: Called about twice a second.
+            on_failure: Called with each attempt that fails, soon after.
+
+        Returns:
+            0, or the exit status that the launcher should have: see ``Failure.status``; 128 + signal after a signal.
+        """
+        try:
+            with self._signals():
+                while self._agent.poll() is None:
+                    self._leaders.update(processes.session_leaders(self._agent.pid))
+                    if self._asked is not None:
+                        self._tell()  # those that were started again meanwhile
+                    with contextlib.suppress(subprocess.TimeoutExpired):
+                        self._agent.wait(_LOOK_S)
+                    look()
+                    for failure in self._new_failures():
+                        on_failure(failure)
+                    if time.monotonic() > self._deadline:
+                        self._kill()
+        finally:
+            self._kill()
+        if self._asked is not None:
+            return 128 + self._asked
+        failure = self.failure()
+        return failure.status if failure else 0
+
+    @property
+    def asked_to_end(self) -> Optional[signal.Signals]:
+        """The signal that was passed on, if any."""
+        return self._asked
+
+    def failure(self) -> Optional[Failure]:
+        """What went wrong first in the attempt that ended the job, None if nothing did."""
+        status = self._agent.poll()
+        if status == 0:
+            return None
+        self._new_failures()
+        if self._failures:
+            return self._failures[-1]
+        lines = tail(self._log)
+        why = f': {lines[-1].strip()[:300]}' if lines else ''
+        return Failure(f'torchrun ended with status {status}{why}', self._log, 1, lines)
+
+    def _new_failures(self) -> List[Failure]:
+        """Attempts that have failed since the last call."""
+        with contextlib.suppress(BlockingIOError):
+            for block in iter(lambda: os.read(self._reports, 1 << 16), b''):
+                self._unread += block
+        *lines, self._unread = self._unread.split(b'\n')
+        new = [_failure(json.loads(line)) for line in lines]
+        self._failures += new
+        return new
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        handled = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
+        before = {signum: signal.signal(signum, self._on_signal) for signum in handled}
+        try:
+            yield
+        finally:
+            for signum, handler in before.items():
+                signal.signal(signum, handler)
+
+    def _on_signal(self, number: int, _: object) -> None:
+        if self._asked is not None:
+            self._deadline = 0.0
+            return
+        self._asked = signal.Signals(number)
+        self._deadline = time.monotonic() + PATIENCE_S
+        processes.send([self._agent.pid], processes.ENOUGH)
+        self._tell()
+
+    def _tell(self) -> None:
+        """Ask the ranks to end that were not asked yet."""
+        # Not through torchrun: it would signal the loader processes too, and have the ranks' patience at 30 s. SIGTERM,
+        # whichever it was: that also ends a rank that has not come to its training yet.
+        new = set(processes.session_leaders(self._agent.pid) or [self._agent.pid]) - self._told
+        self._told |= new
+        processes.send(list(new), signal.SIGTERM)
+
+    def _kill(self) -> None:
+        """End what is left at once: torchrun, the ranks, their loader processes."""
+        self._leaders.update(processes.session_leaders(self._agent.pid))
+        if self._agent.poll() is None:
+            self._agent.kill()
+            self._agent.wait()
+        processes.kill_sessions({*self._leaders, self._agent.pid})
+
+
+def _failure(report: Dict[str, Any]) -> Failure:
+    """One report of rank_agent.py in words."""
+    first, hang = report['failures'][0], report['hang']
+    code = int(first['exitcode'])
+    log = _last_written(Path(first['folder']))
+    rank, lines = f'rank {first["rank"]}', tail(log)
+    if hang is None:
+        what = f'{rank} ' + (f'ended with exit status {code}' if code > 0 else _killed_by(-code))
+    else:
+        what, lines = _hung(rank, hang, stack(tail(log, 400)) or lines)
+        code = HUNG
+    return Failure(what, log, code if code > 0 else 128 - code, lines, report['again'], report['pids'])
+
+
+def _hung(rank: str, hang: Dict[str, Any], lines: List[str]) -> Tuple[str, List[str]]:
+    """What the watchdog found in words, with the stack to show."""
+    since = f'nothing went on for {hang["seconds"]:.0f} s (--hang_timeout)'
+    if hang['stopped']:
+        return f'{rank} was stopped by a signal (SIGSTOP or a debugger): {since}', lines
+    if hang['all_ranks'] and len(hang['ranks']) > 1:
+        return f'all ranks hang, {rank} among them: {since}; the stacks are in their logs', lines
+    return f'{rank} hangs: {since}', lines
+
+
+def stack(lines: List[str]) -> List[str]:
+    """The stack of the main thread in what faulthandler has written last, innermost call first; empty without one.
+
+    Args:
+        lines: End of a rank's log.
+    """
+    starts = [number for number, line in enumerate(lines) if line.startswith(('Current thread ', 'Thread '))]
+    if not starts:
+        return []
+    # The current one is whichever took the signal, and of a process that was stopped that may be any; the main one
+    # is the oldest, which comes last.
+    calls = itertools.takewhile(lambda line: line.startswith('  File '), lines[starts[-1] + 1 :])
+    return list(calls)[:LAST_LINES]
+
+
+def _killed_by(number: int) -> str:
+    try:
+        name = signal.Signals(number).name
+    except ValueError:
+        name = 'unknown'
+    hint = ', often for want of memory' if number == signal.SIGKILL else ''
+    return f'was killed by signal {number} ({name}{hint})'
+
+
+def _last_written(folder: Path) -> Path:
+    """Of a rank's two logs the one that it wrote to last; a folder without logs stands for itself."""
+    logs = [log for log in folder.glob('std*.log') if log.stat().st_size]
+    return max(logs, key=lambda log: log.stat().st_mtime_ns, default=folder)
+
+
+def tail(path: Path, lines: int = LAST_LINES) -> List[str]:
+    """The last lines of a text file, without reading more than its end.
+
+    Args:
+        path: Empty result where it is no file.
+        lines: At most that many, none empty.
+    """
+    if not path.is_file():
+        return []
+    with path.open('rb') as file:
+        file.seek(max(0, path.stat().st_size - 64 * 1024))
+        text = file.read().decode('utf-8', 'replace')
+    return [line for line in text.splitlines() if line.strip()][-lines:]

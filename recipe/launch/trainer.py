@@ -1,0 +1,174 @@
+"""Runs the trainer as one rank: ``train_rank.py TRAIN.py CONFIG --work-dir=DIR ARGUMENTS``, started by rank_start.py.
+
+Shows the watchdog that it goes on, and where the ranks were started again has the trainer go on from the newest good
+checkpoint.
+"""
+
+from __future__ import annotations
+
+import datetime
+import faulthandler
+import importlib
+import os
+import runpy
+import sys
+from pathlib import Path
+from typing import Any, List, Optional
+
+from recipe.core import console, run_folder
+from recipe.launch import watchdog
+from recipe.launch.pulse import Beat
+
+NO_RESTART = 69  # another start would end in the same way
+# After these the same stage of every rank's next iteration follows.
+_STAGES = ('before_train_iter', 'after_train_iter', 'before_val_iter', 'after_val_iter')
+
+
+def show_pulse(runner_class: Any, beat: Beat) -> None:
+    """Have a runner leave a mark at each stage that it comes to.
+
+    Within hooks, checkpoints may be written and logs flushed; the first iterations may compile: both may take long.
+
+    Args:
+        runner_class: ``mmengine.runner.Runner``, whose ``call_hook`` is called at each stage.
+        beat: Where the marks go.
+    """
+    call_hook = runner_class.call_hook
+    begun = set()  # kinds of iterations of which one has ended
+
+    def call_and_mark(self: Any, fn_name: str, **kwargs: Any) -> None:
+        is_stage = fn_name in _STAGES
+        beat.mark(step=is_stage, slow=True)
+        call_hook(self, fn_name, **kwargs)
+        when, _, kind = fn_name.partition('_')
+        if is_stage and when == 'after':
+            begun.add(kind)
+        beat.mark(slow=not is_stage or kind not in begun)
+
+    runner_class.call_hook = call_and_mark
+
+
+def store_of_attempt(attempt: int) -> None:
+    """Keep what the ranks tell each other through torchrun's store apart from what those before them have left there.
+
+    Args:
+        attempt: How often the ranks were started before.
+    """
+    from torch.distributed import PrefixStore
+
+    rendezvous = importlib.import_module('torch.distributed.rendezvous')  # a function there bears the same name
+    create = rendezvous._create_c10d_store
+
+    def create_anew(*args: Any, **kwargs: Any) -> PrefixStore:
+        return PrefixStore(f'recipe/attempt_{attempt}', create(*args, **kwargs))
+
+    rendezvous._create_c10d_store = create_anew
+
+
+def agree_on_checkpoint(work_dir: Path, attempt: int) -> Optional[str]:
+    """The checkpoint that all ranks go on from: rank 0's choice.
+
+    Args:
+        work_dir: Run folder.
+        attempt: How often the ranks were started before.
+
+    Returns:
+        Its path; None where none was written yet.
+
+    Raises:
+        console.UserError: There are checkpoints and none is good, or another machine does not come back.
+    """
+    from torch.distributed import TCPStore
+
+    patience = datetime.timedelta(seconds=float(os.environ['RECIPE_RESTART_PATIENCE_S']))
+    address, port = os.environ['MASTER_ADDR'], int(os.environ['MASTER_PORT'])
+    machines = int(os.environ['GROUP_WORLD_SIZE'])
+    key = f'recipe/checkpoint_{attempt}'
+    try:
+        store = TCPStore(address, port, is_master=False, timeout=patience)
+        if os.environ['LOCAL_RANK'] == '0':
+            store.set(f'{key}/machine_{os.environ["GROUP_RANK"]}', 'here')
+        # A machine that is lost would be waited for by the collectives.
+        store.wait([f'{key}/machine_{number}' for number in range(machines)], patience)
+        if os.environ['RANK'] == '0':
+            store.set(key, _choose(work_dir))
+        chosen = store.get(key).decode()
+    except RuntimeError as error:  # DistStoreError and DistNetworkError are such
+        raise console.UserError(
+            f'the machines do not meet again at {address}:{port} ({str(error).splitlines()[0]}); start all of them '
+            'again with --resume=1',
+            NO_RESTART,
+        ) from None
+    if chosen.startswith('!'):
+        raise console.UserError(chosen[1:], NO_RESTART)
+    return chosen or None
+
+
+def _choose(work_dir: Path) -> str:
+    """Path of the newest good checkpoint, nothing where there is no checkpoint, or an exclamation mark and why none."""
+    from mmseg.engine.checkpoint import CheckpointError, find_resumable
+
+    if not any(work_dir.glob(run_folder.CHECKPOINTS)):
+        return ''
+    try:
+        checkpoint, passed_over = find_resumable(str(work_dir))
+    except CheckpointError as error:
+        return f'!{error}'
+    for path, reason in passed_over:
+        console.warn(f'passed over {path}: {reason}')
+    return checkpoint
+
+
+def arguments_of_restart(arguments: List[str], checkpoint: Optional[str]) -> List[str]:
+    """Arguments of the trainer when it is started again.
+
+    Args:
+        arguments: Of the first start.
+        checkpoint: What to go on from.
+    """
+    if checkpoint is None:
+        return arguments
+    return [*arguments, f'--resume-from={checkpoint}']
+
+
+def prepare() -> str:
+    """Do what comes before the trainer begins.
+
+    Returns:
+        The trainer's script; ``sys.argv`` is what it is to see.
+
+    Raises:
+        console.UserError: As ``agree_on_checkpoint``.
+    """
+    faulthandler.enable()
+    faulthandler.register(watchdog.DUMP)
+    beat = Beat.of_this_rank()
+    beat.mark(slow=True)
+    sys.argv = sys.argv[1:]
+    attempt = int(os.environ.get('TORCHELASTIC_RESTART_COUNT', '0'))
+    if attempt:
+        store_of_attempt(attempt)
+        work_dir = next(one.split('=', 1)[1] for one in sys.argv if one.startswith('--work-dir='))
+        checkpoint = agree_on_checkpoint(Path(work_dir), attempt)
+        console.say(f'attempt {attempt + 1} goes on from {checkpoint or "the start, as there is no checkpoint yet"}')
+        sys.argv[1:] = arguments_of_restart(sys.argv[1:], checkpoint)
+
+    from mmengine.runner import Runner
+
+    show_pulse(Runner, beat)
+    sys.path[0] = str(Path(sys.argv[0]).parent)  # as if it had been started itself
+    return sys.argv[0]
+
+
+def main() -> None:
+    """Entry point; see the module's docstring."""
+    try:
+        script = prepare()
+    except console.UserError as error:
+        print(f'error: {error}', file=sys.stderr)
+        sys.exit(error.status)
+    runpy.run_path(script, run_name='__main__')  # what it raises keeps its traceback
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,247 @@
+"""Computes the figures of a run and finds what is missing or not a number."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Sequence
+
+from recipe.core import config_text, console
+from recipe.report import run as metrics_run
+from recipe.report import scalars, window
+from recipe.report.result import SCHEMA, Result, Window
+
+FIGURES = ('fps', 'miou', 'loss', 'memory', 'e2e', 'class_iou')
+REQUIRED = {'full': ('fps', 'miou'), 'performance': ('fps',)}
+DEFAULT_LOG_WINDOW = 10  # mmengine.runner.LogProcessor's window_size
+
+
+def collect(
+    path: Path,
+    require: Sequence[str] = REQUIRED['full'],
+    batch_size: Optional[int] = None,
+    nproc: Optional[int] = None,
+    e2e_duration_s: Optional[float] = None,
+    partial: bool = False,
+) -> Result:
+    """Read a run and compute its figures.
+
+    Args:
+        path: Run folder or log.
+        require: Names out of ``FIGURES`` that must be there.
+        batch_size: Images per card, instead of what the run says.
+        nproc: Processes, instead of what the run says.
+        e2e_duration_s: What the launcher measured for its own (the last) start.
+        partial: Accept a training that stopped before its last iteration.
+
+    Raises:
+        UserError: A required figure is missing, any figure is NaN, the training is incomplete, a file is damaged.
+    """
+    run = metrics_run.read_run(path, batch_size, nproc)
+    result = _describe(run)
+    faults: List[str] = []
+    if not result.complete and not partial:
+        faults.append(
+            f'the training stopped at iteration {result.iters_done} of {result.iters_planned}: finish it '
+            '(--resume=1), or give --partial for the figures so far'
+        )
+    faults += _add_losses(result, run, 'loss' in require)
+    faults += _add_miou(result, run, 'miou' in require and not faults)
+    faults += _add_speed(result, run, 'fps' in require)
+    memory = [point.memory_mb for point in run.points if point.memory_mb is not None]
+    result.memory_peak_mb = max(memory, default=None)
+    if 'memory' in require and result.memory_peak_mb is None:
+        faults.append('peak memory is missing: mmengine logs it on accelerators only')
+    if 'class_iou' in require and not result.class_iou_last_percent:
+        faults.append('the table of class IoU is missing: it is in the text log (<timestamp>.log) only')
+    result.e2e_duration_s = _e2e(run, e2e_duration_s)
+    if result.e2e_duration_s is None:
+        fault = 'the E2E duration is missing: it needs the text log, or --e2e_duration_s'
+        if 'e2e' in require:
+            faults.append(fault)
+        else:
+            result.warnings.append(fault)
+    if faults:
+        raise console.UserError(f'{path}: {"; ".join(faults)}')
+    return result
+
+
+def _describe(run: metrics_run.Run) -> Result:
+    last = run.starts[-1]
+    done = max(start.last_iter for start in run.starts)
+    planned = run.planned_iters
+    # A log of every n-th iteration may end up to n - 1 iterations before the training did.
+    gap = 1 if last.steps else max(_gaps(run), default=1)
+    versions = {**last.log.versions, **run.launcher}
+    for key in ('world_size', 'batch_size', 'device'):
+        versions.pop(key, None)
+    warnings = list(run.warnings)
+    if run.other_starts:
+        warnings.append(f'{run.other_starts} start(s) ended before the first logged iteration')
+    return Result(
+        schema=SCHEMA,
+        run_name=run.path.resolve().name,
+        complete=planned is None or done + gap > planned,
+        iters_done=done,
+        iters_planned=planned,
+        starts=len(run.starts),
+        resumed_at_iter=run.resumed_at,
+        world_size=last.world_size,
+        batch_size_per_card=last.batch_size,
+        global_batch=last.global_batch,
+        device=run.launcher.get('device') or last.log.device,
+        versions=versions,
+        validations=[_figures_of(validation) for validation in run.validations],
+        loss_curve=[(point.iter, point.loss) for point in run.points],
+        learning_rate_curve=[
+            (point.iter, point.learning_rate) for point in run.points if point.learning_rate is not None
+        ],
+        warnings=warnings,
+        run=run,
+    )
+
+
+def _figures_of(validation: scalars.Validation) -> Dict[str, Any]:
+    figures = dataclasses.asdict(validation)
+    for key in ('after_iter', 'saved_iter'):  # they only served to find iter
+        del figures[key]
+    return figures
+
+
+def _gaps(run: metrics_run.Run) -> List[int]:
+    iters = [point.iter for point in run.points]
+    return [after - before for before, after in zip(iters, iters[1:])]
+
+
+def _add_losses(result: Result, run: metrics_run.Run, required: bool) -> List[str]:
+    bad = [point.iter for point in run.points if not math.isfinite(point.loss)]
+    if run.points:
+        last = run.points[-1]
+        result.loss_final, result.loss_final_iter = last.loss, last.iter
+        if not math.isfinite(last.loss):
+            file = run.starts[-1].files
+            return [
+                f'the loss is {last.loss} at iteration {last.iter} (first at {bad[0]}, in '
+                f'{file.get("scalars", file.get("text"))}): lower the learning rate, or train without --amp fp16'
+            ]
+    elif required:
+        return ['the loss is missing: no training iteration was logged, is log interval > iterations?']
+    if bad:
+        result.warnings.append(f'the loss is not finite at {len(bad)} logged iteration(s), first at {bad[0]}')
+    return []
+
+
+def _add_miou(result: Result, run: metrics_run.Run, required: bool) -> List[str]:
+    validations = run.validations
+    if not validations:
+        return ['mIoU is missing: no validation was logged, is val_interval > max_iters?'] if required else []
+    last = validations[-1]
+    best = max(
+        validations, key=lambda item: (item.miou_percent if math.isfinite(item.miou_percent) else -1, -item.iter)
+    )
+    for figure, value in (('mIoU', last.miou_percent), ('mAcc', last.macc_percent), ('aAcc', last.aacc_percent)):
+        if value is not None and not math.isfinite(value):
+            return [
+                f'{figure} is {value} in the validation at iteration {last.iter}: do the validation labels hold any '
+                'class? (tools/cityscapes.py verify)'
+            ]
+    if required and result.complete and run.val_interval and result.iters_planned:
+        # mmengine 0.10.3 does not validate after the last iteration unless it is a multiple of the interval.
+        due = result.iters_planned // run.val_interval * run.val_interval
+        if last.iter < due:
+            return [
+                f'mIoU is missing: the validation at iteration {due} was not logged, the last one is at {last.iter}'
+            ]
+    result.miou_last_percent, result.miou_last_iter = last.miou_percent, last.iter
+    result.miou_best_percent, result.miou_best_iter = best.miou_percent, best.iter
+    result.macc_last_percent, result.aacc_last_percent = last.macc_percent, last.aacc_percent
+    result.class_iou_last_percent = last.class_iou_percent
+    return []
+
+
+def _add_speed(result: Result, run: metrics_run.Run, required: bool) -> List[str]:
+    if result.global_batch is None:
+        unknown = 'images per card' if result.batch_size_per_card is None else 'number of processes'
+        option = '--batch_size' if result.batch_size_per_card is None else '--nproc'
+        fault = f'FPS is missing: the log does not tell the {unknown}, give {option}'
+        return [fault] if required else []
+    measured = bool(run.steps)
+    kept: List[window.Sample] = []
+    warm_up_iters = []
+    excluded = []
+    for start in run.starts:
+        if start.last_iter < start.first_iter:
+            continue  # a later start did all of it again
+        if start.global_batch != result.global_batch:
+            excluded.append(f'{start.first_iter}-{start.last_iter} (global batch {start.global_batch})')
+            continue
+        samples = _steps(start) if measured else _logged(start)
+        lost = start.last_iter - start.first_iter + 1 - len(samples) if measured else 0
+        for sample in samples:
+            if not (math.isfinite(sample.step_s) and sample.step_s > 0):
+                return [f'FPS is missing: the step time at iteration {sample.last_iter} is {sample.step_s} s']
+        warm = window.after_warm_up(samples, start.first_iter, start.last_iter)
+        kept += warm
+        until = warm[0].last_iter - warm[0].iterations if warm else start.last_iter
+        warm_up_iters.append((start.first_iter, until))
+        excluded.append(f'{start.first_iter}-{until} (warm-up)')
+        if lost:
+            excluded.append(
+                f'{lost} of {start.first_iter}-{start.last_iter} whose times a killed process did not write'
+            )
+    if not kept:
+        fault = (
+            'FPS is missing: no iteration is left after the warm-up (10 % of each start, 5 to 100 iterations): '
+            'train longer'
+        )
+        return [fault] if required else []
+    figures = window.timing(kept, result.global_batch)
+    for name in ('fps_images_per_s', 'step_time_mean_s', 'step_time_p50_s', 'step_time_p95_s'):
+        setattr(result, name, getattr(figures, name))
+    result.data_time_mean_s, result.data_time_p95_s = figures.data_time_mean_s, figures.data_time_p95_s
+    if measured:
+        excluded.append('validation and checkpointing')
+    result.fps_window = Window(
+        first_iter=kept[0].last_iter - kept[0].iterations + 1,
+        last_iter=kept[-1].last_iter,
+        iterations=figures.iterations,
+        source=(
+            'each measured (steps.csv)'
+            if measured
+            else f'means over up to {_log_window(run.starts[-1])} iterations from the log (no steps.csv), '
+            'which include checkpointing and the end of validation'
+        ),
+        warm_up_iters=warm_up_iters,
+        excluded=excluded,
+    )
+    return []
+
+
+def _steps(start: metrics_run.Start) -> List[window.Sample]:
+    return [window.Sample(step.iter, step.iter, 1, step.step_s, step.data_s) for step in start.steps]
+
+
+def _logged(start: metrics_run.Start) -> List[window.Sample]:
+    """Means in the log: each over the last ``window_size`` iterations, which need not fill the logging interval."""
+    size = _log_window(start)
+    samples = []
+    before = start.first_iter - 1
+    for point in start.log.points:
+        if point.step_s is not None:
+            first = max(start.first_iter, point.iter - size + 1)
+            stands_for = min(size, point.iter - before)
+            samples.append(window.Sample(first, point.iter, stands_for, point.step_s, point.data_s))
+        before = point.iter
+    return samples
+
+
+def _log_window(start: metrics_run.Start) -> int:
+    return config_text.lookup_int(start.config, 'log_processor.window_size') or DEFAULT_LOG_WINDOW
+
+
+def _e2e(run: metrics_run.Run, measured_s: Optional[float]) -> Optional[float]:
+    parts = [start.seconds for start in run.starts]
+    if measured_s is not None:
+        parts[-1] = measured_s
+    return None if any(part is None for part in parts) else sum(parts)

@@ -1,0 +1,279 @@
+"""Draws a run: curves over the iterations, and a sheet of predictions beside their ground truth."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+
+import matplotlib
+
+matplotlib.use('Agg')
+import numpy
+from matplotlib import pyplot
+from matplotlib.patches import Patch
+from PIL import Image
+
+from recipe.core import config_text, console
+from recipe.report.result import Result
+
+MAX_ROWS = 8
+TILE_WIDTH = 640  # pixels; Cityscapes' 2048 would make a sheet of 100 MB in memory
+# mmseg's SegVisualizationHook: <mode>_<image file name>_<iteration>.png
+_PICTURE = re.compile(r'^val_(?P<image>.+)_(?P<iter>\d+)\.png$')
+# Losses of the last decoder layer; those of the layers before it carry d0, d1 ... in their names.
+_EARLIER_LAYER = re.compile(r'(^|\.)d\d+\.')
+
+
+class Picture(NamedTuple):
+    """A picture that validation saved: ground truth left, prediction right."""
+
+    path: Path
+    image: str
+    iter: int
+
+
+def curves(result: Result, path: Path) -> Path:
+    """Draw losses, learning rate, mIoU and step time over the iterations.
+
+    Args:
+        result: From ``metrics.collect``.
+        path: PNG to write.
+    """
+    run = result.run
+    figure, axes = pyplot.subplots(2, 2, figsize=(14, 9), layout='constrained')
+    state = '' if result.complete else f' (stopped at {result.iters_done} of {result.iters_planned})'
+    figure.suptitle(f'{result.run_name}{state}')
+    _draw_losses(axes[0][0], run.points)
+    _draw_learning_rate(axes[0][1], result.learning_rate_curve)
+    _draw_miou(axes[1][0], run.validations, result)
+    _draw_step_time(axes[1][1], result)
+    for axis in axes.flat:
+        axis.set_xlabel('iteration')
+        axis.grid(alpha=0.3)
+        axis.set_xlim(0, max(result.iters_done, 1) * 1.02)
+        for number, at in enumerate(result.resumed_at_iter):
+            axis.axvline(at, color='black', linestyle=':', linewidth=1, label='resumed' if number == 0 else None)
+        if axis.get_legend_handles_labels()[0]:
+            axis.legend(fontsize='small', ncols=2 if axis is axes[1][1] else 1)
+    return _save(figure, path, 110)
+
+
+def predictions(result: Result, path: Path) -> Optional[Path]:
+    """Compose image, ground truth and prediction of the last validation.
+
+    The image column is there only if the config tells where the data set lies and it still lies there.
+
+    Args:
+        result: From ``metrics.collect``.
+        path: PNG to write.
+
+    Returns:
+        The path, or None, after a warning, if validation saved no picture.
+    """
+    found = _last_pictures(result)
+    rows = [row for row in (_row(picture, result) for picture in _spread(found)) if row]
+    if not rows:
+        console.warn(
+            f'no predictions.png: validation of {result.run_name} saved no picture '
+            '(default_hooks.visualization.draw=True)'
+        )
+        return None
+    names = [name for name in ('image', 'ground truth', 'prediction') if all(name in tiles for _, tiles in rows)]
+    height, width = rows[0][1]['prediction'].shape[:2]
+    column = 5.0
+    legend = _legend(result)
+    figure, axes = pyplot.subplots(
+        len(rows),
+        len(names),
+        figsize=(column * len(names), (column * height / width + 0.3) * len(rows) + (1.2 if legend else 0.5)),
+        layout='constrained',
+        squeeze=False,
+    )
+    accuracy = '' if result.miou_last_percent is None else f', mIoU {result.miou_last_percent:.2f} %'
+    figure.suptitle(f'{result.run_name}, validation at iteration {rows[0][0].iter}{accuracy}')
+    for number, (picture, tiles) in enumerate(rows):
+        for axis, name in zip(axes[number], names):
+            axis.imshow(tiles[name], interpolation='antialiased')
+            axis.set_axis_off()
+            if number == 0:
+                axis.set_title(name)
+        axes[number][0].text(0, -0.02, picture.image, transform=axes[number][0].transAxes, fontsize='x-small', va='top')
+    if legend:
+        figure.legend(handles=legend, loc='outside lower center', ncols=7, fontsize='small', frameon=False)
+    return _save(figure, path, 130)
+
+
+def _draw_losses(axis: Any, points: List[Any]) -> None:
+    axis.set_title('training loss (mean over the log window)')
+    axis.set_ylabel('loss')
+    if not points:
+        return _note(axis)
+    iters = [point.iter for point in points]
+    axis.plot(iters, [point.loss for point in points], color='black', linewidth=1.6, label='total')
+    for name in points[0].terms:
+        if not _EARLIER_LAYER.search(name):
+            axis.plot(iters, [point.terms.get(name, numpy.nan) for point in points], linewidth=1, label=name)
+    axis.set_ylim(bottom=0)
+    return None
+
+
+def _draw_learning_rate(axis: Any, curve: List[Tuple[int, float]]) -> None:
+    axis.set_title('base learning rate')
+    axis.set_ylabel('learning rate')
+    if not curve:
+        return _note(axis)
+    axis.plot(*zip(*curve), color='tab:purple')
+    axis.ticklabel_format(axis='y', style='sci', scilimits=(0, 0))
+    axis.set_ylim(bottom=0)
+    return None
+
+
+def _draw_miou(axis: Any, validations: List[Any], result: Result) -> None:
+    axis.set_title('validation')
+    axis.set_ylabel('percent')
+    if not validations:
+        return _note(axis)
+    for label, attribute, style in (
+        ('aAcc', 'aacc_percent', {'color': 'silver'}),
+        ('mAcc', 'macc_percent', {'color': 'tab:orange', 'linewidth': 1}),
+        ('mIoU', 'miou_percent', {'color': 'tab:blue', 'linewidth': 2}),
+    ):
+        known = [(item.iter, getattr(item, attribute)) for item in validations if getattr(item, attribute) is not None]
+        if known:
+            axis.plot(*zip(*known), marker='o', markersize=4, label=label, **style)
+    if result.miou_best_percent is not None:
+        axis.plot(
+            result.miou_best_iter,
+            result.miou_best_percent,
+            marker='*',
+            markersize=14,
+            color='tab:red',
+            linestyle='none',
+            label=f'best mIoU {result.miou_best_percent:.2f} at {result.miou_best_iter}',
+        )
+    axis.set_ylim(0, 100)
+    return None
+
+
+def _draw_step_time(axis: Any, result: Result) -> None:
+    steps = result.run.steps
+    axis.set_title('step time' if steps else 'step time (mean over the log window)')
+    axis.set_ylabel('seconds')
+    times = [(step.iter, step.step_s) for step in steps] or [
+        (point.iter, point.step_s) for point in result.run.points if point.step_s is not None
+    ]
+    if not times:
+        return _note(axis)
+    iters, seconds = (numpy.array(column) for column in zip(*times))
+    axis.plot(iters, seconds, '.', markersize=3, color='tab:gray', label='step')
+    # One slow step (the first one compiles) would press all others flat.
+    top = 1.15 * float(numpy.percentile(seconds, 98)) if len(seconds) > 20 else 1.15 * float(seconds.max())
+    above = int((seconds > top).sum())
+    for label, value, color in (
+        ('p50', result.step_time_p50_s, 'tab:green'),
+        ('p95', result.step_time_p95_s, 'tab:red'),
+    ):
+        if value is not None:
+            axis.axhline(value, color=color, linewidth=1.2, label=f'{label} {value:.3g} s')
+            top = max(top, 1.15 * value)
+    for number, (first, last) in enumerate(result.fps_window.warm_up_iters if result.fps_window else ()):
+        label = 'warm-up, not in the figures' if number == 0 else None
+        axis.axvspan(first - 0.5, last + 0.5, color='gold', alpha=0.25, linewidth=0, label=label)
+    if above:
+        axis.plot([], [], linestyle='none', label=f'{above} slower step(s) above, max {seconds.max():.3g} s')
+    axis.set_ylim(0, 1.3 * top)  # room for the legend above the points
+    return None
+
+
+def _note(axis: Any) -> None:
+    axis.text(0.5, 0.5, 'not logged', transform=axis.transAxes, ha='center', va='center', color='gray')
+
+
+def _last_pictures(result: Result) -> List[Picture]:
+    """Pictures of the last validation that saved any."""
+    for start in reversed(result.run.starts):
+        if start.images is None:
+            continue
+        found = []
+        for file in start.images.iterdir():
+            name = _PICTURE.match(file.name)
+            if name and int(name['iter']) <= result.iters_done:
+                found.append(Picture(file, name['image'], int(name['iter'])))
+        if found:
+            last = max(picture.iter for picture in found)
+            return sorted(picture for picture in found if picture.iter == last)
+    return []
+
+
+def _spread(pictures: List[Picture]) -> List[Picture]:
+    """At most ``MAX_ROWS``, evenly over all, so that several cities are seen."""
+    count = min(MAX_ROWS, len(pictures))
+    return [pictures[index * len(pictures) // count] for index in range(count)]
+
+
+def _row(picture: Picture, result: Result) -> Optional[Tuple[Picture, Dict[str, numpy.ndarray]]]:
+    """Tiles of one picture, uint8 arrays (height, width, 3) by column; None, after a warning, if it is unreadable."""
+    try:
+        with Image.open(picture.path) as opened:
+            both = opened.convert('RGB')
+    except OSError as error:
+        console.warn(f'{picture.path}: {error}')
+        return None
+    half = both.width // 2
+    tiles = {
+        'ground truth': both.crop((0, 0, half, both.height)),
+        'prediction': both.crop((half, 0, 2 * half, both.height)),
+    }
+    source = _source_image(picture.image, result)
+    if source is not None:
+        try:
+            with Image.open(source) as opened:
+                tiles['image'] = opened.convert('RGB').resize((half, both.height))
+        except OSError as error:
+            console.warn(f'{source}: {error}')
+    for tile in tiles.values():
+        tile.thumbnail((TILE_WIDTH, TILE_WIDTH))
+    return picture, {name: numpy.asarray(tile) for name, tile in tiles.items()}
+
+
+def _source_image(name: str, result: Result) -> Optional[Path]:
+    """The image of a picture, where the validation set of the config still lies."""
+    config = result.run.starts[-1].config
+    root = config_text.lookup(config, 'val_dataloader.dataset.data_root')
+    below = config_text.lookup(config, 'val_dataloader.dataset.data_prefix.img_path')
+    if not isinstance(root, str) or not isinstance(below, str):
+        return None
+    folder = Path(root) / below
+    # Cityscapes keeps one folder for each city, whose name begins the file name; other sets keep none.
+    for candidate in (folder / name.split('_')[0] / name, folder / name):
+        if candidate.is_file():
+            return candidate
+    return None
+
+
+def _legend(result: Result) -> List[Any]:
+    """Colours of the classes, if they are Cityscapes' own."""
+    try:
+        from cityscapesscripts.helpers.labels import name2label
+    except ImportError:
+        return []
+    names = list(result.class_iou_last_percent)
+    if not names or any(name not in name2label for name in names):
+        return []
+    return [
+        Patch(
+            color=[channel / 255 for channel in name2label[name].color],
+            label=name if iou is None else f'{name} {iou:.1f} %',
+        )
+        for name, iou in result.class_iou_last_percent.items()
+    ]
+
+
+def _save(figure: Any, path: Path, dpi: int) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f'.{path.name}.partial')
+    figure.savefig(beside, dpi=dpi, format='png')
+    pyplot.close(figure)
+    beside.replace(path)
+    return path

@@ -1,0 +1,120 @@
+"""The figures of a run and what they mean: the content of result.json."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from typing import Any, Dict, List, Optional, Tuple
+
+from recipe.report import run as metrics_run
+
+SCHEMA = 1
+
+DEFINITIONS = {
+    'fps_images_per_s': (
+        'Images per second over all cards: global_batch x iterations of the window / sum of their step times. '
+        'fps_window tells the window, its source and what it excludes.'
+    ),
+    'step_time_mean_s': 'Seconds of one whole training iteration, waiting for the batch included, over fps_window.',
+    'step_time_p50_s': 'Median of the step times (from a log without steps.csv: of its logged means).',
+    'step_time_p95_s': '95th percentile of the step times (from a log without steps.csv: of its logged means).',
+    'data_time_mean_s': 'Seconds of an iteration that rank 0 waited for its batch, mean over fps_window.',
+    'data_time_p95_s': '95th percentile of that waiting time.',
+    'miou_last_percent': 'Mean IoU of the last validation, in percent, over the classes that occur.',
+    'miou_best_percent': 'Highest mean IoU of all validations, in percent; the earliest where several are equal.',
+    'macc_last_percent': 'Mean class accuracy of the last validation, in percent.',
+    'aacc_last_percent': 'Accuracy over all pixels of the last validation, in percent.',
+    'class_iou_last_percent': 'IoU by class of the last validation, in percent; null: the class does not occur.',
+    'memory_peak_mb': 'Peak memory that tensors took on the card of rank 0, in units of 2^20 bytes; null on a CPU.',
+    'loss_final': 'Total loss at the last logged iteration, the mean over the log window.',
+    'loss_curve': 'Pairs of iteration and total loss.',
+    'learning_rate_curve': 'Pairs of iteration and base learning rate.',
+    'e2e_duration_s': (
+        'Seconds from start to end: as the launcher measured its own session, otherwise from the first to the last '
+        'record of the text log. Starts before it count with their text logs, pauses between starts do not.'
+    ),
+}
+
+
+@dataclass
+class Window:
+    """The iterations over which speed was measured.
+
+    Attributes:
+        first_iter: First iteration in it.
+        last_iter: Last iteration in it.
+        iterations: Number of iterations in it (excluded ones are missing in between).
+        source: Where the times come from.
+        warm_up_iters: First and last iteration of each warm-up, which are left out.
+        excluded: Everything that was left out, in words.
+    """
+
+    first_iter: int
+    last_iter: int
+    iterations: int
+    source: str
+    warm_up_iters: List[Tuple[int, int]]
+    excluded: List[str]
+
+    def __str__(self) -> str:
+        return (
+            f'{self.iterations} iterations from {self.first_iter} to {self.last_iter}, {self.source}; '
+            f'excluded: {", ".join(self.excluded)}'
+        )
+
+
+@dataclass
+class Result:
+    """Everything that result.json holds; see ``DEFINITIONS``. None: not measured."""
+
+    schema: int
+    run_name: str
+    complete: bool
+    iters_done: int
+    iters_planned: Optional[int]
+    starts: int
+    resumed_at_iter: List[int]
+    miou_last_percent: Optional[float] = None
+    miou_last_iter: Optional[int] = None
+    miou_best_percent: Optional[float] = None
+    miou_best_iter: Optional[int] = None
+    macc_last_percent: Optional[float] = None
+    aacc_last_percent: Optional[float] = None
+    class_iou_last_percent: Dict[str, Optional[float]] = field(default_factory=dict)
+    fps_images_per_s: Optional[float] = None
+    fps_window: Optional[Window] = None
+    step_time_mean_s: Optional[float] = None
+    step_time_p50_s: Optional[float] = None
+    step_time_p95_s: Optional[float] = None
+    data_time_mean_s: Optional[float] = None
+    data_time_p95_s: Optional[float] = None
+    memory_peak_mb: Optional[float] = None
+    loss_final: Optional[float] = None
+    loss_final_iter: Optional[int] = None
+    e2e_duration_s: Optional[float] = None
+    world_size: Optional[int] = None
+    batch_size_per_card: Optional[int] = None
+    global_batch: Optional[int] = None
+    device: Optional[str] = None
+    versions: Dict[str, Any] = field(default_factory=dict)
+    validations: List[Dict[str, Any]] = field(default_factory=list)
+    loss_curve: List[Tuple[int, Optional[float]]] = field(default_factory=list)
+    learning_rate_curve: List[Tuple[int, float]] = field(default_factory=list)
+    warnings: List[str] = field(default_factory=list)
+    definition: Dict[str, str] = field(default_factory=lambda: dict(DEFINITIONS))
+    run: Optional[metrics_run.Run] = field(default=None, repr=False, compare=False)
+
+    def as_dict(self) -> Dict[str, Any]:
+        """Content of result.json: plain JSON types, no NaN, without the parsed run itself."""
+        content = dataclasses.asdict(dataclasses.replace(self, run=None))
+        del content['run']
+        return _finite(content)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,280 @@
+"""Finds the logs of a run and merges its starts into one training.
+
+Every start (fresh or resumed) of mmengine has its own ``<timestamp>/`` folder. A later start repeats iterations that an
+earlier one did after its last checkpoint; what the earlier one says of them is dropped.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Dict, List, Optional
+
+from recipe.core import config_text, console
+from recipe.report import scalars, text_log
+
+
+@dataclass
+class Start:
+    """One start of the trainer.
+
+    Attributes:
+        name: Its time stamp, or the name of the log where there is no folder.
+        files: The files that were read, by role: ``scalars``, ``text``, ``steps``, ``config``.
+        log: Points and validations that no later start repeated, with the header of the text log.
+        steps: Measured iterations that no later start repeated; empty without steps.csv.
+        config: The config it ran with, empty where unknown.
+        first_iter: First iteration it trained, or was to train; None where nothing was logged.
+        last_iter: Last iteration known of it that no later start repeated.
+        world_size: Processes; None where unknown.
+        batch_size: Images per process and iteration; None where unknown.
+        images: Folder of the pictures that validation saved, None without.
+    """
+
+    name: str
+    files: Dict[str, Path]
+    log: scalars.Log
+    steps: List[scalars.Step]
+    config: Dict[str, Any]
+    first_iter: Optional[int] = None
+    last_iter: int = 0
+    world_size: Optional[int] = None
+    batch_size: Optional[int] = None
+    images: Optional[Path] = None
+
+    @property
+    def global_batch(self) -> Optional[int]:
+        """Images per iteration over all processes."""
+        return self.world_size * self.batch_size if self.world_size and self.batch_size else None
+
+    @property
+    def seconds(self) -> Optional[float]:
+        """Time from the first to the last record of the text log."""
+        first, last = self.log.first_clock, self.log.last_clock
+        if first is None or last is None:
+            return None
+        if last < first:  # a console log, which has no year, over New Year's Eve
+            last = last.replace(year=last.year + 1)
+        return (last - first).total_seconds()
+
+
+@dataclass
+class Run:
+    """A training, possibly of several starts.
+
+    Attributes:
+        path: What the user named: a run folder or a log.
+        starts: Starts that logged at least one iteration or validation, in time order.
+        other_starts: Number of starts that logged none (crashed at once).
+        launcher: Content of versions.json, which the launcher writes.
+        warnings: One line each.
+    """
+
+    path: Path
+    starts: List[Start]
+    other_starts: int = 0
+    launcher: Dict[str, Any] = field(default_factory=dict)
+    warnings: List[str] = field(default_factory=list)
+
+    @property
+    def points(self) -> List[scalars.TrainPoint]:
+        """Logged iterations of all starts, ascending."""
+        return [point for start in self.starts for point in start.log.points]
+
+    @property
+    def validations(self) -> List[scalars.Validation]:
+        """Validations of all starts, ascending."""
+        return [validation for start in self.starts for validation in start.log.validations]
+
+    @property
+    def steps(self) -> List[scalars.Step]:
+        """Measured iterations of all starts, ascending."""
+        return [step for start in self.starts for step in start.steps]
+
+    @property
+    def resumed_at(self) -> List[int]:
+        """Last iteration before each start but the first."""
+        return sorted({start.first_iter - 1 for start in self.starts[1:]})
+
+    @property
+    def planned_iters(self) -> Optional[int]:
+        """Iterations that the last start was to reach; None where no file tells."""
+        last = self.starts[-1]
+        return config_text.lookup_int(last.config, 'train_cfg.max_iters') or last.log.planned_iters
+
+    @property
+    def val_interval(self) -> Optional[int]:
+        """Iterations between validations; None where no file tells."""
+        return config_text.lookup_int(self.starts[-1].config, 'train_cfg.val_interval')
+
+
+def read_run(path: Path, batch_size: Optional[int] = None, nproc: Optional[int] = None) -> Run:
+    """Read a run folder, one ``<timestamp>/`` folder of it, or a single log.
+
+    Args:
+        path: Folder or file.
+        batch_size: Images per process, instead of what the run says.
+        nproc: Processes, instead of what the run says.
+
+    Raises:
+        UserError: Nothing to read there, or a damaged file.
+    """
+    if not path.exists():
+        raise console.UserError(f'no such run folder or log: {path}')
+    starts = [_read_start(name, files) for name, files in _find(path)]
+    root = _root(path)
+    run = Run(path, [start for start in starts if start.first_iter is not None], launcher=_launcher(root))
+    run.other_starts = len(starts) - len(run.starts)
+    run.warnings = [warning for start in starts for warning in start.log.warnings]
+    if not run.starts:
+        raise console.UserError(f'no training iteration is logged in {path}: is it the log of an mmengine training?')
+    for start in run.starts:
+        if not start.config and (root / 'config.py').is_file():
+            start.config = config_text.read_config((root / 'config.py').read_text(encoding='utf-8'))
+        start.batch_size = (
+            batch_size
+            or config_text.lookup_int(start.config, 'train_dataloader.batch_size')
+            or config_text.lookup_int(run.launcher, 'batch_size')
+        )
+        start.world_size = nproc or start.log.world_size or config_text.lookup_int(run.launcher, 'world_size')
+        _place_validations(start)
+    _supersede(run.starts)
+    return run
+
+
+def _root(path: Path) -> Path:
+    """Folder of the run that a path belongs to."""
+    folder = path if path.is_dir() else path.parent
+    if folder.name == 'vis_data':
+        folder = folder.parent
+    return folder.parent if _is_start(folder) else folder
+
+
+def _is_start(folder: Path) -> bool:
+    return (folder / 'vis_data' / 'scalars.json').is_file() or (folder / f'{folder.name}.log').is_file()
+
+
+def _find(path: Path) -> List[Any]:
+    """Name and files of each start, in time order (mmengine's names are time stamps)."""
+    if path.is_file():
+        folder = path.parent.parent if path.parent.name == 'vis_data' else path.parent
+        of_start = path.suffix == '.json' or path.name == f'{folder.name}.log'
+        if of_start and _is_start(folder):
+            return [(folder.name, _files(folder))]
+        return [(path.stem, {'scalars' if path.suffix == '.json' else 'text': path})]
+    if _is_start(path):
+        return [(path.name, _files(path))]
+    folders = sorted(folder for folder in path.iterdir() if folder.is_dir() and _is_start(folder))
+    if not folders:
+        raise console.UserError(
+            f'{path} holds no mmengine log (<timestamp>/<timestamp>.log, <timestamp>/vis_data/scalars.json): '
+            'give a run folder or a log file'
+        )
+    return [(folder.name, _files(folder)) for folder in folders]
+
+
+def _files(folder: Path) -> Dict[str, Path]:
+    candidates = {
+        'scalars': folder / 'vis_data' / 'scalars.json',
+        'text': folder / f'{folder.name}.log',
+        'steps': folder / 'vis_data' / 'steps.csv',
+        'config': folder / 'vis_data' / 'config.py',
+    }
+    return {role: file for role, file in candidates.items() if file.is_file()}
+
+
+def _launcher(root: Path) -> Dict[str, Any]:
+    path = root / 'versions.json'
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding='utf-8'))
+    except ValueError as error:
+        raise console.UserError(f'{path} is no JSON: {error}: delete it and give --batch_size and --nproc') from None
+    return content if isinstance(content, dict) else {}
+
+
+def _read_start(name: str, files: Dict[str, Path]) -> Start:
+    log = text_log.read_text(files['text']) if 'text' in files else scalars.Log()
+    if 'scalars' in files:  # more digits than the text
+        text, log = log, scalars.read_scalars(files['scalars'])
+        _take_from_text(log, text)
+    steps: List[scalars.Step] = []
+    if 'steps' in files:
+        steps, warnings = scalars.read_steps(files['steps'])
+        log.warnings += warnings
+    config = log.config_text
+    if 'config' in files:
+        config = files['config'].read_text(encoding='utf-8', errors='replace')
+    start = Start(name, files, log, steps, config_text.read_config(config))
+    start.first_iter = _first_iter(start)
+    start.last_iter = max(
+        [step.iter for step in steps[-1:]]
+        + [point.iter for point in log.points[-1:]]
+        + [validation.iter or 0 for validation in log.validations[-1:]],
+        default=0,
+    )
+    any_file = next(iter(files.values()))
+    folder = any_file.parent if any_file.parent.name == 'vis_data' else any_file.parent / 'vis_data'
+    images = folder / 'vis_image'
+    start.images = images if images.is_dir() else None
+    return start
+
+
+def _take_from_text(log: scalars.Log, text: scalars.Log) -> None:
+    """Complete scalars.json by what only the text log has."""
+    for name in ('world_size', 'device', 'versions', 'config_text', 'resumed_iter', 'first_clock', 'last_clock'):
+        setattr(log, name, getattr(text, name))
+    log.planned_iters = text.planned_iters
+    log.warnings += text.warnings
+    for validation, twin in zip(log.validations, text.validations):
+        validation.saved_iter = twin.saved_iter
+        if validation.iter is None:
+            validation.iter = twin.iter
+        # The text rounds to 4 digits; another figure there means that the two files do not belong together.
+        if math.isclose(validation.miou_percent, twin.miou_percent, abs_tol=1e-3):
+            validation.class_iou_percent = twin.class_iou_percent
+
+
+def _first_iter(start: Start) -> Optional[int]:
+    if start.steps:
+        return start.steps[0].iter
+    points, resumed = start.log.points, start.log.resumed_iter
+    if not points:
+        # Resumed to make up for a validation, then ended.
+        return resumed + 1 if start.log.validations and resumed is not None else None
+    if resumed is not None and resumed < points[0].iter:
+        return resumed + 1
+    interval = points[1].iter - points[0].iter if len(points) > 1 else points[0].iter
+    return max(1, points[0].iter - interval + 1)
+
+
+def _place_validations(start: Start) -> None:
+    """Find the iterations of validations whose record does not tell them."""
+    interval = config_text.lookup_int(start.config, 'train_cfg.val_interval')
+    planned = config_text.lookup_int(start.config, 'train_cfg.max_iters') or start.log.planned_iters
+    before = (start.first_iter or 1) - 1
+    for validation in start.log.validations:
+        if validation.iter is None:
+            if interval and not start.log.by_epoch:
+                at = -(-max(validation.after_iter, before + 1) // interval) * interval
+                validation.iter = min(at, planned) if planned else at
+            else:
+                validation.iter = max(validation.after_iter, validation.saved_iter)
+        before = validation.iter
+        start.last_iter = max(start.last_iter, validation.iter)
+
+
+def _supersede(starts: List[Start]) -> None:
+    """Drop what a later start did again."""
+    cutoff = validation_cutoff = math.inf
+    for start in reversed(starts):
+        log = start.log
+        start.steps = [step for step in start.steps if step.iter < cutoff]
+        log.points = [point for point in log.points if point.iter < cutoff]
+        log.validations = [item for item in log.validations if item.iter < min(cutoff, validation_cutoff)]
+        start.last_iter = int(min(start.last_iter, cutoff - 1))
+        cutoff = min(cutoff, start.first_iter)
+        validation_cutoff = min([validation_cutoff] + [item.iter for item in log.validations])

@@ -1,0 +1,408 @@
+"""Sets up everything that training needs, in the folder of the recipe. Run it as ``bash tools/setup.sh``.
+
+    bash tools/setup.sh                      # picks the stack from the machine, builds .venv
+    bash tools/setup.sh --stack npu-2.1      # npu-2.1, npu-2.7, cuda or cpu
+    bash tools/setup.sh --no_venv            # installs into the active environment
+    bash tools/setup.sh --with_ops           # compiles mmcv's operators too (20 minutes on two cores; not needed)
+
+Steps that are done are not done again, and after a failure the same command goes on where it stopped. Choices are kept
+in .setup/recipe.json, so that later calls need no options; to start over, remove .setup and .venv.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence
+
+from recipe.core import console
+from recipe.setup import stack
+from recipe.setup.commands import Caller
+from recipe.setup.stack import STACKS, Python
+from recipe.upstream import pins
+
+# What a stack takes on disk, the archives that pip unpacks included.
+FREE_GB = {'npu-2.1': 8, 'npu-2.7': 12, 'cuda': 14, 'cpu': 3}
+OLDEST_PIP = (22, 2)  # the first with --config-settings; also knows manylinux_2_28 and editable wheels
+
+# What must be done again after a step, whatever the stamps say: a new checkout is not patched.
+_UNDOES = {'sources': ('patches', 'imports')}
+
+_CANN = '/usr/local/Ascend/ascend-toolkit/set_env.sh'
+_MARK = '.made_by_setup'
+
+# Each name is imported; the device package may fail where its driver's libraries are not on the path yet.
+_IMPORTS = """
+import importlib, json, os, sys
+os.environ['TORCH_DEVICE_BACKEND_AUTOLOAD'] = '0'
+needed, device = json.loads(sys.argv[1])
+versions = {}
+for name in needed:
+    module = importlib.import_module(name)
+    if '.' not in name:
+        versions[name] = str(getattr(module, '__version__', ''))
+failure = None
+if device:
+    try:
+        versions[device] = importlib.import_module(device).__version__
+    except Exception as error:
+        failure = ' '.join(f'{type(error).__name__}: {error}'.split())
+print(json.dumps({'versions': versions, 'failure': failure}))
+"""
+
+
+class Step(NamedTuple):
+    """One step of the set-up.
+
+    Attributes:
+        name: Of its stamp and its log.
+        key: Gives the hash of its inputs; while the stamp holds the same, the step is done.
+        run: Does it.
+    """
+
+    name: str
+    key: Callable[[], str]
+    run: Callable[[], None]
+
+
+def digest(*parts: object) -> str:
+    """A hash of some inputs; a path stands for its content."""
+    total = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, Path):
+            part = part.read_bytes() if part.is_file() else b'missing'
+        total.update(part if isinstance(part, bytes) else str(part).encode())
+        total.update(b'\0')
+    return total.hexdigest()
+
+
+def requirement_files(path: Path) -> List[Path]:
+    """A requirements file and those that it includes with ``-r``."""
+    files = [path]
+    for line in path.read_text('utf-8').splitlines():
+        included = re.match(r'-r\s+(\S+)', line)
+        if included:
+            files += requirement_files(path.parent / included.group(1))
+    return files
+
+
+def _is_empty(folder: Path) -> bool:
+    return folder.is_dir() and not any(folder.iterdir())
+
+
+def _load(path: Path) -> Dict:
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        record = json.loads(path.read_text('utf-8'))
+        if isinstance(record, dict) and isinstance(record.get('steps'), dict):
+            return record
+    return {'steps': {}}
+
+
+class Setup:
+    """A set-up of one recipe folder.
+
+    Args:
+        root: The recipe's folder.
+        args: Options, see ``parse``.
+        command: The command line, to show how to try again.
+    """
+
+    def __init__(self, root: Path, args: argparse.Namespace, command: str) -> None:
+        self.root = root
+        self.args = args
+        self.folder = root / '.setup'
+        self.venv = root / '.venv'
+        self.record_file = self.folder / 'recipe.json'
+        self.pins = pins.load(root)
+        self.stack = STACKS['cpu']  # settled by ready() or choose(), as are the next two
+        self.python = ''  # the interpreter that everything is installed into
+        self._base: Optional[Python] = None  # what .venv is to be made with; None: the one that is there stays
+        self._out = sys.stderr if args.print_python else sys.stdout
+        self._calls = Caller(root, self.folder / 'logs', command, self._out)
+        self._recall()
+
+    def _recall(self) -> None:
+        """Read what earlier calls did and chose; options add to it."""
+        self.record = _load(self.record_file)
+        self.with_ops = self.args.with_ops or bool(self.record.get('with_ops'))
+        self.with_tests = self.args.with_tests or bool(self.record.get('with_tests'))
+        self.use_venv = not self.args.no_venv and bool(self.record.get('venv', True))
+
+    def _save(self) -> None:
+        beside = self.record_file.with_suffix('.new')
+        beside.write_text(json.dumps(self.record, indent=2) + '\n')
+        beside.replace(self.record_file)
+
+    def say(self, text: str) -> None:
+        """Print one line; to stderr where stdout is for the interpreter's path."""
+        print(text, file=self._out, flush=True)
+
+    # What is there already
+
+    def ready(self) -> bool:
+        """Whether nothing is left to do, asked cheaply: no process is started."""
+        record = self.record
+        if self.args.python or not os.access(record.get('python', ''), os.X_OK) or record.get('stack') not in STACKS:
+            return False
+        self.stack, self.python = STACKS[record['stack']], record['python']
+        wants = (self.args.stack in (None, self.stack.name), self.use_venv == bool(record.get('venv')))
+        return all(wants) and all(self._done(step) for step in self.steps())
+
+    def _done(self, step: Step) -> bool:
+        return self.record['steps'].get(step.name) == step.key()
+
+    def by_hand(self) -> Optional[str]:
+        """The active interpreter, if somebody installed everything into it without this tool."""
+        if self.record['steps'] or self.venv.exists():
+            return None
+        python = stack.probe(self.args.python or 'python3')
+        return python.path if python and not python.missing else None
+
+    # What to do
+
+    def choose(self) -> None:
+        """Settle stack and interpreter.
+
+        Raises:
+            console.UserError: No interpreter fits, ``.venv`` is somebody else's, or the disk is too full.
+        """
+        venv_python = stack.probe(str(self.venv / 'bin/python')) if self.use_venv else None
+        active = venv_python or stack.probe(self.args.python or 'python3')
+        if self.args.stack:
+            self.stack, why = STACKS[self.args.stack], 'as asked for'
+        elif self.record.get('stack') in STACKS:
+            self.stack, why = STACKS[self.record['stack']], 'as set up before'
+        else:
+            self.stack, why = stack.pick(active)
+        self.say(f'stack {self.stack.name}: {why}')
+        self.record['stack'] = self.stack.name
+        free = shutil.disk_usage(str(self.root)).free / 1e9
+        if 'requirements' not in self.record['steps'] and free < FREE_GB[self.stack.name]:
+            raise console.UserError(
+                f'{self.root}: {free:.1f} GB free, stack {self.stack.name} needs {FREE_GB[self.stack.name]} GB'
+            )
+        if self.use_venv:
+            self._choose_venv(venv_python)
+        else:
+            before = '' if self.args.no_venv or self.record.get('venv') else self.record.get('python')
+            self.python = stack.find_python(self.stack, self.args.python or before or 'python3').path
+        self.record.update(venv=self.use_venv, python=self.python, with_ops=self.with_ops, with_tests=self.with_tests)
+
+    def _choose_venv(self, found: Optional[Python]) -> None:
+        self.python = str(self.venv / 'bin/python')
+        ours = (self.venv / _MARK).is_file()
+        if os.path.lexists(str(self.venv)) and not ours and not _is_empty(self.venv):
+            raise console.UserError(
+                f'{self.venv} was not made by setup.sh; move it away, or activate it and use --no_venv to install there'
+            )
+        whole = found is not None and self.stack.takes(found.minor) and self._done(self.steps()[0])
+        wanted = stack.find_python(self.stack, self.args.python) if self.args.python or not whole else None
+        if wanted and not (whole and wanted.path == self.record.get('base')):
+            self._base = wanted
+            self.record['base'] = wanted.path
+            self.record['steps'].pop('venv', None)
+
+    def steps(self) -> List[Step]:
+        """Everything to be done, in order."""
+        first = [Step('venv', self._venv_key, self._make_venv)] if self.use_venv else []
+        return [
+            *first,
+            Step('requirements', self._requirements_key, self._install_requirements),
+            Step('sources', self._sources_key, lambda: self._upstream('fetch')),
+            Step('patches', self._patches_key, lambda: self._upstream('apply')),
+            Step('packages', self._packages_key, self._install_packages),
+            Step('imports', lambda: digest(self._packages_key(), self._patches_key()), self._check_imports),
+        ]
+
+    def run(self) -> None:
+        """Do every step that is not done.
+
+        Raises:
+            console.UserError: A step failed; names its log and how to try again.
+        """
+        started = time.monotonic()
+        self.folder.mkdir(exist_ok=True)
+        with self._lock():
+            self._recall()
+            self.choose()
+            for step in self.steps():
+                if self._done(step):
+                    self.say(f'  {step.name:<13} done before')
+                    continue
+                begun = time.monotonic()
+                self._calls.step = step.name
+                for later in _UNDOES.get(step.name, ()):
+                    self.record['steps'].pop(later, None)
+                step.run()
+                self.record['steps'][step.name] = step.key()
+                self._save()
+                self.say(f'  {step.name:<13} {time.monotonic() - begun:.1f} s')
+        self.say(f'ready in {time.monotonic() - started:.1f} s: {self.python}')
+
+    @contextlib.contextmanager
+    def _lock(self) -> Iterator[None]:
+        with open(str(self.folder / 'lock'), 'w') as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                self.say('waiting for another setup.sh in this folder')
+                fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    # Keys
+
+    def _venv_key(self) -> str:
+        mark = self.venv / _MARK
+        return digest(self.root, self.python, mark if self.use_venv else '')
+
+    def _requirements_key(self) -> str:
+        return digest(self._venv_key(), self.record.get('stack'), *self._requirements(), *self._no_deps())
+
+    def _sources_key(self) -> str:
+        # A checkout that was deleted and made again by hand is another one, and not patched yet.
+        folders = [self.root / name / '.git' for name in self.pins]
+        return digest(self.root / pins.TABLE, [path.exists() and path.stat().st_ino for path in folders])
+
+    def _patches_key(self) -> str:
+        return digest(self._sources_key(), *(self.root / pin.patch for pin in self.pins.values()))
+
+    def _packages_key(self) -> str:
+        builds = [self.root / name / 'setup.py' for name in self.pins]
+        # Compiled operators depend on all sources; without them an editable package follows its folder by itself.
+        return digest(self._requirements_key(), self.with_ops, self._patches_key() if self.with_ops else '', *builds)
+
+    # Steps
+
+    def _make_venv(self) -> None:
+        if self._base is None:
+            return
+        if self.venv.exists():
+            self.say(f'  {self.venv} is made anew with Python {self._base.text}')
+            shutil.rmtree(str(self.venv))
+        self.venv.mkdir()
+        # The mark comes first: what a kill leaves behind is then known to be ours.
+        (self.venv / _MARK).write_text(f'{uuid.uuid4()}\n')
+        self._calls.run([self._base.path, '-m', 'venv', str(self.venv)])
+
+    def _pip(self, *arguments: str, **env: str) -> None:
+        # The builds import torch, which since 2.5 imports torch_npu too, and that needs CANN's libraries on the path.
+        env['TORCH_DEVICE_BACKEND_AUTOLOAD'] = '0'
+        if self.use_venv:
+            env['PIP_USER'] = '0'  # a user-wide "install into my home" is refused in a virtual environment
+        options = ['--disable-pip-version-check', '--no-input']
+        self._calls.run([self.python, '-m', 'pip', *options, *arguments], env)
+
+    def _requirements(self) -> List[Path]:
+        folder = self.root / 'requirements'
+        chosen = [f'{self.record.get("stack")}.txt']
+        chosen += ['ops.txt'] if self.with_ops else []
+        chosen += ['test.txt'] if self.with_tests else []
+        return [file for name in chosen for file in requirement_files(folder / name)]
+
+    def _no_deps(self) -> List[Path]:
+        own = self.root / f'requirements/{self.record.get("stack")}.no-deps.txt'
+        return requirement_files(own if own.is_file() else self.root / 'requirements/no-deps.txt')
+
+    def _install_requirements(self) -> None:
+        self._new_enough_pip()
+        wanted = [part for file in self._requirements() for part in ('-r', str(file))]
+        limits = stack.constraints(self.stack)
+        for limit, why in limits.items():
+            self.say(f'  {limit}: {why}')
+        # Byte-compiling all of torch takes longer than unpacking it, and what is imported is compiled then anyway.
+        self._pip('install', '--no-compile', *wanted, *limits)
+        no_deps = [part for file in self._no_deps() for part in ('-r', str(file))]
+        self._pip('install', '--no-compile', '--no-deps', *no_deps)
+
+    def _new_enough_pip(self) -> None:
+        done = subprocess.run(
+            [self.python, '-m', 'pip', '--version'], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
+        found = re.match(r'pip (\d+)\.(\d+)', done.stdout.decode('utf-8', 'replace'))
+        if found is None:
+            raise console.UserError(f'{self.python} has no pip; install it (Debian: python3-pip), then try again')
+        if (int(found.group(1)), int(found.group(2))) < OLDEST_PIP:
+            self._pip('install', '--upgrade', f'pip>={".".join(map(str, OLDEST_PIP))}')
+
+    def _upstream(self, command: str) -> None:
+        tool = Path(__file__).with_name('upstream.py')
+        self._calls.run([self.python, str(tool), command, '--root', str(self.root)])
+        for line in self._calls.output():
+            self.say(f'    {line}')
+
+    def _install_packages(self) -> None:
+        editable = [part for name in self.pins for part in ('-e', str(self.root / name))]
+        env = {'MMCV_WITH_OPS': '1' if self.with_ops else '0'}
+        if self.with_ops and self.stack.name.startswith('npu'):
+            env['FORCE_NPU'] = '1'
+        # Editable as a plain .pth entry: with setuptools' import hook, Python takes the checkout's folder mmcv/ for an
+        # empty package wherever the recipe's folder comes first in sys.path.
+        options = ['--use-pep517', '--no-build-isolation', '--config-settings', 'editable_mode=compat', '--no-deps']
+        self._pip('install', *options, *editable, **env)
+
+    def _check_imports(self) -> None:
+        packages = [pin.package for pin in self.pins.values()]
+        needed = ['torch', 'mmengine', *packages, 'mmdet.models', 'mmseg.models']
+        self._calls.run([self.python, '-c', _IMPORTS, json.dumps([needed, self.stack.device_package])])
+        found = json.loads(self._calls.output()[-1])
+        self.record['versions'] = found['versions']
+        if found['failure']:
+            console.warn(
+                f'{self.stack.device_package} cannot be imported ({found["failure"]}); if the driver and CANN are '
+                f'installed, run `source {_CANN}` first'
+            )
+
+
+def parse(arguments: Optional[Sequence[str]] = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        prog='bash tools/setup.sh',
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument('--stack', choices=list(STACKS), help='default: picked from the machine')
+    parser.add_argument('--python', metavar='PATH', help='interpreter to build .venv with (or, with --no_venv, to use)')
+    parser.add_argument('--no_venv', action='store_true', help='install into the active environment')
+    parser.add_argument('--with_ops', action='store_true', help="compile mmcv's operators")
+    parser.add_argument('--with_tests', action='store_true', help='install what the tests need too')
+    parser.add_argument('--quiet_if_ready', action='store_true', help='say nothing if nothing is to be done')
+    parser.add_argument('--print_python', action='store_true', help="print only the interpreter's path to stdout")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Optional[Sequence[str]] = None) -> int:
+    """Run the command line; see the module's text."""
+    args = parse(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    given = [
+        word for word in (sys.argv[1:] if arguments is None else arguments) if not word.startswith('--print_python')
+    ]
+    command = ' '.join(map(shlex.quote, ['bash', 'tools/setup.sh', *given]))
+    setup = Setup(Path(__file__).resolve().parent.parent, args, command)
+    python = None
+    if args.quiet_if_ready:
+        python = setup.python if setup.ready() else setup.by_hand()
+    if python is None:
+        setup.run()
+        python = setup.python
+    if args.print_python:
+        console.say(python)
+    return 0
+
+
+if __name__ == '__main__':
+    console.run(main)

@@ -1,0 +1,107 @@
+"""Runs the commands of a set-up step. Standard library only, Python 3.8 on."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Dict, List, Optional, Sequence, TextIO
+
+from recipe.core import console
+
+LAST_LINES = 12
+
+
+class Caller:
+    """Runs commands whose output goes to the log of the step that is under way.
+
+    Args:
+        folder: Where they run.
+        logs: Folder of the logs.
+        retry: Command to go on with after a failure.
+        out: For what a person watches.
+
+    Attributes:
+        step: Name of the step under way; its log is named after it.
+    """
+
+    def __init__(self, folder: Path, logs: Path, retry: str, out: TextIO) -> None:
+        self.step = ''
+        self._folder = folder
+        self._logs = logs
+        self._retry = retry
+        self._out = out
+
+    @property
+    def log(self) -> Path:
+        """The step's log: that of its last command."""
+        return self._logs / f'{self.step}.log'
+
+    def output(self) -> List[str]:
+        """What the last command printed."""
+        return self.log.read_text('utf-8', 'replace').splitlines()[1:]
+
+    def run(self, command: Sequence[str], env: Optional[Dict[str, str]] = None) -> None:
+        """Run one command.
+
+        Args:
+            command: The program and its arguments.
+            env: Variables added to this process's.
+
+        Raises:
+            console.UserError: It failed; its last lines were shown.
+        """
+        self._logs.mkdir(exist_ok=True)
+        with open(str(self.log), 'w') as file:
+            file.write(f'$ {" ".join(map(shlex.quote, command))}\n')
+            file.flush()
+            process = subprocess.Popen(
+                command,
+                cwd=str(self._folder),
+                env={**os.environ, 'PYTHONUNBUFFERED': '1', **(env or {})},
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+            )
+            try:
+                self._watch(process)
+            except BaseException:
+                process.terminate()
+                process.wait()
+                raise
+        if process.returncode:
+            print('\n'.join(f'  | {line}' for line in self.output()[-LAST_LINES:]), file=sys.stderr)
+            raise console.UserError(
+                f'step {self.step} failed (exit status {process.returncode}), log: {self.log}; mend what it says, then '
+                f'go on with: {self._retry}'
+            )
+
+    def _watch(self, process: subprocess.Popen) -> None:
+        """Wait for a process; on a terminal, show the seconds and the last line of its log meanwhile."""
+        started = time.monotonic()
+        shown = False
+        while True:
+            try:
+                process.wait(timeout=1)
+                break
+            except subprocess.TimeoutExpired:
+                if self._out.isatty():
+                    shown = True
+                    self._show(f'  {self.step:<13} {time.monotonic() - started:.0f} s  {_last_line(self.log)}')
+        if shown:
+            self._show('')
+
+    def _show(self, text: str) -> None:
+        width = shutil.get_terminal_size().columns - 1
+        print(f'\r\033[K{text[:width]}', end='', file=self._out, flush=True)
+
+
+def _last_line(log: Path) -> str:
+    with open(str(log), 'rb') as file:
+        file.seek(max(0, log.stat().st_size - 2000))
+        lines = [line.strip() for line in file.read().decode('utf-8', 'replace').splitlines() if line.strip()]
+    return lines[-1] if lines else ''

@@ -1,0 +1,218 @@
+"""Which stack fits this machine, and which Python fits the stack. Standard library only, Python 3.8 on."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Dict, List, Optional, Tuple
+
+from recipe.core import console
+
+Version = Tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A set of packages that belong together.
+
+    Attributes:
+        name: Of the requirements file.
+        oldest: First Python version it runs on.
+        newest: Last one; None where no end is known.
+        device_package: What a working device needs besides torch, by import name.
+    """
+
+    name: str
+    oldest: Version
+    newest: Optional[Version]
+    device_package: Optional[str] = None
+
+    def takes(self, version: Version) -> bool:
+        """Whether the stack runs on a Python version."""
+        return self.oldest <= version and (self.newest is None or version <= self.newest)
+
+    @property
+    def pythons(self) -> str:
+        """The versions in words: ``3.8 to 3.11``."""
+        oldest = '.'.join(map(str, self.oldest))
+        return f'{oldest} or newer' if self.newest is None else f'{oldest} to {".".join(map(str, self.newest))}'
+
+
+STACKS = {
+    stack.name: stack
+    for stack in (
+        Stack('npu-2.1', (3, 8), (3, 11), 'torch_npu'),
+        Stack('npu-2.7', (3, 9), (3, 11), 'torch_npu'),
+        Stack('cuda', (3, 9), None),
+        Stack('cpu', (3, 9), None),
+    )
+}
+
+# Searched in this order where `python3` itself does not fit. 3.11 is the newest that every stack takes.
+CANDIDATES = ('python3', 'python3.11', 'python3.10', 'python3.9', 'python3.8', 'python3.12', 'python3.13', 'python3.14')
+
+_ASCEND = ('/usr/local/Ascend/ascend-toolkit', '/usr/local/Ascend/latest')
+_PROBE = """
+import importlib.util, json, sys
+found = {'executable': sys.executable, 'version': list(sys.version_info[:3]), 'venv': sys.prefix != sys.base_prefix}
+try:
+    from importlib.metadata import version
+    found['torch'] = version('torch')
+except Exception:
+    found['torch'] = None
+names = ('torch', 'mmengine', 'mmcv', 'mmdet', 'mmseg')
+found['missing'] = [name for name in names if importlib.util.find_spec(name) is None]
+print(json.dumps(found))
+"""
+
+
+@dataclass(frozen=True)
+class Python:
+    """An interpreter.
+
+    Attributes:
+        path: Absolute path.
+        version: Three numbers.
+        torch: Version of the torch installed in it, None if there is none.
+        missing: Which of torch, mmengine, mmcv, mmdet and mmseg it cannot find.
+    """
+
+    path: str
+    version: Tuple[int, ...]
+    torch: Optional[str]
+    missing: Tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        """``3.11.7``."""
+        return '.'.join(map(str, self.version))
+
+    @property
+    def minor(self) -> Version:
+        """``(3, 11)``."""
+        return (self.version[0], self.version[1])
+
+
+def probe(command: str) -> Optional[Python]:
+    """Ask an interpreter what it is.
+
+    Args:
+        command: Name on PATH or path.
+
+    Returns:
+        None if it does not run (a version manager's shim for a version that is not there does so) or is no Python 3.
+    """
+    path = shutil.which(command)
+    if path is None:
+        return None
+    # -S would be faster, but hides the packages of a virtual environment; -I keeps PYTHONPATH and this folder out.
+    try:
+        done = subprocess.run(
+            [path, '-I', '-c', _PROBE], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=60, check=True
+        )
+        found = json.loads(done.stdout.decode())
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return None
+    return Python(found['executable'], tuple(found['version']), found['torch'], tuple(found['missing']))
+
+
+def find_python(stack: Stack, wanted: Optional[str] = None) -> Python:
+    """The interpreter to build an environment with.
+
+    Args:
+        stack: Must take its version.
+        wanted: The only one to look at.
+
+    Raises:
+        console.UserError: None fits; names the versions that would, and those that were found.
+    """
+    found: List[str] = []
+    for command in [wanted] if wanted else CANDIDATES:
+        python = probe(command)
+        if python is None:
+            continue
+        if stack.takes(python.minor):
+            return python
+        if f'{python.text} ({python.path})' not in found:
+            found.append(f'{python.text} ({python.path})')
+    if wanted and not found:
+        raise console.UserError(f'--python {wanted} is not a Python 3 that runs', console.EXIT_USAGE)
+    raise console.UserError(
+        f'stack {stack.name} needs Python {stack.pythons}; found: {", ".join(found) or "none"}. Install one, then: '
+        f'bash tools/setup.sh --stack {stack.name} --python /path/to/python3'
+    )
+
+
+def ascend_signs(root: Path = Path('/')) -> List[str]:
+    """What tells that this machine has Ascend NPUs, empty if nothing does.
+
+    Args:
+        root: Of the file system to look at.
+    """
+    signs = [str(path) for path in sorted(root.glob('dev/davinci[0-9]*'))]
+    if shutil.which('npu-smi'):
+        signs.append('npu-smi')
+    homes = [os.environ.get('ASCEND_HOME_PATH', ''), os.environ.get('ASCEND_TOOLKIT_HOME', ''), *_ASCEND]
+    signs += [home for home in homes if home and (root / home.lstrip('/')).is_dir()]
+    return signs
+
+
+def driver_cuda() -> Optional[Version]:
+    """The newest CUDA that the installed NVIDIA driver runs, None without a working driver and GPU."""
+    if shutil.which('nvidia-smi') is None:
+        return None
+    try:
+        done = subprocess.run(['nvidia-smi'], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=60, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    found = re.search(r'CUDA Version:\s*(\d+)\.(\d+)', done.stdout.decode('utf-8', 'replace'))
+    return (int(found.group(1)), int(found.group(2))) if found else (12, 0)
+
+
+def pick(python: Optional[Python], root: Path = Path('/')) -> Tuple[Stack, str]:
+    """The stack for this machine.
+
+    Args:
+        python: The interpreter that would be used: its version and its torch decide between the NPU stacks.
+        root: Of the file system to look at.
+
+    Returns:
+        The stack and why, in words.
+    """
+    signs = ascend_signs(root)
+    if signs:
+        name, why = _npu(python)
+        shown = f'{signs[0]} and {len(signs) - 1} more' if len(signs) > 1 else signs[0]
+        return STACKS[name], f'Ascend NPU ({shown}); {why}'
+    cuda = driver_cuda()
+    if cuda is not None:
+        return STACKS['cuda'], f'NVIDIA GPU (nvidia-smi; the driver runs CUDA {cuda[0]}.{cuda[1]})'
+    return STACKS['cpu'], 'neither an Ascend NPU (npu-smi, /dev/davinci*) nor an NVIDIA GPU (nvidia-smi)'
+
+
+def _npu(python: Optional[Python]) -> Tuple[str, str]:
+    installed = re.match(r'(\d+)\.(\d+)', python.torch) if python and python.torch else None
+    if python and installed:
+        version = (int(installed.group(1)), int(installed.group(2)))
+        if (2, 6) <= version < (2, 9):
+            return 'npu-2.7', f'torch {python.torch} is installed'
+        if version == (2, 1):
+            return 'npu-2.1', f'torch {python.torch} is installed'
+    return 'npu-2.1', 'the reference stack'
+
+
+def constraints(stack: Stack) -> Dict[str, str]:
+    """What this machine asks of a stack beyond its requirements file.
+
+    Returns:
+        Constraint and its reason, in words.
+    """
+    cuda = driver_cuda() if stack.name == 'cuda' else None
+    if cuda is not None and cuda < (13, 0):
+        return {'torch<2.11': f'the driver runs CUDA {cuda[0]}.{cuda[1]}; from 2.11 on torch brings CUDA 13'}
+    return {}

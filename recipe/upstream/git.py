@@ -1,0 +1,269 @@
+"""Git as ``upstream.py`` uses it: the same result on every machine, whatever its git is configured to do.
+
+Standard library and git only, Python 3.8 on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Dict, Iterator, List, Optional, Tuple
+
+from recipe.core import console
+
+OLDEST_GIT = (2, 18)
+
+# Variables that git sets for its hooks, and that would make ours work in another repository.
+_HOOK_VARIABLES = (
+    'GIT_ALTERNATE_OBJECT_DIRECTORIES',
+    'GIT_COMMON_DIR',
+    'GIT_DIR',
+    'GIT_GRAFT_FILE',
+    'GIT_IMPLICIT_WORK_TREE',
+    'GIT_INDEX_FILE',
+    'GIT_INTERNAL_SUPER_PREFIX',
+    'GIT_NAMESPACE',
+    'GIT_NO_REPLACE_OBJECTS',
+    'GIT_OBJECT_DIRECTORY',
+    'GIT_PREFIX',
+    'GIT_QUARANTINE_PATH',
+    'GIT_REPLACE_REF_BASE',
+    'GIT_SHALLOW_FILE',
+    'GIT_WORK_TREE',
+)
+
+# Settings that a checkout's own .git/config may carry and that would change a tree, a commit or a patch.
+_PINNED_CONFIG = (
+    'advice.detachedHead=false',
+    'am.threeWay=false',
+    'apply.whitespace=nowarn',
+    'commit.gpgSign=false',
+    'core.attributesFile=/dev/null',
+    'core.autocrlf=false',
+    'core.excludesFile=/dev/null',
+    'core.hooksPath=/dev/null',
+    'core.quotePath=false',
+    'core.safecrlf=false',
+    'diff.mnemonicPrefix=false',
+    'format.signOff=false',
+    'gc.auto=0',
+    'protocol.version=2',
+)
+
+# Each flag takes away one reason for which two machines, or two runs on one, would write different bytes.
+_EXPORT_FLAGS = (
+    '--stdout',
+    '--zero-commit',  # the commit's own hash changes with its parent: every line "From <hash>" would churn
+    '--full-index',  # short blob hashes grow with the number of objects in the repository
+    '--no-signature',  # the signature is git's version
+    '--no-stat',  # the diffstat is laid out for the terminal's width and reworded between versions
+    '--no-numbered',  # "[PATCH 2/5]" would change in all commits when one is added
+    '--no-renames',  # rename detection has limits and thresholds; plain deletion plus creation has none
+    '--no-color',
+    '--no-ext-diff',
+    '--no-textconv',
+    '--no-attach',
+    '--no-thread',  # message ids hold the time of the export
+    '--no-cover-letter',
+    '--no-to',
+    '--no-cc',
+    '--no-add-header',
+    '--no-notes',
+    '--subject-prefix=PATCH',
+    '--unified=3',  # git's default context, also where diff.context says otherwise
+    '--inter-hunk-context=0',
+    '--diff-algorithm=myers',  # others put the same change into other hunks
+    '--indent-heuristic',  # as above; on by default since git 2.14
+    '--src-prefix=a/',
+    '--dst-prefix=b/',
+)
+
+_AM_FLAGS = (
+    '--quiet',
+    '--no-3way',  # a three-way merge would hide that a patch no longer fits its base
+    '--keep-non-patch',  # a subject may begin with "[NPU]"
+    '--keep-cr',  # upstream files with CRLF line ends keep them
+    '--no-scissors',
+    '--no-gpg-sign',
+    '--committer-date-is-author-date',  # same patch, same base: same commit hashes everywhere
+)
+
+IDENTITY = {
+    'GIT_AUTHOR_NAME': 'recipe',
+    'GIT_AUTHOR_EMAIL': 'recipe@localhost',
+    'GIT_COMMITTER_NAME': 'recipe',
+    'GIT_COMMITTER_EMAIL': 'recipe@localhost',
+    'GIT_AUTHOR_DATE': '2000-01-01T00:00:00+0000',
+    'GIT_COMMITTER_DATE': '2000-01-01T00:00:00+0000',
+}
+
+
+class GitError(console.UserError):
+    """A git command that failed.
+
+    Args:
+        path: Repository.
+        arguments: The command, without ``git``.
+        output: What it printed to stderr.
+    """
+
+    def __init__(self, path: Path, arguments: Tuple[str, ...], output: str) -> None:
+        lines = [line.strip() for line in output.splitlines() if line.strip() and not line.startswith('hint:')]
+        self.lines = lines
+        super().__init__(f'git {arguments[0]} failed in {path}: {"; ".join(lines) or "no message"}')
+
+
+def require_git() -> None:
+    """Check that git is there and new enough.
+
+    Raises:
+        console.UserError: No git, or one older than ``OLDEST_GIT``.
+    """
+    if shutil.which('git') is None:
+        raise console.UserError('git is not installed; install it with the package manager of this system')
+    text = subprocess.run(['git', '--version'], stdout=subprocess.PIPE, check=True).stdout.decode()
+    found = re.search(r'(\d+)\.(\d+)', text)
+    if found and tuple(map(int, found.groups())) < OLDEST_GIT:
+        raise console.UserError(f'{text.strip()} is too old; {OLDEST_GIT[0]}.{OLDEST_GIT[1]} or newer is needed')
+
+
+class Repo:
+    """A git repository with a work tree, driven apart from its user's settings.
+
+    Args:
+        path: Work tree; its ``.git`` may not exist yet.
+        env: Variables added to every command.
+    """
+
+    def __init__(self, path: Path, env: Optional[Dict[str, str]] = None) -> None:
+        self.path = path
+        self._env = env or {}
+
+    def _environment(self, user_config: bool) -> Dict[str, str]:
+        env = {key: value for key, value in os.environ.items() if key not in _HOOK_VARIABLES}
+        # Without its own .git, the checkout must not be taken for a part of the repository around it.
+        env.update(GIT_CEILING_DIRECTORIES=str(self.path.parent), GIT_TERMINAL_PROMPT='0', LC_ALL='C')
+        if not user_config:
+            # GIT_CONFIG_GLOBAL is known from git 2.32 on; before that the user's file is found through these two.
+            env.update(GIT_CONFIG_GLOBAL=os.devnull, GIT_CONFIG_SYSTEM=os.devnull, GIT_CONFIG_NOSYSTEM='1')
+            env.update(GIT_ATTR_NOSYSTEM='1', HOME=os.devnull, XDG_CONFIG_HOME=os.devnull)
+            env.update(IDENTITY)
+        env.update(self._env)
+        return env
+
+    def run(
+        self,
+        *arguments: str,
+        data: Optional[bytes] = None,
+        check: bool = True,
+        user_config: bool = False,
+        seconds: Optional[float] = None,
+        env: Optional[Dict[str, str]] = None,
+    ) -> subprocess.CompletedProcess:
+        """Run one git command in the work tree.
+
+        Args:
+            arguments: The command, without ``git``.
+            data: Standard input.
+            check: Whether a non-zero exit status is an error.
+            user_config: Read the user's settings too: proxies and mirrors for the commands that use the network.
+            seconds: Time limit; past it the command and its children are ended.
+            env: More variables.
+
+        Returns:
+            The finished command; its stdout and stderr are bytes.
+
+        Raises:
+            GitError: The command failed (``check``) or ran past its time; holds what git said.
+        """
+        # Containers often see the checkout as another user's: git then asks for safe.directory, which only the user's
+        # configuration and the command line may give.
+        settings = [*_PINNED_CONFIG, f'safe.directory={self.path}']
+        command = ['git']
+        for setting in settings:
+            command += ['-c', setting]
+        process = subprocess.Popen(
+            command + list(arguments),
+            cwd=str(self.path),
+            env={**self._environment(user_config), **(env or {})},
+            stdin=subprocess.PIPE if data is not None else subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,  # a time limit must end git's network helpers too
+        )
+        try:
+            stdout, stderr = process.communicate(data, timeout=seconds)
+        except BaseException as error:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
+            process.communicate()
+            if isinstance(error, subprocess.TimeoutExpired):
+                raise GitError(self.path, arguments, f'no end after {seconds:.0f} s') from None
+            raise
+        if check and process.returncode:
+            raise GitError(self.path, arguments, stderr.decode('utf-8', 'replace'))
+        return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+
+    def ok(self, *arguments: str, **options: object) -> bool:
+        """Whether a command exits with status 0."""
+        return self.run(*arguments, check=False, **options).returncode == 0
+
+    def text(self, *arguments: str, **options: object) -> str:
+        """A command's stdout without its last newline."""
+        return self.run(*arguments, **options).stdout.decode('utf-8', 'surrogateescape').rstrip('\n')
+
+    def lines(self, *arguments: str, **options: object) -> List[str]:
+        """A command's NUL-separated stdout (``-z``) as a list."""
+        return [item for item in self.text(*arguments, **options).split('\0') if item]
+
+    def resolve(self, name: str) -> Optional[str]:
+        """The 40-hex hash of a ref or a commit, None if it is not here."""
+        done = self.run('rev-parse', '--verify', '--quiet', name, check=False)
+        return done.stdout.decode().strip() if done.returncode == 0 else None
+
+    def config(self, key: str) -> Optional[str]:
+        """A value of the repository's own configuration, None if it is not set."""
+        done = self.run('config', '--local', '--get', key, check=False)
+        return done.stdout.decode().strip() if done.returncode == 0 else None
+
+    def export(self, base: str, head: str) -> bytes:
+        """The commits after ``base`` up to ``head`` as an mbox series, the same bytes on every machine."""
+        return self.run('format-patch', *_EXPORT_FLAGS, f'{base}..{head}').stdout
+
+    def am(self, series: bytes) -> None:
+        """Apply an mbox series as commits.
+
+        Raises:
+            GitError: It does not apply; the repository is then in the middle of it.
+        """
+        self.run('am', *_AM_FLAGS, data=series)
+
+    def tree_of(self, base: str, series: bytes) -> Optional[str]:
+        """The tree that plain ``git apply`` makes of a commit, None where the series does not apply to it."""
+        with tempfile.TemporaryDirectory(prefix='upstream-') as folder:
+            env = {'GIT_INDEX_FILE': str(Path(folder, 'index'))}
+            self.run('read-tree', base, env=env)
+            if not self.ok('apply', '--cached', '-', data=series, env=env):
+                return None
+            return self.text('write-tree', env=env)
+
+
+@contextlib.contextmanager
+def scratch(source: Repo, commit: str) -> Iterator[Repo]:
+    """A throw-away repository with ``commit`` checked out; it reads the objects of ``source`` and writes its own."""
+    with tempfile.TemporaryDirectory(prefix='upstream-') as folder:
+        repo = Repo(Path(folder).resolve() / 'tree')
+        repo.path.mkdir()
+        repo.run('init', '--quiet')
+        common = Path(source.path, source.text('rev-parse', '--git-common-dir'))
+        Path(repo.path, '.git/objects/info/alternates').write_text(f'{common.resolve() / "objects"}\n')
+        if (common / 'shallow').exists():
+            shutil.copy(str(common / 'shallow'), str(repo.path / '.git/shallow'))
+        repo.run('checkout', '--quiet', '--detach', commit)
+        yield repo
