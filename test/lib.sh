@@ -1,12 +1,12 @@
 # What the launchers share: check the options, set up where nothing is, choose the environment, launch.
-# Sourced by train_*.sh. The thinking is Python's: tools/options.py, tools/devices.py, tools/launch.py.
+# Sourced by train_*.sh. The thinking is Python's: recipe/launch.
 # shellcheck shell=bash
 
 set -euo pipefail
 
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 readonly ROOT
-readonly HELP_SHOWN=10 # status of tools/options.py after --help
+readonly HELP_SHOWN=10 # status of launch.py check after --help
 
 # Prints the name of a Python that can run the tools before anything is installed.
 find_python() {
@@ -27,7 +27,7 @@ launch() {
   shift
   local python device status=0
   python="$(find_python)"
-  "${python}" "${ROOT}/tools/options.py" "${script}" "$@" || status=$?
+  "${python}" "${ROOT}/tools/launch.py" check "${script}" "$@" || status=$?
   if ((status == HELP_SHOWN)); then
     exit 0
   elif ((status)); then
@@ -35,8 +35,8 @@ launch() {
   fi
   # Tells on stderr what it installs, if anything is to be installed.
   python="$(bash "${ROOT}/tools/setup.sh" --quiet_if_ready --print_python)"
-  device="$("${python}" "${ROOT}/tools/devices.py" "${script}" "$@")"
+  device="$("${python}" "${ROOT}/tools/launch.py" environment "${script}" "$@")"
   # shellcheck source=/dev/null
   source "${ROOT}/test/env_${device}.sh"
-  exec "${python}" "${ROOT}/tools/launch.py" "${script}" "$@"
+  exec "${python}" "${ROOT}/tools/launch.py" run "${script}" "$@"
 }

@@ -11,7 +11,7 @@ An iteration is all that mmengine's loop does for one: hooks, preprocessing, for
 clipping, optimizer, schedules; no log line is due. ``step`` gives medians after warm-up, with the device synchronised.
 It ends with an error, and without a table, where a loss term of the first iteration differs from upstream's by more
 than float rounding (``--tolerance``), since a speed-up of another computation is none. What counts as a host
-synchronisation is said in ``bench_counts.py``, what peak memory is in ``bench_memory.py``.
+synchronisation is said in recipe/bench/counts.py, what peak memory is in recipe/bench/memory.py.
 """
 
 from __future__ import annotations
@@ -296,7 +296,3 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     if args.mode not in ('loader', 'guards'):
         bench_report.show(result)
     return 0
-
-
-if __name__ == '__main__':
-    console.run(main)

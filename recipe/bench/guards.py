@@ -2,7 +2,7 @@
 
 ``bench.py guards`` runs it. Guards are what takes part in each iteration and in no result: the non-finite guard
 (``NonFiniteGuardHook``, with what it does around the optimizer) and the marks for the watchdog (``pulse.py``, as
-train_rank.py leaves them). Both trainers have the same weights and see the same batches and random states, so each pair
+``trainer`` leaves them). Both trainers have the same weights and see the same batches and random states, so each pair
 of iterations differs in the guards alone. Operators and host synchronisations are those of one iteration, once the
 optimizer's state is there.
 """

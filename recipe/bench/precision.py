@@ -20,9 +20,9 @@ import sys
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence
 
-from recipe.core import console
+from recipe.core import console, paths
 
-LAUNCHER = Path(__file__).resolve().parent.parent / 'test' / 'train_full_8p.sh'
+LAUNCHER = paths.ROOT / 'test' / 'train_full_8p.sh'
 KEY = 'miou_last_percent'
 
 
@@ -145,7 +145,3 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         f'{verdict["standard_error_percent"]:.2f}: {place} the noise of seeds'
     )
     return 0 if verdict['within_noise'] else 1
-
-
-if __name__ == '__main__':
-    console.run(main)

@@ -136,7 +136,3 @@ def main() -> int:
     sys.path.insert(0, str(script.resolve().parent))
     runpy.run_path(str(script), run_name='__main__')
     return 0
-
-
-if __name__ == '__main__':
-    console.run(main)

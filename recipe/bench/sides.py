@@ -47,12 +47,12 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Callable, Dict, NamedTuple, Optional
 
+from recipe.core import paths
 from recipe.upstream import pristine
 
 UPSTREAM = 'upstream'
 OURS = 'ours'
-TOOLS = Path(__file__).resolve().parent
-_START = 'import sys; sys.path.insert(0, sys.argv[1]); import sides; sides.work(*sys.argv[2:])'
+_START = 'import sys; sys.path.insert(0, sys.argv[1]); from recipe.bench import sides; sides.work(*sys.argv[2:])'
 _NUMBERS = itertools.count()
 
 
@@ -93,7 +93,7 @@ class Side:
     ) -> None:
         self.name = name
         here, there = Pipe()
-        command = [sys.executable, '-c', _START, str(TOOLS), name, str(there.fileno()), str(threads), str(root)]
+        command = [sys.executable, '-c', _START, str(paths.ROOT), name, str(there.fileno()), str(threads), str(root)]
         self._process = subprocess.Popen(
             command, pass_fds=[there.fileno()], env={**os.environ, **(env or {})}, stdin=subprocess.DEVNULL
         )

@@ -6,12 +6,12 @@ Everything here means the same on both sides: the config gives the model, and we
 from __future__ import annotations
 
 import contextlib
-from pathlib import Path
 from typing import Any, Dict, List, Optional
 
 import torch
 
-ROOT = Path(__file__).resolve().parent.parent
+from recipe.core.paths import ROOT
+
 DEMO = 'configs/demo.py'
 RECIPE = 'configs/mask2former_swin-b_cityscapes.py'
 

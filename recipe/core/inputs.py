@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Optional
 
 from recipe.core import console
+from recipe.core.paths import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 DEFAULT_CITYSCAPES = ROOT / 'mmsegmentation' / 'data' / 'cityscapes'
 LAYOUT = ('leftImg8bit', 'gtFine')  # what a Cityscapes root holds
 

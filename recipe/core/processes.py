@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Collection, List, NamedTuple, Optional
 
-ENOUGH = signal.SIGRTMIN  # tells rank_agent.py that ranks which end are not to be started again
+ENOUGH = signal.SIGRTMIN  # tells the agent that ranks which end are not to be started again
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Optional
 
 from recipe.core import console, inputs
+from recipe.core.paths import OUTPUT
 
-OUTPUT = Path(__file__).resolve().parent.parent / 'test' / 'output'
 COMMAND, CONFIG, VERSIONS, LOGS = 'command.txt', 'config.py', 'versions.json', 'logs'
 CHECKPOINTS = '*.pth'
 

@@ -106,7 +106,3 @@ def main(argv: Optional[List[str]] = None) -> int:
     made = cityscapes_demo.demo(args.data_path, wanted, args.num_workers)
     console.say(f'{args.data_path}: {wanted.train + wanted.val} demo scenes, {made} of them made now')
     return 0
-
-
-if __name__ == '__main__':
-    console.run(main)

@@ -6,16 +6,16 @@ import time
 from pathlib import Path
 from typing import List, Optional
 
+from recipe.core.paths import ROOT
 from recipe.doctor.finding import OK, WARNING, Finding
 from recipe.doctor.subject import Subject
 
-ROOT = Path(__file__).resolve().parent.parent
 AHEAD_S = 60  # storage that other machines write to may be a little ahead
 
 
 def examine(subject: Subject) -> List[Finding]:
     """Compare the clock with when files here were last written."""
-    return judge(time.time(), _newest([ROOT, *ROOT.glob('tools/*.py'), ROOT / 'test' / 'output']))
+    return judge(time.time(), _newest([ROOT, *ROOT.glob('*.*'), ROOT / 'test' / 'output']))
 
 
 def _newest(paths: List[Path]) -> Optional[float]:

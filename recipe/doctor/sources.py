@@ -6,10 +6,10 @@ import importlib.util
 from pathlib import Path
 from typing import List, Optional
 
+from recipe.core.paths import ROOT
 from recipe.doctor.finding import FAILURE, OK, Finding
 from recipe.doctor.subject import Subject
 
-ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = {'mmcv': 'mmcv', 'mmdet': 'mmdetection', 'mmseg': 'mmsegmentation'}
 
 

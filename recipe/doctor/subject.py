@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Dict, Mapping
 
 from recipe.core import network
-from recipe.launch import options
+from recipe.core.run_options import Options
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Subject:
         env: Environment variables of the training.
     """
 
-    asked: options.Options
+    asked: Options
     device: str
     nproc: int
     config: Any = None

@@ -10,10 +10,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
+from recipe.core import hardware
 from recipe.doctor import ascend
 from recipe.doctor.finding import FAILURE, OK, WARNING, Finding
 from recipe.doctor.subject import Subject
-from recipe.setup import stack
 
 TABLE = Path(__file__).resolve().with_name('known_good.json')
 
@@ -49,7 +49,7 @@ def installed(subject: Subject) -> Versions:
     if subject.device == 'cuda':
         import torch
 
-        cuda, driver_cuda = torch.version.cuda, stack.driver_cuda()
+        cuda, driver_cuda = torch.version.cuda, hardware.driver_cuda()
     cann = ascend.cann(subject.root, subject.env) if subject.device == 'npu' else None
     driver = ascend.driver(subject.root) if subject.device == 'npu' else None
     packages = [_package(name) for name in ('torch', 'torch_npu', 'mx_driving')]

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, Iterator, List, Optional
 
 from recipe.core import config_text, console, inputs
+from recipe.core.paths import CONFIGS
+from recipe.core.run_options import Options
 from recipe.engine import overrides as config_keys
-from recipe.launch.options import Options
 
-CONFIGS = Path(__file__).resolve().parent.parent / 'configs'
 RECIPE, DEMO = CONFIGS / 'mask2former_swin-b_cityscapes.py', CONFIGS / 'demo.py'
 # A performance run is short: (iterations, iterations between validations).
 PERFORMANCE, PERFORMANCE_DEMO = (1000, 1000), (100, 100)

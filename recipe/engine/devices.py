@@ -1,24 +1,16 @@
-"""Which accelerators this machine has, and how many ranks to start on them.
-
-    python tools/devices.py full OPTIONS      # npu, gpu or cpu: the test/env_*.sh that suits this machine and options
-
-The environment is chosen without importing torch, which would read it too early.
-"""
+"""Which accelerators this machine has, and how many ranks to start on them."""
 
 from __future__ import annotations
 
 import importlib.util
 import os
-import sys
 from pathlib import Path
 from typing import Dict, Optional, Tuple
 
 from recipe.core import console, network
-from recipe.launch import options
 
 DEFAULT_NPROC = 8
 DEMO_NPROC_CPU = 2
-ENVIRONMENTS = {'npu': 'npu', 'cuda': 'gpu', 'cpu': 'cpu'}
 # What makes torch see no accelerator.
 HIDDEN = {'CUDA_VISIBLE_DEVICES': '', 'ASCEND_RT_VISIBLE_DEVICES': ''}
 
@@ -141,12 +133,3 @@ def rank_environment(device: str, nproc: int, master_addr: str, several_machines
         values['GLOO_SOCKET_IFNAME'] = interface
         values.setdefault(network.INTERFACE_VARIABLES[device], f'={interface}')
     return {name: value for name, value in values.items() if name not in os.environ}
-
-
-def main() -> None:
-    """Entry point; see the module's docstring."""
-    print(ENVIRONMENTS[likely_device(options.parse(sys.argv[1], sys.argv[2:]).device)])
-
-
-if __name__ == '__main__':
-    console.run(main)

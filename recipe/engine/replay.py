@@ -120,7 +120,3 @@ def main() -> None:
     with contextlib.redirect_stdout(io.StringIO()):  # what is logged while a model is built
         again = replay(dump, get_device() if asked.device == 'auto' else asked.device)
     console.say(json.dumps(again) if asked.json else '\n'.join(table(dump, again)))
-
-
-if __name__ == '__main__':
-    console.run(main)

@@ -1,4 +1,4 @@
-"""Runs torchrun for ranks.py: ``rank_agent.py FD TORCHRUN_ARGUMENTS``.
+"""Runs torchrun for ``ranks``: ``agent FD TORCHRUN_ARGUMENTS``.
 
 Exit status 0: all ranks ended well. Each time that ranks have failed, a line of JSON goes to the file descriptor FD:
 ``failures``, the first one first, each with ``rank``, ``exitcode`` (negative: minus the signal) and ``folder`` (of its
@@ -169,7 +169,3 @@ def main() -> int:
     except SignalException as error:
         return 128 + error.sigval
     return 0
-
-
-if __name__ == '__main__':
-    sys.exit(main())

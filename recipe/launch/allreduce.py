@@ -1,4 +1,4 @@
-"""One rank of the doctor's all-reduce; torchrun starts it: ``allreduce_rank.py DEVICE BYTES REPETITIONS RESULT.json``.
+"""One rank of the doctor's all-reduce; torchrun starts it: ``allreduce DEVICE BYTES REPETITIONS RESULT.json``.
 
 All ranks add up a tensor and check the sum. Rank 0 writes the result: seconds of each repetition, and by how many
 seconds the machines' clocks differ.
@@ -16,8 +16,9 @@ from pathlib import Path
 TIMEOUT_S = 120  # until ranks give up on each other
 
 
-def main(device: str, size_bytes: int, repetitions: int, result: Path) -> None:
+def main() -> None:
     """Entry point; see the module's docstring."""
+    device, size_bytes, repetitions, result = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])
     import torch
     import torch.distributed as dist
 
@@ -49,7 +50,3 @@ def main(device: str, size_bytes: int, repetitions: int, result: Path) -> None:
         result.write_text(json.dumps(figures), encoding='utf-8')
     dist.barrier()
     dist.destroy_process_group()
-
-
-if __name__ == '__main__':
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]))

@@ -1,4 +1,4 @@
-"""Checks a training, starts its ranks, follows them and reports: ``launch.py full|performance OPTIONS``.
+"""Checks a training, starts its ranks, follows them and reports.
 
 Runs in the set-up environment; test/lib.sh calls it. Nothing is written before the last check has passed.
 """
@@ -17,7 +17,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
-from recipe.core import console, inputs, network, run_folder
+from recipe.core import console, inputs, network, paths, run_folder
+from recipe.core.run_options import SCRIPTS, Options
 from recipe.data import training_data
 from recipe.doctor import report as doctor_report
 from recipe.doctor.subject import Subject
@@ -26,8 +27,7 @@ from recipe.engine import devices, size
 from recipe.launch import examine, options
 from recipe.upstream import checkouts
 
-TOOLS = Path(__file__).resolve().parent
-TRAIN = TOOLS.parent / 'mmsegmentation' / 'tools' / 'train.py'
+TRAIN = paths.ROOT / 'mmsegmentation' / 'tools' / 'train.py'
 PACKAGES = ('torch', 'torch_npu', 'mx_driving', 'mmengine', 'mmcv', 'mmcv-lite', 'mmdet', 'mmsegmentation', 'numpy')
 
 
@@ -44,7 +44,7 @@ class Plan:
         pins: Commits of each checkout, for versions.json.
     """
 
-    options: options.Options
+    options: Options
     device: str
     nproc: int
     config: Any
@@ -59,10 +59,10 @@ class Plan:
     @property
     def case(self) -> str:
         """Name of the script, which the legacy files bear."""
-        return options.SCRIPTS[self.options.script]
+        return SCRIPTS[self.options.script]
 
 
-def make_plan(asked: options.Options) -> Plan:
+def make_plan(asked: Options) -> Plan:
     """Check everything that can stop a training, and resolve its config. Only weights may be downloaded.
 
     Args:
@@ -82,7 +82,7 @@ def make_plan(asked: options.Options) -> Plan:
     data_root = training_data.root(asked.data_path, asked.demo)
     config = run_config.make(asked, device, data_root)
     if asked.is_first_node:
-        case = options.SCRIPTS[asked.script]
+        case = SCRIPTS[asked.script]
         folder = run_folder.choose(case, asked.demo, asked.work_dir, asked.resume, asked.or_begin)
     else:
         folder = inputs.absolute(str(asked.work_dir))
@@ -206,8 +206,10 @@ def train(plan: Plan, config_file: Path) -> float:
         '--redirects=3',
         '--monitor_interval=0.1',
         f'--max_restarts={asked.max_restarts}',
-        str(TOOLS / 'rank_start.py'),
-        str(TOOLS / 'train_rank.py'),
+        str(paths.PACKAGE),
+        'start',
+        str(paths.PACKAGE),
+        'train',
         str(TRAIN),
         str(config_file),
         f'--work-dir={plan.folder}',
@@ -279,9 +281,13 @@ def _write_log(plan: Plan) -> Path:
     return legacy
 
 
-def main() -> None:
-    """Entry point; see the module's docstring."""
-    script, argv = sys.argv[1], sys.argv[2:]
+def main(argv: List[str]) -> None:
+    """Check, train and report.
+
+    Args:
+        argv: ``full`` or ``performance``, then the options.
+    """
+    script, *argv = argv
     asked = options.read(script, argv)
     if asked.trust_checkpoint:
         os.environ['MMSEG_TRUST_CHECKPOINT'] = '1'  # read by the patched loader, here and in the ranks
@@ -300,7 +306,3 @@ def main() -> None:
     duration_s = train(plan, write_run_files(plan, argv))
     if plan.options.is_first_node:
         report(plan, duration_s)
-
-
-if __name__ == '__main__':
-    console.run(main)

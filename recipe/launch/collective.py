@@ -9,13 +9,12 @@ import time
 from pathlib import Path
 from typing import Any, Dict, List
 
-from recipe.core import console, network
+from recipe.core import console, network, paths
 from recipe.doctor.finding import FAILURE, OK, WARNING, Finding
 from recipe.doctor.subject import Subject
 from recipe.engine import devices
 from recipe.launch import ranks
 
-TOOLS = Path(__file__).resolve().parent
 SIZE_BYTES = 4 << 20
 REPETITIONS = 5
 PATIENCE_S = 180  # from the start of torchrun on; loading an NPU's libraries takes a while
@@ -61,8 +60,10 @@ def _run(subject: Subject, together: bool, log_dir: Path, result: Path) -> None:
         '--redirects=3',
         '--monitor_interval=0.1',
         '--max_restarts=0',
-        str(TOOLS / 'rank_start.py'),
-        str(TOOLS / 'allreduce_rank.py'),
+        str(paths.PACKAGE),
+        'start',
+        str(paths.PACKAGE),
+        'allreduce',
         subject.device,
         str(SIZE_BYTES),
         str(REPETITIONS),
@@ -90,7 +91,7 @@ def judge(figures: Dict[str, Any]) -> List[Finding]:
     """Findings on a finished all-reduce.
 
     Args:
-        figures: What allreduce_rank.py wrote.
+        figures: What ``allreduce`` wrote.
     """
     middle = statistics.median(figures['seconds'])
     found = f'{SIZE_BYTES >> 20} MiB over {figures["world_size"]} ranks ({figures["backend"]}) in {middle * 1e3:.1f} ms'

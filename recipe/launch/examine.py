@@ -15,6 +15,7 @@ import sys
 from typing import Callable, List, Optional, Tuple
 
 from recipe.core import console
+from recipe.core.run_options import SCRIPTS, Options
 from recipe.doctor import cards, clock, compiler, limits, network, report, sources, versions
 from recipe.doctor.finding import FAILURE, Finding, attempt
 from recipe.doctor.subject import Subject
@@ -49,7 +50,7 @@ def before_training(subject: Subject) -> List[Finding]:
     return findings
 
 
-def by_hand(asked: options.Options) -> List[Finding]:
+def by_hand(asked: Options) -> List[Finding]:
     """Check everything, also behind a failure.
 
     Args:
@@ -86,7 +87,7 @@ def main() -> Optional[int]:
     if {'-h', '--help'} & set(ours):
         console.say(__doc__ or '')
         return None
-    script = argv.pop(0) if argv and argv[0] in options.SCRIPTS else 'full'
+    script = argv.pop(0) if argv and argv[0] in SCRIPTS else 'full'
     as_json = '--json' in ours
     if as_json:
         argv.remove('--json')
@@ -96,7 +97,3 @@ def main() -> Optional[int]:
         findings = by_hand(asked)
     (report.print_json if as_json else report.print_table)(findings)
     return console.EXIT_FAILURE if report.worst(findings) == FAILURE else None
-
-
-if __name__ == '__main__':
-    console.run(main)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any, List, Tuple
 
 from recipe.core import inputs, run_folder
+from recipe.core.run_options import SCRIPTS
 from recipe.data import training_data
 from recipe.doctor.finding import OK, WARNING, Finding, attempt
 from recipe.doctor.subject import Subject
 from recipe.engine import size
-from recipe.launch import options
 from recipe.upstream import checkouts
 
 
@@ -59,7 +59,7 @@ def _run(subject: Subject) -> List[Finding]:
 
     def choose() -> str:
         if asked.is_first_node:
-            case = options.SCRIPTS[asked.script]
+            case = SCRIPTS[asked.script]
             folder.append(run_folder.choose(case, asked.demo, asked.work_dir, asked.resume, asked.or_begin))
         else:
             folder.append(inputs.absolute(str(asked.work_dir)))

@@ -1,93 +1,20 @@
-"""The launchers' options: one table, and the checks that need nothing but a bare Python 3.8.
-
-    python tools/options.py full --batch_size=4       # silent and status 0 where the options are good
-    python tools/options.py full --help               # the table, status 10: there is nothing to launch
-
-test/lib.sh calls it before anything is installed or written; launch.py reads the same options with ``parse``.
-"""
+"""The launchers' options: one table, and the checks that need nothing but a bare Python 3.8."""
 
 from __future__ import annotations
 
 import argparse
 import difflib
 import re
-import sys
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Callable, List, NoReturn, Optional, Sequence, Tuple
 
 from recipe.core import console, inputs, network, run_folder
+from recipe.core.run_options import SCRIPTS, Options
 
 EXIT_HELP = 10  # the table was printed, so test/lib.sh has nothing to launch
-SCRIPTS = {'full': 'train_full_8p', 'performance': 'train_performance_8p'}
 DEVICES = ('auto', 'npu', 'cuda', 'cpu')
 PRECISIONS = ('off', 'bf16', 'fp16')
 _OVERRIDE = re.compile(r'[A-Za-z_]\w*(\.\w+)*=.+', re.ASCII | re.DOTALL)
-
-
-@dataclass(frozen=True)
-class Options:
-    """What the user asked for. None: not given, so the config, or what the device allows, decides.
-
-    Attributes:
-        script: ``full`` or ``performance``.
-        batch_size: Images per card.
-        num_workers: Loader processes per card.
-        data_path: Cityscapes root; None with ``demo`` means the built-in data set.
-        nproc: Cards, one process each, on this machine.
-        or_begin: Where ``resume`` finds no checkpoint, begin; ``read`` decides, and ``resume`` says what it found.
-        pretrained: Weights file, or ``none``.
-        max_restarts: How often the ranks are started again after one has failed or hangs.
-        hang_timeout: Seconds without progress after which a rank hangs; 0: never.
-        on_nan: Steps that are not finite to skip before the training ends.
-        on_bad_image: Unreadable images to replace before the training ends.
-        overrides: ``key=value`` texts from behind ``--``.
-    """
-
-    script: str
-    resume: bool = False
-    or_begin: bool = False
-    batch_size: Optional[int] = None
-    num_workers: Optional[int] = None
-    data_path: Optional[str] = None
-    work_dir: Optional[str] = None
-    nproc: Optional[int] = None
-    device: str = 'auto'
-    decoded_cache: Optional[str] = None
-    max_iters: Optional[int] = None
-    val_interval: Optional[int] = None
-    config: Optional[str] = None
-    pretrained: Optional[str] = None
-    seed: Optional[int] = None
-    amp: Optional[str] = None
-    tf32: Optional[bool] = None
-    compile: bool = False
-    nnodes: int = 1
-    node_rank: Optional[int] = None
-    master_addr: Optional[str] = None
-    master_port: Optional[int] = None
-    demo: bool = False
-    doctor: bool = True
-    max_restarts: int = 0
-    hang_timeout: Optional[int] = None
-    on_nan: Optional[int] = None
-    on_bad_image: Optional[int] = None
-    trust_checkpoint: bool = False
-    overrides: List[str] = field(default_factory=list)
-
-    @property
-    def writes_checkpoints(self) -> bool:
-        """A performance run leaves no checkpoint behind that a full run could pick up."""
-        return self.script == 'full'
-
-    @property
-    def uses_demo_data(self) -> bool:
-        """Whether the built-in data set is trained on; a demo may be given another one."""
-        return self.demo and self.data_path is None
-
-    @property
-    def is_first_node(self) -> bool:
-        """Whether this machine holds rank 0, which writes the run's files."""
-        return not self.node_rank
 
 
 def _whole(least: int, most: int) -> Callable[[str], int]:
@@ -344,17 +271,15 @@ def read(script: str, argv: Sequence[str]) -> Options:
     return options
 
 
-def main() -> Optional[int]:
-    """Entry point; see the module's docstring."""
-    script, argv = (sys.argv[1:2] or ['']), sys.argv[2:]
-    if script[0] not in SCRIPTS:
-        raise console.UserError(f'usage: options.py {"|".join(SCRIPTS)} OPTIONS', console.EXIT_USAGE)
+def main(argv: Sequence[str]) -> Optional[int]:
+    """Check a command line, or print the table.
+
+    Args:
+        argv: ``full`` or ``performance``, then the options.
+    """
+    script, *argv = argv
     if {'-h', '--help'} & set(_split(argv)[0]):
-        make_parser(script[0]).print_help()
+        make_parser(script).print_help()
         return EXIT_HELP
-    read(script[0], argv)
+    read(script, argv)
     return None
-
-
-if __name__ == '__main__':
-    console.run(main)

@@ -1,4 +1,4 @@
-"""How the ranks of a machine show that they go on: a slot each in memory that they share with rank_agent.py.
+"""How the ranks of a machine show that they go on: a slot each in memory that they share with the agent.
 
 No disk is involved, which may be full or gone, and a mark costs microseconds. Linux; standard library only.
 """
@@ -37,7 +37,7 @@ class Pulse:
 
 
 class Pulses:
-    """The memory, as rank_agent.py holds it.
+    """The memory, as the agent holds it.
 
     Args:
         ranks: Ranks of this machine.

@@ -14,9 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Set, Tuple
 
-from recipe.core import processes
+from recipe.core import paths, processes
 
-TOOLS = Path(__file__).resolve().parent
 PATIENCE_S = 300  # to write a checkpoint after SIGTERM; a shared storage may be slow
 LAST_LINES = 20
 HUNG = 124  # exit status of a training whose ranks hang, that of timeout(1)
@@ -59,7 +58,7 @@ class Ranks:
         log_dir.mkdir(parents=True)
         self._reports, writing = os.pipe()  # not a file: the disk may be what has failed
         os.set_blocking(self._reports, False)
-        command = [sys.executable, str(TOOLS / 'rank_agent.py'), str(writing), f'--log_dir={log_dir}']
+        command = [sys.executable, str(paths.PACKAGE), 'agent', str(writing), f'--log_dir={log_dir}']
         with self._log.open('wb') as log:
             self._agent = subprocess.Popen(
                 [*command, *arguments],
@@ -174,7 +173,7 @@ class Ranks:
 
 
 def _failure(report: Dict[str, Any]) -> Failure:
-    """One report of rank_agent.py in words."""
+    """One report of the agent in words."""
     first, hang = report['failures'][0], report['hang']
     code = int(first['exitcode'])
     log = _last_written(Path(first['folder']))

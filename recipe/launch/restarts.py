@@ -16,7 +16,7 @@ _TO_START_S = 600  # another machine's ranks, once they have ended
 
 
 def environment(device: str, hang_timeout_s: Optional[int]) -> Dict[str, str]:
-    """What rank_agent.py and train_rank.py need to know.
+    """What the agent and the ranks need to know.
 
     Args:
         device: ``npu``, ``cuda`` or ``cpu``.

@@ -1,4 +1,4 @@
-"""Runs the trainer as one rank: ``train_rank.py TRAIN.py CONFIG --work-dir=DIR ARGUMENTS``, started by rank_start.py.
+"""Runs the trainer as one rank: ``train TRAIN.py CONFIG --work-dir=DIR ARGUMENTS``, run by ``start``.
 
 Shows the watchdog that it goes on, and where the ranks were started again has the trainer go on from the newest good
 checkpoint.
@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any, List, Optional
 
-from recipe.core import console, run_folder
+from recipe.core import console, paths, run_folder
 from recipe.launch import watchdog
 from recipe.launch.pulse import Beat
 
@@ -156,7 +156,8 @@ def prepare() -> str:
     from mmengine.runner import Runner
 
     show_pulse(Runner, beat)
-    sys.path[0] = str(Path(sys.argv[0]).parent)  # as if it had been started itself
+    # As if it had been started itself, with the recipe behind it.
+    sys.path[:1] = [str(Path(sys.argv[0]).parent), str(paths.ROOT)]
     return sys.argv[0]
 
 
@@ -168,7 +169,3 @@ def main() -> None:
         print(f'error: {error}', file=sys.stderr)
         sys.exit(error.status)
     runpy.run_path(script, run_name='__main__')  # what it raises keeps its traceback
-
-
-if __name__ == '__main__':
-    main()

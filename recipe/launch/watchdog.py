@@ -11,7 +11,7 @@ from typing import Callable, List, Optional, Sequence
 from recipe.core import processes
 from recipe.launch.pulse import Pulse, Pulses
 
-DUMP = signal.SIGUSR2  # a rank answers it with the Python stacks of its threads on stderr; see train_rank.py
+DUMP = signal.SIGUSR2  # a rank answers it with the Python stacks of its threads on stderr; see ``trainer``
 SLOW = 4  # so many times longer may it take to start, to compile, and to write checkpoints
 DUMP_S = 2  # to write the stacks
 

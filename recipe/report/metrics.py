@@ -16,7 +16,7 @@ import re
 from pathlib import Path
 from typing import Any, List, Optional, Sequence
 
-from recipe.core import console
+from recipe.core import console, paths
 from recipe.report import legacy
 from recipe.report.collect import FIGURES, REQUIRED, collect
 from recipe.report.result import Result
@@ -189,7 +189,7 @@ def _parse(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     parser.add_argument(
         '--legacy_dir',
         type=Path,
-        default=Path(__file__).resolve().parent.parent / 'test' / 'output',
+        default=paths.OUTPUT,
         help='where to write them (default: test/output)',
     )
     return parser.parse_args(argv)
@@ -219,7 +219,3 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     for line in legacy_lines(result):
         console.say(line)
     return 0
-
-
-if __name__ == '__main__':
-    console.run(main)

@@ -28,7 +28,7 @@ import uuid
 from pathlib import Path
 from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence
 
-from recipe.core import console
+from recipe.core import console, paths
 from recipe.setup import stack
 from recipe.setup.commands import Caller
 from recipe.setup.stack import STACKS, Python
@@ -280,7 +280,7 @@ class Setup:
         return digest(self._sources_key(), *(self.root / pin.patch for pin in self.pins.values()))
 
     def _packages_key(self) -> str:
-        builds = [self.root / name / 'setup.py' for name in self.pins]
+        builds = [*(self.root / name / 'setup.py' for name in self.pins), self.root / 'pyproject.toml']
         # Compiled operators depend on all sources; without them an editable package follows its folder by itself.
         return digest(self._requirements_key(), self.with_ops, self._patches_key() if self.with_ops else '', *builds)
 
@@ -338,13 +338,14 @@ class Setup:
             self._pip('install', '--upgrade', f'pip>={".".join(map(str, OLDEST_PIP))}')
 
     def _upstream(self, command: str) -> None:
-        tool = Path(__file__).with_name('upstream.py')
+        tool = self.root / 'tools' / 'upstream.py'
         self._calls.run([self.python, str(tool), command, '--root', str(self.root)])
         for line in self._calls.output():
             self.say(f'    {line}')
 
     def _install_packages(self) -> None:
-        editable = [part for name in self.pins for part in ('-e', str(self.root / name))]
+        folders = [*(self.root / name for name in self.pins), self.root]
+        editable = [part for folder in folders for part in ('-e', str(folder))]
         env = {'MMCV_WITH_OPS': '1' if self.with_ops else '0'}
         if self.with_ops and self.stack.name.startswith('npu'):
             env['FORCE_NPU'] = '1'
@@ -355,7 +356,7 @@ class Setup:
 
     def _check_imports(self) -> None:
         packages = [pin.package for pin in self.pins.values()]
-        needed = ['torch', 'mmengine', *packages, 'mmdet.models', 'mmseg.models']
+        needed = ['torch', 'mmengine', *packages, 'mmdet.models', 'mmseg.models', 'recipe']
         self._calls.run([self.python, '-c', _IMPORTS, json.dumps([needed, self.stack.device_package])])
         found = json.loads(self._calls.output()[-1])
         self.record['versions'] = found['versions']
@@ -392,7 +393,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         word for word in (sys.argv[1:] if arguments is None else arguments) if not word.startswith('--print_python')
     ]
     command = ' '.join(map(shlex.quote, ['bash', 'tools/setup.sh', *given]))
-    setup = Setup(Path(__file__).resolve().parent.parent, args, command)
+    setup = Setup(paths.ROOT, args, command)
     python = None
     if args.quiet_if_ready:
         python = setup.python if setup.ready() else setup.by_hand()
@@ -402,7 +403,3 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     if args.print_python:
         console.say(python)
     return 0
-
-
-if __name__ == '__main__':
-    console.run(main)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -11,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Dict, List, Optional, Tuple
 
-from recipe.core import console
+from recipe.core import console, hardware
 
 Version = Tuple[int, int]
 
@@ -56,7 +55,6 @@ STACKS = {
 # Searched in this order where `python3` itself does not fit. 3.11 is the newest that every stack takes.
 CANDIDATES = ('python3', 'python3.11', 'python3.10', 'python3.9', 'python3.8', 'python3.12', 'python3.13', 'python3.14')
 
-_ASCEND = ('/usr/local/Ascend/ascend-toolkit', '/usr/local/Ascend/latest')
 _PROBE = """
 import importlib.util, json, sys
 found = {'executable': sys.executable, 'version': list(sys.version_info[:3]), 'venv': sys.prefix != sys.base_prefix}
@@ -148,32 +146,6 @@ def find_python(stack: Stack, wanted: Optional[str] = None) -> Python:
     )
 
 
-def ascend_signs(root: Path = Path('/')) -> List[str]:
-    """What tells that this machine has Ascend NPUs, empty if nothing does.
-
-    Args:
-        root: Of the file system to look at.
-    """
-    signs = [str(path) for path in sorted(root.glob('dev/davinci[0-9]*'))]
-    if shutil.which('npu-smi'):
-        signs.append('npu-smi')
-    homes = [os.environ.get('ASCEND_HOME_PATH', ''), os.environ.get('ASCEND_TOOLKIT_HOME', ''), *_ASCEND]
-    signs += [home for home in homes if home and (root / home.lstrip('/')).is_dir()]
-    return signs
-
-
-def driver_cuda() -> Optional[Version]:
-    """The newest CUDA that the installed NVIDIA driver runs, None without a working driver and GPU."""
-    if shutil.which('nvidia-smi') is None:
-        return None
-    try:
-        done = subprocess.run(['nvidia-smi'], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=60, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    found = re.search(r'CUDA Version:\s*(\d+)\.(\d+)', done.stdout.decode('utf-8', 'replace'))
-    return (int(found.group(1)), int(found.group(2))) if found else (12, 0)
-
-
 def pick(python: Optional[Python], root: Path = Path('/')) -> Tuple[Stack, str]:
     """The stack for this machine.
 
@@ -184,12 +156,12 @@ def pick(python: Optional[Python], root: Path = Path('/')) -> Tuple[Stack, str]:
     Returns:
         The stack and why, in words.
     """
-    signs = ascend_signs(root)
+    signs = hardware.ascend_signs(root)
     if signs:
         name, why = _npu(python)
         shown = f'{signs[0]} and {len(signs) - 1} more' if len(signs) > 1 else signs[0]
         return STACKS[name], f'Ascend NPU ({shown}); {why}'
-    cuda = driver_cuda()
+    cuda = hardware.driver_cuda()
     if cuda is not None:
         return STACKS['cuda'], f'NVIDIA GPU (nvidia-smi; the driver runs CUDA {cuda[0]}.{cuda[1]})'
     return STACKS['cpu'], 'neither an Ascend NPU (npu-smi, /dev/davinci*) nor an NVIDIA GPU (nvidia-smi)'
@@ -212,7 +184,7 @@ def constraints(stack: Stack) -> Dict[str, str]:
     Returns:
         Constraint and its reason, in words.
     """
-    cuda = driver_cuda() if stack.name == 'cuda' else None
+    cuda = hardware.driver_cuda() if stack.name == 'cuda' else None
     if cuda is not None and cuda < (13, 0):
         return {'torch<2.11': f'the driver runs CUDA {cuda[0]}.{cuda[1]}; from 2.11 on torch brings CUDA 13'}
     return {}

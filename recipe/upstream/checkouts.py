@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Dict, Optional
 
 from recipe.core import console
+from recipe.core.paths import ROOT
 from recipe.upstream import pins, state
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def require_patched(root: Path = ROOT) -> Dict[str, Dict[str, Optional[str]]]:

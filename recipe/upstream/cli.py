@@ -21,7 +21,7 @@ import tempfile
 from pathlib import Path
 from typing import Dict, List, Optional, Sequence, Set
 
-from recipe.core import console
+from recipe.core import console, paths
 from recipe.upstream import check as upstream_check
 from recipe.upstream import fetch as upstream_fetch
 from recipe.upstream import git, pristine, state
@@ -203,7 +203,7 @@ def parse(arguments: Optional[Sequence[str]] = None) -> argparse.Namespace:
     """Read the command line."""
     common = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     common.add_argument('names', nargs='*', metavar='NAME', help='mmcv, mmdetection, mmsegmentation; default: all')
-    common.add_argument('--root', type=Path, default=Path(__file__).resolve().parent.parent, metavar='DIR')
+    common.add_argument('--root', type=Path, default=paths.ROOT, metavar='DIR')
     net = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     net.add_argument(
         '--git_url', action='append', default=[], metavar='NAME=URL', help='git repository (or path) for NAME'
@@ -284,7 +284,3 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
             return 1
         console.say(f'{", ".join(pin.patch for pin in pins)}: in order')
     return 0
-
-
-if __name__ == '__main__':
-    console.run(main)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Dict, List, Optional
 
 from recipe.core import console
+from recipe.core.paths import ROOT
 from recipe.upstream import fetch
 from recipe.upstream import pins as upstream_pins
 from recipe.upstream.git import Repo
@@ -19,7 +20,6 @@ from recipe.upstream.pins import Pin
 from recipe.upstream.state import inspect
 
 FOLDER = '.pristine'
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def lay_out(root: Path = ROOT, pins: Optional[Dict[str, Pin]] = None) -> Dict[str, Path]:

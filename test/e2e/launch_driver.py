@@ -1,6 +1,6 @@
 """Runs tools/launch.py many times in processes forked off one that has imported torch and mmseg, which takes seconds.
 
-    launch_driver.py TOOLS < JOBS      # a job a line: {"argv": [...], "env": {...}, "out": PATH, "err": PATH}
+    launch_driver.py ROOT < JOBS      # a job a line: {"argv": [...], "env": {...}, "out": PATH, "err": PATH}
 
 Says a line when it is ready, and answers each job with a line that holds its exit status.
 """
@@ -18,11 +18,10 @@ def run(job: dict) -> int:
     for number, path in ((1, job['out']), (2, job['err'])):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
     os.environ.update(job['env'])
-    sys.argv = ['launch.py', *job['argv']]
     from recipe.core import console
     from recipe.launch import cli
 
-    console.run(cli.main)
+    console.run(lambda: cli.main(job['argv']))
     raise AssertionError('console.run leaves the process')
 
 

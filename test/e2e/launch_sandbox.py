@@ -43,7 +43,7 @@ class Sandbox:
         self.home = folder / 'home'
         self.home.mkdir(parents=True)
         self.root.mkdir()
-        for name in ('tools', 'configs', *CHECKOUTS):
+        for name in ('recipe', 'tools', 'configs', *CHECKOUTS):
             # With the compiled files, which stay valid as the times are copied too.
             shutil.copytree(ROOT / name, self.root / name, symlinks=True)
         (self.root / 'test').mkdir()
@@ -56,7 +56,7 @@ class Sandbox:
             'PATH': f'{Path(sys.executable).parent}:{os.environ["PATH"]}',
             'PYTHONDONTWRITEBYTECODE': '1',
             # The environment has the original's checkouts installed; the doctor wants the copy's imported.
-            'PYTHONPATH': ':'.join(str(self.root / name) for name in CHECKOUTS),
+            'PYTHONPATH': ':'.join(map(str, [*(self.root / name for name in CHECKOUTS), self.root])),
         }
         for name in ('TORCH_HOME', 'XDG_CACHE_HOME'):
             self.env.pop(name, None)

@@ -37,9 +37,8 @@ class World:
         self.data = self.sandbox.make_data('data', train=24, val=2)
         self.messages = folder / 'messages'
         self.messages.mkdir()
-        tools = str(self.sandbox.root / 'tools')
         self.driver = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name('launch_driver.py')), tools],
+            [sys.executable, str(Path(__file__).with_name('launch_driver.py')), str(self.sandbox.root)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from launch_sandbox import alive, descendants, require_set_up, wait_until
-from recipe.core import network, processes
+from recipe.core import network, paths, processes
 from recipe.launch import ranks
 
 # Runs a toy script as two ranks and says how it ended.
@@ -21,7 +21,7 @@ DRIVER = """
 import json, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-import ranks
+from recipe.launch import ranks
 started = ranks.Ranks(json.loads(sys.argv[2]), Path(sys.argv[3]), json.loads(sys.argv[4]))
 failures = []
 status = started.wait(lambda: None, failures.append)
@@ -54,13 +54,12 @@ class Job:
         self.folder = folder
         script = folder / 'toy.py'
         script.write_text(PRELUDE + body)
-        tools = Path(ranks.__file__).parent
         arguments = ['--nproc_per_node=2', '--nnodes=1', '--node_rank=0', '--master_addr=127.0.0.1', '--redirects=3']
         arguments += [f'--master_port={network.free_port()}', '--monitor_interval=0.1']
         arguments += [f'--max_restarts={max_restarts}']
-        arguments += [str(tools / 'rank_start.py'), str(script), str(folder), str(tools)]
+        arguments += [str(paths.PACKAGE), 'start', str(script), str(folder), str(paths.ROOT)]
         env = json.dumps({'RECIPE_HANG_TIMEOUT_S': str(hang_timeout_s), 'RECIPE_RESTART_PATIENCE_S': '60'})
-        command = [sys.executable, '-c', DRIVER, str(tools), json.dumps(arguments), str(folder / 'logs'), env]
+        command = [sys.executable, '-c', DRIVER, str(paths.ROOT), json.dumps(arguments), str(folder / 'logs'), env]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
 
     def until(self, *names: str) -> None:

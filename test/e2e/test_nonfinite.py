@@ -16,7 +16,7 @@ from mmseg.engine.checkpoint import load_from_local
 from mmseg.engine.nonfinite import read_dump
 
 import step_faults
-from recipe.core import console
+from recipe.core import console, paths
 from recipe.engine import replay as replay_step
 from resume_job import assert_same_end, differences, recipe, train, write_cityscapes
 from step_faults import count_iteration, go_bad, go_bad_and_die, go_bad_and_show, read_before_each_step, sometimes
@@ -155,7 +155,7 @@ def test_without_the_guard_the_parameters_are_lost(data, tmp_path):
 def replay(*argv):
     # as many threads as the training had, which add up in the same order
     env = {**os.environ, 'OMP_NUM_THREADS': '1'}
-    command = [sys.executable, replay_step.__file__, *map(str, argv)]
+    command = [sys.executable, str(paths.TOOLS / 'replay_step.py'), *map(str, argv)]
     return subprocess.run(command, capture_output=True, text=True, check=False, env=env)
 
 

@@ -16,8 +16,9 @@ from test_launch_ranks import Job
 
 PULSE = """
 sys.path.insert(0, sys.argv[2])
-from pulse import Beat
-import faulthandler, watchdog
+import faulthandler
+from recipe.launch import watchdog
+from recipe.launch.pulse import Beat
 faulthandler.register(watchdog.DUMP)
 beat = Beat.of_this_rank()
 attempt = int(os.environ['TORCHELASTIC_RESTART_COUNT'])
@@ -206,13 +207,13 @@ def test_ranks_of_a_second_attempt_meet_and_take_the_same_checkpoint(tmp_path):
     body = """
 sys.path.insert(0, sys.argv[2])
 import torch, torch.distributed as dist
-import train_rank
+from recipe.launch import trainer
 attempt = int(os.environ['TORCHELASTIC_RESTART_COUNT'])
 chosen = None
 if attempt:
-    train_rank.store_of_attempt(attempt)
-    train_rank._choose = lambda folder: f'{folder.name} by rank {rank}'
-    chosen = train_rank.agree_on_checkpoint(Path('run'), attempt)
+    trainer.store_of_attempt(attempt)
+    trainer._choose = lambda folder: f'{folder.name} by rank {rank}'
+    chosen = trainer.agree_on_checkpoint(Path('run'), attempt)
 dist.init_process_group('gloo')
 total = torch.ones(1)
 dist.all_reduce(total)

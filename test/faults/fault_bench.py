@@ -145,14 +145,13 @@ def launch(argv: List[str], root: str, env: Dict[str, str], cwd: str, out: str, 
     os.environ.update(env)
     for number, path in ((1, out), (2, err)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
-    sys.path.insert(0, f'{root}/tools')
-    sys.argv = ['launch.py', 'full', *argv]
-    for name in ('console', 'processes', 'network'):
-        sys.modules.pop(name, None)
+    sys.path.insert(0, root)
+    for name in [name for name in sys.modules if name.split('.')[0] == 'recipe']:
+        del sys.modules[name]
     from recipe.core import console
     from recipe.launch import cli as launcher
 
-    console.run(launcher.main)
+    console.run(lambda: launcher.main(['full', *argv]))
 
 
 class Launched:
@@ -197,7 +196,7 @@ class Launched:
                 command = Path(f'/proc/{pid}/cmdline').read_bytes()
             except OSError:
                 continue
-            if f'RANK={number}'.encode() in environ and b'train_rank.py' in command and os.getsid(pid) == pid:
+            if f'RANK={number}'.encode() in environ and b'\0train\0' in command and os.getsid(pid) == pid:
                 return pid
         raise AssertionError(f'no rank {number}: {self.said}')
 

@@ -91,7 +91,7 @@ def test_it_goes_on_from_its_checkpoint(npu, data):
 
 
 def test_eight_ranks_are_refused_where_two_cards_are_visible(data, tmp_path):
-    command = [sys.executable, str(ROOT / 'tools/launch.py'), 'full', '--demo', '--device=npu', '--nproc=8']
+    command = [sys.executable, str(ROOT / 'tools/launch.py'), 'run', 'full', '--demo', '--device=npu', '--nproc=8']
     env = {**os.environ, 'ASCEND_RT_VISIBLE_DEVICES': '0,1'}
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     assert done.returncode and 'this machine has 2 npu cards; give --nproc=2' in done.stderr

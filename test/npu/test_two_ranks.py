@@ -18,7 +18,7 @@ HERE = Path(__file__).resolve().parent
 def job(out, *argv):
     """Losses and gradients of rank 0."""
     command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2']
-    path = os.pathsep.join([str(HERE), str(HERE.parents[1] / 'tools'), os.environ['PYTHONPATH']])
+    path = os.pathsep.join([str(HERE), str(HERE.parents[1]), os.environ['PYTHONPATH']])
     hidden = {'ASCEND_RT_VISIBLE_DEVICES': ''} if argv[0] == 'cpu' else {}
     env = {**os.environ, **hidden, 'PYTHONPATH': path, 'OMP_NUM_THREADS': '1'}
     command += [str(HERE / 'two_ranks_job.py'), str(out), *argv]

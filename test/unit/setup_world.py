@@ -88,8 +88,11 @@ class SetupWorld:
 
     def _make(self) -> None:
         (self.root / 'tools').mkdir(parents=True)
+        for room in ('core', 'upstream', 'setup'):
+            shutil.copytree(str(TOOLS.parent / 'recipe' / room), str(self.root / 'recipe' / room))
+        shutil.copy(str(TOOLS.parent / 'recipe/__init__.py'), str(self.root / 'recipe'))
         self.index.mkdir()
-        for pattern in ('console.py', 'setup*', 'upstream*'):
+        for pattern in ('setup*', 'upstream*'):
             for path in TOOLS.glob(pattern):
                 shutil.copy(str(path), str(self.root / 'tools'))
         for name in ('torch', 'mmengine', 'extra'):
@@ -99,6 +102,8 @@ class SetupWorld:
         write(self.root / 'requirements/no-deps.txt', 'mmengine==2.0\n')
         write(self.root / 'requirements/test.txt', 'extra==2.0\n')
         write(self.root / 'requirements.txt', '')
+        write(self.root / 'pyproject.toml', _PROJECT)
+        write(self.root / 'backend.py', _BACKEND.format(name='recipe'))
         self._upstreams()
 
     def wheel(self, name: str, text: str = "__version__ = '2.0'\n") -> None:
@@ -185,8 +190,11 @@ class SetupWorld:
 
     def files(self) -> Dict[str, object]:
         """The recipe's files, less the set-up's own notes."""
-        skipped = ('.setup/', 'tools/__pycache__')
-        return {name: what for name, what in snapshot(self.root).items() if not name.startswith(skipped)}
+        return {
+            name: what
+            for name, what in snapshot(self.root).items()
+            if not name.startswith('.setup/') and '__pycache__' not in name
+        }
 
     def upstream(self, *arguments: str) -> str:
         tool = str(self.root / 'tools/upstream.py')

@@ -4,17 +4,16 @@ import importlib.util
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-from recipe.core import console
+from recipe.core import console, paths
 from recipe.doctor import report
 from recipe.doctor.finding import FAILURE, OK, WARNING, Finding, attempt, failure
 from recipe.doctor.subject import Subject
 from recipe.launch import collective, examine, options
 
-TOOL = Path(examine.__file__)
+TOOL = paths.TOOLS / 'doctor.py'
 GOOD = Finding('cores', OK, '8')
 ODD = Finding('driver', WARNING, '24.1 is [old]', 'update it')
 BAD = Finding('/dev/shm', FAILURE, '64 MiB', 'give it more')
@@ -131,7 +130,7 @@ def test_bad_options_are_named():
 @needs_torch
 def test_by_hand_every_fault_is_listed_as_json(tmp_path):
     """Behind a failure the other checks are still made."""
-    argv = ['--device=cuda', '--nproc=99', f'--data_path={tmp_path}', f'--config={TOOL.parents[1]}/configs/demo.py']
+    argv = ['--device=cuda', '--nproc=99', f'--data_path={tmp_path}', f'--config={paths.ROOT}/configs/demo.py']
     done = run('performance', '--json', *argv)
     assert done.returncode == console.EXIT_FAILURE, done.stderr
     answer = json.loads(done.stdout)

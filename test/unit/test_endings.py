@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from mmseg.engine import exit_status
 
+from recipe.core import paths
 from recipe.launch import endings, ranks
 
 LINES = ['some output', 'error: an earlier one', 'error: iteration 7 is not finite: rank 3: loss_cls nan']
@@ -42,6 +43,5 @@ def test_a_signal_that_the_launcher_did_not_get():
 def test_the_statuses_are_the_trainer_s_and_documented(name):
     status = getattr(exit_status, name)
     assert getattr(endings, name) == status
-    root = Path(endings.__file__).resolve().parents[1]
     for page in ('README.md', 'README.zh-CN.md', 'docs/schedulers.md'):
-        assert f'| {status} |' in (root / page).read_text(encoding='utf-8')
+        assert f'| {status} |' in (paths.ROOT / page).read_text(encoding='utf-8')

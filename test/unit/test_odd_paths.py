@@ -5,16 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recipe.core import console
+from recipe.core import console, paths
 from recipe.launch import options
 
-TOOLS = Path(options.__file__).parent
 ODD = [
     'two words',
     "it's",
@@ -50,7 +48,7 @@ def test_a_folder_of_any_name_reaches_the_checks_as_it_is(tmp_path, name):
         '--pretrained',
         str(data / 'c.py'),
     ]
-    command = ['bash', '-c', 'exec "$0" "$@"', sys.executable, str(TOOLS / 'options.py'), 'full', *argv]
+    command = ['bash', '-c', 'exec "$0" "$@"', sys.executable, str(paths.TOOLS / 'launch.py'), 'check', 'full', *argv]
     done = subprocess.run(command, capture_output=True, text=True, cwd=str(tmp_path), check=False)
     assert (done.returncode, done.stderr) == (0, '')
     read = options.read('full', argv)
@@ -86,7 +84,7 @@ texts = st.text(min_size=1, max_size=30).filter(lambda text: '\0' not in text)
 @settings(deadline=None, max_examples=50)
 @given(name=texts)
 def test_any_data_root_reads_back_from_the_config_that_is_written(name, tmp_path_factory):
-    run_config = pytest.importorskip('run_config')
+    run_config = pytest.importorskip('recipe.engine.config')
     config_module = pytest.importorskip('mmengine.config')
     try:
         data_root = options.parse('full', ['--demo', f'--data_path=/{name}']).data_path

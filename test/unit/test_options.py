@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recipe.core import console, network, run_folder
+from recipe.core.run_options import SCRIPTS, Options
 from recipe.launch import options
 
 TOOL = Path(options.__file__)
@@ -51,7 +52,7 @@ def test_both_forms_of_an_option_mean_the_same(name):
 
 def test_what_is_not_given_is_left_to_the_config():
     parsed = options.parse('full', [])
-    assert parsed == options.Options(script='full')
+    assert parsed == Options(script='full')
     assert parsed.batch_size is None
     assert parsed.resume is False
 
@@ -205,7 +206,7 @@ def test_a_performance_run_cannot_be_resumed():
     options.require_consistent(options.parse('performance', ['--resume=0']))
 
 
-@pytest.mark.parametrize('script', sorted(options.SCRIPTS))
+@pytest.mark.parametrize('script', sorted(SCRIPTS))
 def test_help_lists_every_option_and_ends_with_its_own_status(script):
     done = subprocess.run([sys.executable, str(TOOL), script, '--help'], capture_output=True, text=True, check=False)
     assert done.returncode == options.EXIT_HELP

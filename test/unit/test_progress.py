@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from recipe.core import paths
 from recipe.launch import progress
 
 
@@ -76,7 +77,7 @@ SHOW = """
 import sys
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
-import progress
+from recipe.launch import progress
 with progress.Progress(Path(sys.argv[2]), 9, 8) as shown:
     shown.look()
 """
@@ -85,7 +86,7 @@ with progress.Progress(Path(sys.argv[2]), 9, 8) as shown:
 def test_on_a_terminal_there_is_a_bar(run):
     ours, theirs = pty.openpty()
     env = {**os.environ, 'TERM': 'xterm', 'COLUMNS': '120'}
-    command = [sys.executable, '-c', SHOW, str(Path(progress.__file__).parent), str(run)]
+    command = [sys.executable, '-c', SHOW, str(paths.ROOT), str(run)]
     subprocess.run(command, stdout=theirs, env=env, check=True)
     text = os.read(ours, 1 << 16)
     os.close(ours)

@@ -1,0 +1,24 @@
+"""Start one of the recipe's own processes: ``python recipe agent|start|train|allreduce ARGUMENTS``.
+
+The launcher and the doctor call it. Users have the commands in tools/ and test/.
+"""
+
+import importlib
+import sys
+from pathlib import Path
+
+# Python puts the folder of a program first; then the rooms would be top-level modules such as ``data``.
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+PROGRAMS = {
+    'agent': 'recipe.launch.agent',
+    'start': 'recipe.launch.start',
+    'train': 'recipe.launch.trainer',
+    'allreduce': 'recipe.launch.allreduce',
+}
+
+if __name__ == '__main__':
+    name = sys.argv.pop(1) if len(sys.argv) > 1 else ''
+    if name not in PROGRAMS:
+        sys.exit(f'usage: python recipe {"|".join(PROGRAMS)} ARGUMENTS')
+    sys.exit(importlib.import_module(PROGRAMS[name]).main())

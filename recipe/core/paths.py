@@ -1,0 +1,9 @@
+"""Folders of the recipe that other modules start from. Standard library only, Python 3.8 on."""
+
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / 'recipe'  # as a program: python recipe agent|start|train|allreduce
+CONFIGS = ROOT / 'configs'
+TOOLS = ROOT / 'tools'
+OUTPUT = ROOT / 'test' / 'output'

@@ -1,0 +1,74 @@
+"""What a user asked a launcher for; recipe/launch/options.py reads it from a command line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import List, Optional
+
+SCRIPTS = {'full': 'train_full_8p', 'performance': 'train_performance_8p'}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user asked for. None: not given, so the config, or what the device allows, decides.
+
+    Attributes:
+        script: ``full`` or ``performance``.
+        batch_size: Images per card.
+        num_workers: Loader processes per card.
+        data_path: Cityscapes root; None with ``demo`` means the built-in data set.
+        nproc: Cards, one process each, on this machine.
+        or_begin: Where ``resume`` finds no checkpoint, begin; ``read`` decides, and ``resume`` says what it found.
+        pretrained: Weights file, or ``none``.
+        max_restarts: How often the ranks are started again after one has failed or hangs.
+        hang_timeout: Seconds without progress after which a rank hangs; 0: never.
+        on_nan: Steps that are not finite to skip before the training ends.
+        on_bad_image: Unreadable images to replace before the training ends.
+        overrides: ``key=value`` texts from behind ``--``.
+    """
+
+    script: str
+    resume: bool = False
+    or_begin: bool = False
+    batch_size: Optional[int] = None
+    num_workers: Optional[int] = None
+    data_path: Optional[str] = None
+    work_dir: Optional[str] = None
+    nproc: Optional[int] = None
+    device: str = 'auto'
+    decoded_cache: Optional[str] = None
+    max_iters: Optional[int] = None
+    val_interval: Optional[int] = None
+    config: Optional[str] = None
+    pretrained: Optional[str] = None
+    seed: Optional[int] = None
+    amp: Optional[str] = None
+    tf32: Optional[bool] = None
+    compile: bool = False
+    nnodes: int = 1
+    node_rank: Optional[int] = None
+    master_addr: Optional[str] = None
+    master_port: Optional[int] = None
+    demo: bool = False
+    doctor: bool = True
+    max_restarts: int = 0
+    hang_timeout: Optional[int] = None
+    on_nan: Optional[int] = None
+    on_bad_image: Optional[int] = None
+    trust_checkpoint: bool = False
+    overrides: List[str] = field(default_factory=list)
+
+    @property
+    def writes_checkpoints(self) -> bool:
+        """A performance run leaves no checkpoint behind that a full run could pick up."""
+        return self.script == 'full'
+
+    @property
+    def uses_demo_data(self) -> bool:
+        """Whether the built-in data set is trained on; a demo may be given another one."""
+        return self.demo and self.data_path is None
+
+    @property
+    def is_first_node(self) -> bool:
+        """Whether this machine holds rank 0, which writes the run's files."""
+        return not self.node_rank

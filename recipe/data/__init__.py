@@ -1,0 +1,4 @@
+"""Cityscapes: layout, prepare, verify, decoded cache, demo scenes.
+
+Imports ``core``.
+"""

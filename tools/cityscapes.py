@@ -1,0 +1,12 @@
+"""Prepare, verify and cache Cityscapes, or make the demo set; ``--help`` says how."""
+
+import sys
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parents[1])  # not tools/: its names would be top-level modules
+
+from recipe.core import console
+from recipe.data import cli
+
+if __name__ == '__main__':
+    console.run(cli.main)
