@@ -1,0 +1,133 @@
+"""Checkpoints from elsewhere: brought as files, then read as local ones are.
+
+mmengine hands what it has downloaded to ``torch.load``, which before torch
+2.6 runs the code that a file holds.
+"""
+
+import os
+import os.path as osp
+import re
+import tempfile
+from typing import Any, Callable, Optional, Union
+
+import torch
+from mmengine.fileio import get_file_backend
+from mmengine.runner import checkpoint as mmengine_checkpoint
+from mmengine.runner.checkpoint import CheckpointLoader
+
+from recipe.engine.checkpoint.load import load_from_local
+
+# OpenMMLab's file names end with the beginning of the sha256. torch's own
+# expression takes the "b" of swin-b.pth for one.
+_HASH = re.compile(r'-([0-9a-f]{8,64})\.pth$')
+MapLocation = Union[str, torch.device, Callable, None]
+
+
+def load_url(url: str, model_dir: Optional[str] = None, map_location: MapLocation = None, progress: bool = True) -> Any:
+    """Download a checkpoint, unless it is in torch's cache, and load it.
+
+    It takes the place of torch's function of that name in mmengine, which
+    calls it for ``http://``, ``https://``, ``torchvision://``,
+    ``open-mmlab://`` and ``mmcls://``.
+
+    Args:
+        url (str): Where the file is.
+        model_dir (str, optional): Folder to keep it in. Defaults to None,
+            which means torch's own.
+        map_location (str or torch.device or Callable, optional): Same as in
+            :func:`torch.load`. Defaults to None.
+        progress (bool): Whether to show the progress. Defaults to True.
+
+    Returns:
+        dict: The checkpoint.
+
+    Raises:
+        CheckpointError: The file is no checkpoint, or holds something else
+            than data.
+        urllib.error.URLError: It cannot be downloaded.
+    """
+    folder = model_dir or osp.join(torch.hub.get_dir(), 'checkpoints')
+    os.makedirs(folder, exist_ok=True)
+    path = osp.join(folder, osp.basename(url.split('?')[0].split('#')[0]))
+    if not osp.exists(path):
+        match = _HASH.search(path)
+        # It writes beside, compares the hash and renames.
+        torch.hub.download_url_to_file(url, path, match[1] if match else None, progress=progress)
+    return load_from_local(path, map_location)
+
+
+mmengine_checkpoint.load_url = load_url
+
+
+@CheckpointLoader.register_scheme(prefixes=[r'(\S+\:)?s3://', r'(\S+\:)?petrel://'], force=True)
+def load_from_ceph(filename: str, map_location: MapLocation = None, backend: str = 'petrel') -> Any:
+    """Load a checkpoint from an object store.
+
+    Args:
+        filename (str): With the prefix of the store.
+        map_location (str or torch.device or Callable, optional): Same as in
+            :func:`torch.load`. Defaults to None.
+        backend (str): mmengine's file backend. Defaults to ``petrel``.
+
+    Returns:
+        dict: The checkpoint.
+
+    Raises:
+        CheckpointError: As in :func:`load_from_local`.
+    """
+    store = get_file_backend(filename, backend_args={'backend': backend})
+    with tempfile.TemporaryDirectory() as folder:
+        path = osp.join(folder, osp.basename(filename))
+        with open(path, 'wb') as f:
+            f.write(store.get(filename))
+        return load_from_local(path, map_location)
+
+
+@CheckpointLoader.register_scheme(prefixes='pavi://', force=True)
+def load_from_pavi(filename: str, map_location: MapLocation = None) -> Any:
+    """Load a checkpoint from a pavi model cloud.
+
+    Args:
+        filename (str): With the prefix ``pavi://``.
+        map_location (str or torch.device or Callable, optional): Same as in
+            :func:`torch.load`. Defaults to None.
+
+    Returns:
+        dict: The checkpoint.
+
+    Raises:
+        CheckpointError: As in :func:`load_from_local`.
+        ImportError: The package pavi is not installed.
+    """
+    from pavi import modelcloud
+
+    model = modelcloud.get(filename[len('pavi://') :])
+    with tempfile.TemporaryDirectory() as folder:
+        path = osp.join(folder, osp.basename(model.name))
+        model.download(path)
+        return load_from_local(path, map_location)
+
+
+@CheckpointLoader.register_scheme(prefixes=('open-mmlab://', 'openmmlab://'), force=True)
+def load_from_openmmlab(filename: str, map_location: MapLocation = None) -> Any:
+    """Load a checkpoint by its name in mmengine's list of models.
+
+    Args:
+        filename (str): With the prefix ``open-mmlab://`` or ``openmmlab://``.
+        map_location (str or torch.device or Callable, optional): Same as in
+            :func:`torch.load`. Defaults to None.
+
+    Returns:
+        dict: The checkpoint.
+
+    Raises:
+        CheckpointError: As in :func:`load_from_local`.
+        KeyError: The list does not hold the name.
+    """
+    name = filename.split('://', 1)[1]
+    name = mmengine_checkpoint.get_deprecated_model_names().get(name, name)
+    place = mmengine_checkpoint.get_external_models()[name]
+    if not place.startswith(('http://', 'https://')):
+        # The user's own list may name files beside it.
+        place = osp.join(mmengine_checkpoint._get_mmengine_home(), place)
+    return CheckpointLoader.load_checkpoint(place, map_location)

@@ -1,0 +1,329 @@
+import logging
+import os.path as osp
+from contextlib import contextmanager
+from typing import Any, Dict, Iterator, List, Optional, Tuple
+
+import torch
+from mmengine.dist import all_gather_object, get_world_size, is_main_process
+from mmengine.logging import print_log
+from mmengine.runner import IterBasedTrainLoop
+from mmengine.runner.base_loop import BaseLoop
+from mmengine.runner.utils import calc_dynamic_intervals
+from mmseg.registry import LOOPS
+
+from recipe.data import random_state
+from recipe.data.position_seeded_dataset import PositionSeededDataset
+from recipe.data.resumable_sampler import ResumableInfiniteSampler
+from recipe.engine.loops.data_faults import UnreadableImages, told_in_one_line
+from recipe.engine.loops.gradient_buckets import settle_gradient_buckets
+from recipe.engine.loops.loader_deaths import hand_on_what_cannot_be_shared
+from recipe.engine.loops.step_times import StepTimes
+from recipe.engine.loops.stop_request import StopRequest
+
+
+@LOOPS.register_module()
+class ResumableIterBasedTrainLoop(IterBasedTrainLoop):
+    """Iteration-based training that goes on exactly where it was stopped.
+
+    Upstream resumes by loading and discarding every past batch, and with
+    other random states than the stopped run had. This loop
+
+    - starts the sampler behind the samples that were used, so that no past
+      sample is read;
+    - restores the random state of each rank as the last thing before the
+      first iteration;
+    - makes the augmentation of a sample depend on its place in the stream
+      alone, and keeps validation and the start of loader processes away from
+      the random state, so that neither shows in the training;
+    - runs the validation that was due when the run was stopped;
+    - saves and ends on SIGTERM, after the iteration it came in, with exit
+      status 143, or on SIGUSR1 with 138;
+    - ends with one line where an image cannot be read or a loader process has
+      died, or replaces so many images as it is told to;
+    - writes the time of each iteration to ``vis_data/steps.csv`` of the log
+      folder.
+
+    On a CPU the resumed run equals one that was never stopped bit by bit. It
+    needs ``ResumableInfiniteSampler`` and ``AtomicCheckpointHook``.
+
+    Args:
+        runner (Runner): A reference of runner.
+        dataloader (dict): Config of the data loader.
+        max_iters (int): Total training iterations.
+        val_begin (int): The iteration that begins validating. Defaults to 1.
+        val_interval (int): Validation interval. Defaults to 1000.
+        dynamic_intervals (List[Tuple[int, int]], optional): The first element
+            in the tuple is a milestone and the second element is a interval.
+            The interval is used after the corresponding milestone. Defaults
+            to None.
+        max_unreadable (int): How many different images each rank may come
+            across that cannot be read; others take their places. Defaults to
+            0, the first one ends the training.
+
+    Attributes:
+        resumed_state (dict, optional): What :meth:`state_dict` returned when
+            the checkpoint was saved that this run resumes from.
+    """
+
+    def __init__(
+        self,
+        runner,
+        dataloader: Dict,
+        max_iters: int,
+        val_begin: int = 1,
+        val_interval: int = 1000,
+        dynamic_intervals: Optional[List[Tuple[int, int]]] = None,
+        max_unreadable: int = 0,
+    ) -> None:
+        if not isinstance(dataloader, dict):
+            raise TypeError(f'{type(self).__name__} builds the data loader from a config, but got {type(dataloader)}')
+        dataset = dict(type=PositionSeededDataset, dataset=dataloader['dataset'], replace_unreadable=max_unreadable > 0)
+        # IterBasedTrainLoop.__init__ is left out: it creates the iterator of
+        # the data loader, whose processes then load batches before anyone
+        # knows at which iteration training begins.
+        BaseLoop.__init__(self, runner, dict(dataloader, dataset=dataset))
+        if not isinstance(self.dataloader.sampler, ResumableInfiniteSampler):
+            raise TypeError(
+                f'{type(self).__name__} needs train_dataloader.sampler.type='
+                "'ResumableInfiniteSampler', but got "
+                f'{type(self.dataloader.sampler).__name__}'
+            )
+        # Otherwise each iterator draws the seed of its processes from the
+        # random state that the training uses.
+        self.dataloader.generator = torch.Generator()
+        self.dataloader.generator.manual_seed(self.dataloader.sampler.seed)
+
+        self._max_iters = int(max_iters)
+        assert self._max_iters == max_iters, f'`max_iters` should be a integer number, but get {max_iters}'
+        self._max_epochs = 1  # for compatibility with EpochBasedTrainLoop
+        self._epoch = 0
+        self._iter = 0
+        self.val_begin = val_begin
+        self.val_interval = val_interval
+        # This attribute will be updated by `EarlyStoppingHook`
+        # when it is enabled.
+        self.stop_training = False
+        if hasattr(self.dataloader.dataset, 'metainfo'):
+            self.runner.visualizer.dataset_meta = self.dataloader.dataset.metainfo
+        self.dynamic_milestones, self.dynamic_intervals = calc_dynamic_intervals(self.val_interval, dynamic_intervals)
+
+        self.resumed_state: Optional[dict] = None
+        self._unreadable = UnreadableImages(max_unreadable)
+        self._first_iter = 0
+        self._training_random_state: Optional[dict] = None
+        self._step_times: Optional[StepTimes] = None
+
+    @property
+    def _device(self) -> torch.device:
+        """The device that this rank trains on."""
+        return next(self.runner.model.parameters()).device
+
+    @property
+    def _samples_per_iter(self) -> int:
+        """Samples of all ranks together."""
+        return self.dataloader.batch_size * get_world_size()
+
+    def run(self) -> torch.nn.Module:
+        """Launch training."""
+        with told_in_one_line(self._where):
+            return self._run()
+
+    def _where(self) -> str:
+        return f'rank {self.runner.rank}, iteration {self._iter + 1}'
+
+    def _run(self) -> torch.nn.Module:
+        self.begin()
+        validation_is_due = self._take_up_state()
+        try:
+            # before the loader processes are forked, which inherit it
+            with StopRequest(self._device) as stop_request:
+                hand_on_what_cannot_be_shared()
+                self._start_val_workers()
+                self.dataloader_iterator = iter(self.dataloader)
+                self._decide_current_val_interval()
+                if validation_is_due and self._validates_now():
+                    self._validate()
+                self._run_iters(stop_request)
+        finally:
+            self._step_times.flush()
+
+        self.runner.call_hook('after_train_epoch')
+        self.runner.call_hook('after_train')
+        return self.runner.model
+
+    def begin(self) -> None:
+        """Do what comes before the first iteration, up to the data."""
+        self.runner.call_hook('before_train')
+        # In iteration-based training loop, we treat the whole training process
+        # as a big epoch and execute the corresponding hook.
+        self.runner.call_hook('before_train_epoch')
+        if self._device.type == 'cpu' and not torch.are_deterministic_algorithms_enabled():
+            # Otherwise several threads add up the gradient of an indexed
+            # table in whichever order they come to it.
+            torch.use_deterministic_algorithms(True, warn_only=True)
+            if hasattr(torch.utils, 'deterministic'):  # since torch 2.2
+                # would cost time to find uses of uninitialized memory
+                torch.utils.deterministic.fill_uninitialized_memory = False
+        self._step_times = StepTimes(
+            osp.join(self.runner.log_dir, 'vis_data', 'steps.csv') if is_main_process() else None
+        )
+        self.runner.model.train()
+
+    def ensure_train_mode(self) -> None:
+        """Set the model to training where it is not.
+
+        Upstream walks through all modules in every iteration. What ends the
+        mode, such as a validation, ends it for the whole model.
+        """
+        if not self.runner.model.training:
+            self.runner.model.train()
+
+    def _run_iters(self, stop_request: StopRequest) -> None:
+        """Train up to the last iteration or a request to stop."""
+        while self._iter < self._max_iters and not self.stop_training:
+            self.ensure_train_mode()
+            self._step_times.start()
+            data_batch = next(self.dataloader_iterator)
+            self._unreadable.look(data_batch, self.runner.logger.warning)
+            self._step_times.data_ready()
+            if self._iter == self._first_iter > 0:
+                with self.paused(), random_state.preserved(self._device):
+                    settle_gradient_buckets(self.runner.model, self.runner.optim_wrapper, data_batch)
+            self.run_iter(data_batch)
+            self._step_times.stop(self._iter)
+
+            asked = stop_request.asked_for(self._iter)
+            if asked is not None:
+                # before a validation, which may outlast the scheduler's
+                # patience and is made up for by the resumed run
+                self.runner.call_hook('save_before_stop')
+                self.runner.logger.warning(f'{asked.name}: stopped after iteration {self._iter}.')
+                raise SystemExit(128 + asked)
+            self._decide_current_val_interval()
+            if self._validates_now():
+                self._validate()
+
+    def _start_val_workers(self) -> None:
+        """Fork the loader processes of the validation before the training.
+
+        Upstream forks them at the first validation. By then gloo's threads
+        enter and leave Python as they let go of tensors, and a process that is
+        forked in such a moment can wait for CPython's lock on the list of
+        threads for ever (seen with 3.11, right after a checkpoint).
+        """
+        if self.runner.val_loop is None:
+            return
+        loader = self.runner.val_loop.dataloader
+        if loader.num_workers and loader.persistent_workers:
+            with random_state.preserved(self._device):
+                iter(loader)
+
+    def _validates_now(self) -> bool:
+        """Whether validation follows the iterations done so far."""
+        return (
+            self.runner.val_loop is not None
+            and self._iter >= self.val_begin
+            and (self._iter % self.val_interval == 0 or self._iter == self._max_iters)
+        )
+
+    def _validate(self) -> None:
+        """Validate without a trace in the random state of the training."""
+        self._step_times.flush()
+        self._training_random_state = random_state.capture(self._device)
+        try:
+            self.runner.val_loop.run()
+        finally:
+            random_state.restore(self._training_random_state, self._device)
+            self._training_random_state = None
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Keep what the block takes out of the times of the iterations."""
+        if self._device.type != 'cpu':
+            # what was launched before belongs to the iteration
+            getattr(torch, self._device.type).synchronize()
+        with self._step_times.paused():
+            yield
+
+    def state_dict(self, iteration: int, validated: bool) -> Dict[str, Any]:
+        """What a checkpoint needs for training to go on exactly.
+
+        All ranks have to call it together.
+
+        Args:
+            iteration (int): Iterations done so far.
+            validated (bool): Whether the validation that may be due after
+                that iteration is done.
+
+        Returns:
+            dict: Place in the stream of samples, what that stream depends on,
+            and, of each rank, the random state and the images that could not
+            be read.
+        """
+        sampler = self.dataloader.sampler
+        state = self._training_random_state or random_state.capture(self._device)
+        return dict(
+            iter=iteration,
+            validated=validated,
+            position=sampler.start + (iteration - self._first_iter) * self._samples_per_iter,
+            **self._stream_settings(),
+            random_states=all_gather_object(state),
+            unreadable=all_gather_object(self._unreadable.faults),
+        )
+
+    def _stream_settings(self) -> Dict[str, Any]:
+        """What decides which samples a rank gets after a given position."""
+        sampler = self.dataloader.sampler
+        return dict(
+            seed=sampler.seed,
+            shuffle=sampler.shuffle,
+            dataset_size=sampler.size,
+            batch_size=self.dataloader.batch_size,
+            world_size=sampler.world_size,
+        )
+
+    def _take_up_state(self) -> bool:
+        """Go to where the resumed run was stopped.
+
+        Returns:
+            bool: Whether the validation that may be due after the resumed
+            iteration was not done.
+        """
+        self._first_iter = self._iter
+        if self._iter == 0:
+            return False
+        sampler = self.dataloader.sampler
+        state = self.resumed_state
+        if state is None or state['iter'] != self._iter:
+            sampler.start = self._iter * self._samples_per_iter
+            if not self.runner._randomness_cfg.get('diff_rank_seed', False):
+                # Runner.resume took the seed over from the checkpoint, after
+                # the sampler had been built.
+                sampler.seed = self.runner.seed
+            self._warn('the checkpoint was not written by AtomicCheckpointHook and holds no random state')
+            return False
+
+        sampler.start = state['position']
+        sampler.seed = state['seed']
+        changed = [
+            f'{name} {state[name]} -> {value}'
+            for name, value in self._stream_settings().items()
+            if state[name] != value
+        ]
+        if changed:
+            self._warn(', '.join(changed))
+        if len(state['random_states']) == sampler.world_size:
+            random_state.restore(state['random_states'][sampler.rank], self._device)
+            if 'unreadable' in state:
+                self._unreadable.faults = list(state['unreadable'][sampler.rank])
+        return not state['validated']
+
+    def _warn(self, why: str) -> None:
+        """Say that the resumed run differs from an unbroken one."""
+        print_log(
+            f'Training goes on at iteration {self._iter} with the next '
+            'samples, but not bit by bit as if it had never been stopped: '
+            f'{why}.',
+            logger='current',
+            level=logging.WARNING,
+        )

@@ -1,0 +1,62 @@
+import signal
+import threading
+from typing import Any, Optional
+
+import torch
+from mmengine.dist import all_reduce, get_world_size
+
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+
+
+class StopRequest:
+    """Notices SIGTERM and SIGUSR1 and makes all ranks stop together.
+
+    A scheduler sends one of them some time before it kills a job, perhaps to
+    all processes of the job at once. While the context is entered a signal
+    only leaves a note, in loader processes that are forked meanwhile too; a
+    second one of the same kind acts as it did before.
+
+    Args:
+        device (torch.device): The device of this rank, for the collective.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._asked = 0
+        # Reading the answer makes the host wait for an accelerator.
+        self._interval = 1 if device.type == 'cpu' else 5
+
+    def __enter__(self) -> 'StopRequest':
+        # Python takes signal handlers in its main thread only
+        self._before = {}
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
+        return self
+
+    def __exit__(self, *exc_info: Any) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _on_signal(self, number: int, frame: Any) -> None:
+        self._asked = self._asked or number
+        signal.signal(number, self._before[number])
+
+    def asked_for(self, iteration: int) -> Optional[signal.Signals]:
+        """The signal that any rank got, if any; all ranks ask it together.
+
+        Args:
+            iteration (int): Iterations done so far. On an accelerator the
+                ranks consult each other after every fifth only.
+
+        Returns:
+            signal.Signals, optional: Where ranks got different ones, the one
+            with the highest number.
+        """
+        asked = self._asked
+        if get_world_size() > 1:
+            if iteration % self._interval:
+                return None
+            shared = torch.tensor(asked, device=self._device)
+            all_reduce(shared, op='max')
+            asked = int(shared)
+        return signal.Signals(asked) if asked else None

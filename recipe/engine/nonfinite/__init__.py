@@ -1,0 +1,4 @@
+from recipe.engine.nonfinite.dump import BadStep, read_dump, write_dump, write_weights
+from recipe.engine.nonfinite.guarded_step import GuardedStep
+
+__all__ = ['BadStep', 'GuardedStep', 'read_dump', 'write_dump', 'write_weights']

@@ -1,0 +1,185 @@
+"""What is kept of a training step that went bad, so that it can be replayed.
+
+The files hold tensors and plain values only, so they are read as any other
+checkpoint is, without running what is in them.
+"""
+
+import math
+import os
+import os.path as osp
+from dataclasses import dataclass, field
+from typing import Any, Dict, List, Optional
+
+import torch
+from mmengine.structures import PixelData
+from mmseg.structures import SegDataSample
+from torch import Tensor
+
+from recipe.engine.checkpoint import write_atomically
+from recipe.engine.checkpoint.load import load_from_local
+
+
+@dataclass
+class BadStep:
+    """A training step on one rank.
+
+    Attributes:
+        iteration (int): Counted from 1.
+        batch (dict): ``inputs`` and ``data_samples`` as the loader made them.
+        random_state (dict): Before the step; see ``recipe.data.random_state``.
+        losses (dict[str, float]): Loss terms by name.
+        grad_norm (float): Of all ranks together.
+        note (str, optional): What else was seen on this rank.
+    """
+
+    iteration: int
+    batch: Any
+    random_state: dict
+    losses: Dict[str, float] = field(default_factory=dict)
+    grad_norm: float = float('nan')
+    note: Optional[str] = None
+
+    def images(self) -> List[str]:
+        """Paths of the images of the batch, as far as they are known."""
+        samples = self.batch.get('data_samples', []) if isinstance(self.batch, dict) else []
+        return [str(getattr(sample, 'img_path', '?')) for sample in samples]
+
+    def bad_terms(self) -> List[str]:
+        """Names of the loss terms that are not finite."""
+        bad = [name for name, value in self.losses.items() if not math.isfinite(value)]
+        # the sum of the others
+        return [name for name in bad if name != 'loss'] or bad
+
+
+def write_dump(folder: str, step: BadStep, rank: int, world_size: int, weights: str) -> str:
+    """Write ``iter_<N>_rank_<R>.pth``.
+
+    Args:
+        folder (str): Made if it is missing.
+        step (BadStep): What is written.
+        rank (int): Of this process.
+        world_size (int): Number of processes.
+        weights (str): Name of the file in the same folder that holds the
+            weights before the step.
+
+    Returns:
+        str: Path of the file.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    os.makedirs(folder, exist_ok=True)
+    path = osp.join(folder, f'iter_{step.iteration}_rank_{rank}.pth')
+    content = dict(
+        iteration=step.iteration,
+        rank=rank,
+        world_size=world_size,
+        images=step.images(),
+        losses=dict(step.losses),
+        grad_norm=step.grad_norm,
+        note=step.note,
+        random_state=step.random_state,
+        batch=_plain(step.batch),
+        weights=weights,
+    )
+    with write_atomically(path) as temporary:
+        torch.save(content, temporary)
+    return path
+
+
+def write_weights(folder: str, iteration: int, runner) -> str:
+    """Write the weights before a step that was not taken, and the config.
+
+    Args:
+        folder (str): Made if it is missing.
+        iteration (int): Of that step, counted from 1.
+        runner (Runner): The runner of the training process.
+
+    Returns:
+        str: Name of the file.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    from mmengine.model import is_model_wrapper
+    from mmengine.runner.checkpoint import get_state_dict, weights_to_cpu
+
+    os.makedirs(folder, exist_ok=True)
+    name = weights_name(iteration)
+    model = runner.model
+    if is_model_wrapper(model):
+        model = model.module
+    with write_atomically(osp.join(folder, name)) as temporary:
+        torch.save(
+            dict(
+                state_dict=weights_to_cpu(get_state_dict(model)),
+                meta=dict(cfg=runner.cfg.pretty_text, iter=iteration - 1),
+            ),
+            temporary,
+        )
+    return name
+
+
+def weights_name(iteration: int) -> str:
+    """Name of the file with the weights before a step."""
+    return f'iter_{iteration}_weights.pth'
+
+
+def _plain(batch: Any) -> Optional[dict]:
+    """A batch as tensors and plain values, None for batches of other kinds."""
+    if not isinstance(batch, dict) or 'data_samples' not in batch:
+        return None
+    return dict(
+        inputs=[image.cpu() for image in batch['inputs']],
+        data_samples=[
+            dict(
+                metainfo=_plain_value(sample.metainfo),
+                fields={name: data.data.cpu() for name, data in sample.items() if isinstance(data, PixelData)},
+            )
+            for sample in batch['data_samples']
+        ],
+    )
+
+
+def _plain_value(value: Any) -> Any:
+    """A value of the meta information without classes of its own."""
+    if isinstance(value, dict):
+        return {str(name): _plain_value(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        plain = [_plain_value(item) for item in value]
+        return tuple(plain) if isinstance(value, tuple) else plain
+    if value is None or isinstance(value, (bool, int, float, str, Tensor)):
+        return value
+    return value.tolist() if hasattr(value, 'tolist') else str(value)
+
+
+def read_dump(path: str) -> dict:
+    """Read a file of :func:`write_dump`, with the batch as a model takes it.
+
+    Args:
+        path (str): The file.
+
+    Returns:
+        dict: What was written; ``batch`` holds ``inputs`` and
+        ``data_samples``, ``weights`` is a path.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        CheckpointError: It is damaged, or holds something else than data.
+        ValueError: It is no such dump, or holds no batch.
+    """
+    content = load_from_local(path, map_location='cpu')
+    wanted = ('iteration', 'batch', 'random_state', 'losses', 'weights')
+    if not isinstance(content, dict) or any(name not in content for name in wanted):
+        raise ValueError(f'{path} is no dump of a training step')
+    if content['batch'] is None:
+        raise ValueError(f'{path} holds no batch')
+    samples = []
+    for plain in content['batch']['data_samples']:
+        sample = SegDataSample(metainfo=plain['metainfo'])
+        for name, data in plain['fields'].items():
+            setattr(sample, name, PixelData(data=data))
+        samples.append(sample)
+    content['batch'] = dict(inputs=content['batch']['inputs'], data_samples=samples)
+    content['weights'] = osp.join(osp.dirname(path), content['weights'])
+    return content

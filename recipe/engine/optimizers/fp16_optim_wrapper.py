@@ -1,0 +1,71 @@
+from contextlib import contextmanager, nullcontext
+from typing import Any, ContextManager, Iterator, Union
+
+import torch
+from mmengine.optim import AmpOptimWrapper, OptimWrapper
+from mmengine.registry import OPTIM_WRAPPERS
+from torch import nn
+
+from recipe.engine.optimizers.float32_norms import keep_norms_in_float32
+from recipe.engine.optimizers.half_products import products_for
+
+
+@OPTIM_WRAPPERS.register_module()
+class Fp16OptimWrapper(AmpOptimWrapper):
+    """Mixed precision in float16 with a gradient scaler, on every device.
+
+    float16 ends at 65504 and loses small gradients, so the loss is scaled.
+    A step whose gradients overflow is left out, and the scale is halved. The
+    scale is part of checkpoints.
+
+    Args:
+        loss_scale (str | float | dict): ``dynamic``, a fixed scale, or
+            arguments of torch's ``GradScaler``. Defaults to ``dynamic``.
+        kwargs: Arguments of :class:`mmengine.optim.OptimWrapper`.
+
+    Raises:
+        RuntimeError: On a CPU, if torch is older than 2.3.
+    """
+
+    products: ContextManager = nullcontext()
+
+    def __init__(self, loss_scale: Union[str, float, dict] = 'dynamic', **kwargs: Any) -> None:
+        first = kwargs['optimizer'].param_groups[0]['params'][0]
+        if first.device.type != 'cpu':
+            super().__init__(loss_scale, dtype=torch.float16, **kwargs)
+            return
+        # mmengine's own constructor wants an accelerator.
+        OptimWrapper.__init__(self, **kwargs)
+        self.cast_dtype = torch.float16
+        fixed = isinstance(loss_scale, float)
+        self._scale_update_param = loss_scale if fixed else None
+        if fixed:
+            loss_scale = dict(init_scale=loss_scale)
+        elif loss_scale == 'dynamic':
+            loss_scale = {}
+        self.loss_scaler = _cpu_scaler(**loss_scale)
+
+    @contextmanager
+    def optim_context(self, model: nn.Module) -> Iterator[None]:
+        """Run the forward pass of ``model`` under autocast to float16."""
+        device = next(model.parameters()).device.type
+        keep_norms_in_float32(device)
+        self.products = products_for(model, torch.float16)
+        with OptimWrapper.optim_context(self, model), self.products, torch.autocast(device, dtype=self.cast_dtype):
+            yield
+
+    def backward(self, loss: torch.Tensor, **kwargs: Any) -> None:
+        """Compute the gradients, with products as in the forward pass."""
+        with self.products:
+            super().backward(loss, **kwargs)
+
+
+def _cpu_scaler(**kwargs: Any) -> Any:
+    """Make the gradient scaler of CPUs."""
+    if not hasattr(torch.amp, 'GradScaler'):
+        raise RuntimeError(
+            'float16 on a CPU needs torch 2.3 or newer, which '
+            f'has a gradient scaler for it, but this is torch '
+            f'{torch.__version__}; bfloat16 needs none'
+        )
+    return torch.amp.GradScaler('cpu', **kwargs)

@@ -1,0 +1,121 @@
+import math
+from functools import lru_cache
+from typing import Any, Dict, Optional, Union
+
+import torch
+from torch import Tensor
+
+
+def guarded(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """Have an optimizer of torch_npu leave out steps by a flag.
+
+    Args:
+        optimizer (torch_npu.optim.NpuFusedAdamW): It becomes one of the class
+            that :func:`guard_fused_adamw` makes of its own.
+
+    Returns:
+        torch.optim.Optimizer: The same.
+    """
+    optimizer.__class__ = guard_fused_adamw(type(optimizer))
+    return optimizer
+
+
+@lru_cache(maxsize=None)
+def guard_fused_adamw(base: type) -> type:
+    """Have torch_npu's fused AdamW obey ``found_inf``, as torch's does.
+
+    torch_npu keeps parameters, gradients and states of a group in one tensor
+    each, and steps with a handful of plain operators on these. Where
+    ``found_inf`` is 1, their factors become the ones that change nothing; no
+    value is read by the host. Where it is 0, the step is bit by bit that of
+    the base. It takes one more operator over the gradients, and some on
+    scalars.
+
+    The formula is Algorithm 2 of `Decoupled Weight Decay Regularization
+    <https://arxiv.org/abs/1711.05101>`_.
+
+    Args:
+        base (type): ``torch_npu.optim.NpuFusedAdamW``.
+
+    Returns:
+        type: A subclass, with the attributes ``found_inf`` (Tensor, optional:
+        0. or 1., scalar, float32, on the device) and ``takes_found_inf``.
+    """
+
+    class GuardedNpuFusedAdamW(base):
+        """See :func:`guard_fused_adamw`."""
+
+        found_inf: Optional[Tensor] = None
+
+        @property
+        def takes_found_inf(self) -> bool:
+            """Whether ``found_inf`` is obeyed; not with ``amsgrad``."""
+            return not any(group['amsgrad'] for group in self.param_groups)
+
+        @torch.no_grad()
+        def step(self, closure: Any = None) -> Any:
+            """Take a step, or none where ``found_inf`` is 1."""
+            if self.found_inf is None:
+                return super().step(closure)
+            self._maybe_init_combined_params_and_grads()
+            bad = self.found_inf.bool()
+            for grads in self.grads_all_group_combined:
+                if grads is not None:
+                    grads.masked_fill_(bad, 0)
+            # 0, or infinity where the step is left out
+            self._infinite = self.found_inf / (1 - self.found_inf)
+            # groups share most of these, so that each is computed once
+            self._factors: Dict[float, Tensor] = {}
+            self._addends: Dict[float, Tensor] = {}
+            return super().step(closure)
+
+        def _factor(self, value: float) -> Union[float, Tensor]:
+            """A factor of at most 1, which is 1 where the step is left out."""
+            if value == 1:
+                return value
+            if value not in self._factors:
+                self._factors[value] = self.found_inf.clamp(min=value)
+            return self._factors[value]
+
+        def _addend(self, value: float) -> Tensor:
+            """A small number, infinite where the step is left out."""
+            if value not in self._addends:
+                self._addends[value] = self._infinite.clamp(min=value)
+            return self._addends[value]
+
+        def _group_step(self, group_index: int) -> None:
+            group = self.param_groups[group_index]
+            if self.found_inf is None:
+                super()._group_step(group_index)
+                return
+            for param in group['params']:
+                if param.grad is not None:
+                    self.state[param]['step'] += 1
+            beta1, beta2 = group['betas']
+            for params, grads, state in zip(
+                self.combined_params_indexed_by_group[group_index],
+                self.combined_grads_indexed_by_group[group_index],
+                self.combined_param_states_indexed_by_group[group_index],
+            ):
+                if params is None or grads is None:
+                    continue
+                state['step'] += 1
+                correction1 = 1 - beta1 ** state['step']
+                correction2 = 1 - beta2 ** state['step']
+                mean, square = state['exp_avg'], state['exp_avg_sq']
+                params.mul_(self._factor(1 - group['lr'] * group['weight_decay']))
+                mean.mul_(self._factor(beta1)).add_(grads, alpha=1 - beta1)
+                square.mul_(self._factor(beta2)).addcmul_(grads, grads, value=1 - beta2)
+                denominator = square.sqrt() / math.sqrt(correction2)
+                denominator.add_(self._addend(group['eps']))
+                params.addcdiv_(mean, denominator, value=-group['lr'] / correction1)
+
+        def retract_step_count(self) -> None:
+            """Forget a step that was left out; the host has counted it."""
+            for state in self.state.values():
+                state['step'] -= 1
+            for states in self.combined_param_states_indexed_by_group or ():
+                for state in states or ():
+                    state['step'] -= 1
+
+    return GuardedNpuFusedAdamW
