@@ -1,0 +1,4 @@
+"""Fast modules for Mask2Former, and ``accelerate()``, which puts them into a built model.
+
+Imports ``core``.
+"""

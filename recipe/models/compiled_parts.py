@@ -1,0 +1,99 @@
+"""The parts of a training step that torch.compile turns into graphs."""
+
+from typing import Any, Callable, List, NamedTuple, Sequence, Set
+
+import torch
+from mmseg.utils.random_state import preserved
+from torch import Tensor, nn
+
+NAME = 'compiled_parts'
+
+
+class CompiledParts(NamedTuple):
+    """Functions of modules and tensors, each of them one graph.
+
+    They take the modules as arguments, so that a copy of a model, such as a
+    moving average of it, does not run with the weights of the original.
+
+    Attributes:
+        backbone (Callable): (backbone, images) -> features.
+        decode (Callable): (head, features) -> ``QueryPredictions``.
+        costs (Callable): ``static_costs`` of mmdet.
+        point_losses (Callable): ``static_point_losses`` of mmdet.
+    """
+
+    backbone: Callable[..., Sequence[Tensor]]
+    decode: Callable[..., Any]
+    costs: Callable[..., Tensor]
+    point_losses: Callable[..., Any]
+
+
+def _run(module: nn.Module, x: Tensor) -> List[Tensor]:
+    return module(x)
+
+
+class _Warmed:
+    """Runs a function once as it is, for each input shape, before its graph.
+
+    What depends on shapes alone, such as position encodings and the places
+    of windows, is made and kept then; in a graph it would be made anew in
+    every step.
+    """
+
+    def __init__(self, function: Callable, **options: Any) -> None:
+        self.function = function
+        self.graph = torch.compile(function, dynamic=False, **options)
+        self.seen: Set[tuple] = set()
+
+    def __call__(self, module: nn.Module, x: Any) -> Any:
+        inputs = [x] if isinstance(x, Tensor) else list(x)
+        shapes = tuple((tuple(one.shape), one.device) for one in inputs)
+        if shapes not in self.seen:
+            self.seen.add(shapes)
+            device = inputs[0].device
+            with torch.no_grad(), preserved(device):
+                self.function(module, x)
+        return self.graph(module, x)
+
+
+def compile_parts(model: nn.Module, **options: Any) -> None:
+    """Have a segmentor train in graphs: before and after the assignment.
+
+    Only the training uses them; predictions are those of the model without.
+    Names of parameters and checkpoints stay what they are. All shapes follow
+    from batch size and crop, so that each part is compiled once.
+
+    Args:
+        model (nn.Module): An ``EncoderDecoder`` with a ``Mask2FormerHead``.
+        options (Any): Of ``torch.compile``.
+
+    Raises:
+        ValueError: If the head, its matching or its losses are other ones
+            than those of which the graphs are made.
+    """
+    from recipe.models.decode import decode
+    from recipe.models.head import batches_loss
+    from recipe.models.static_loss import can_be_static, static_costs, static_point_losses
+
+    head = model.decode_head
+    if not (hasattr(head, 'decodes_fused') and batches_loss(head) and can_be_static(head)):
+        raise ValueError(
+            f'{type(head).__name__} of this config cannot be compiled: it '
+            'takes the Mask2FormerHead of mmseg with the matching and losses '
+            'of its configs'
+        )
+    parts = CompiledParts(
+        *(_Warmed(part, **options) for part in (_run, decode)),
+        *(torch.compile(part, dynamic=False, **options) for part in (static_costs, static_point_losses)),
+    )
+    setattr(model, NAME, parts)
+    setattr(head, NAME, parts)
+
+
+def parts_of(module: nn.Module) -> Any:
+    """Return the graphs that a segmentor or head trains with.
+
+    Returns:
+        CompiledParts: None where nothing was compiled, and in evaluation.
+    """
+    return module.__dict__.get(NAME) if module.training else None

@@ -1,0 +1,168 @@
+"""The forward pass of the Mask2Former head, without full-size masks.
+
+A mask of a query is the product of its embedding with the mask features. Only
+who needs masks multiplies; the attention masks between the layers come from
+mask features that were resized once for each level, since resizing is linear.
+"""
+
+from typing import Callable, List, NamedTuple, Sequence
+
+import torch
+import torch.nn.functional as F
+from mmdet.models.layers import Mask2FormerTransformerDecoderLayer, SinePositionalEncoding
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from recipe.models.encoder_geometry import unpadded_encoding
+from recipe.models.masked_attention import Keys, decoder_layer, is_fusible, is_plain, project_keys, self_positions
+
+
+class QueryPredictions(NamedTuple):
+    """What the decoder says of each query, before and after each layer.
+
+    Attributes:
+        cls_logits (Tensor): (L, B, Q, num_classes + 1) with L the number of
+            decoder layers plus one.
+        mask_embeds (Tensor): (L, B, Q, C).
+        mask_features (Tensor): (B, C, h, w).
+    """
+
+    cls_logits: Tensor
+    mask_embeds: Tensor
+    mask_features: Tensor
+
+    def masks(self, layer: int) -> Tensor:
+        """Return the mask logits of one layer, (B, Q, h, w)."""
+        return torch.einsum('bqc,bchw->bqhw', self.mask_embeds[layer], self.mask_features)
+
+    def masks_of(self, image: int) -> Tensor:
+        """Return the mask logits of one image, (L, Q, h, w)."""
+        features = self.mask_features[image]
+        return torch.matmul(self.mask_embeds[:, image], features.flatten(1)).unflatten(-1, features.shape[-2:])
+
+
+def can_decode(head: nn.Module) -> bool:
+    """Say whether :func:`decode` computes what a head's modules compute.
+
+    Args:
+        head (nn.Module): A ``Mask2FormerHead``.
+
+    Returns:
+        bool: False where parts of the decoder are not the usual ones.
+    """
+    return (
+        type(head.decoder_positional_encoding) is SinePositionalEncoding
+        and type(head.mask_embed) is nn.Sequential
+        and is_plain(head.mask_embed)
+        and is_fusible(head.transformer_decoder, Mask2FormerTransformerDecoderLayer)
+    )
+
+
+def _detached(module: nn.Module) -> Callable[[Tensor], Tensor]:
+    """Return what a module computes, with its parameters without gradients.
+
+    Autocast caches its casts of parameters; a cast that was made without
+    gradients would cut them off for the rest of the forward pass. The weight
+    of a linear layer is transposed here and not in each call.
+    """
+    if type(module) is nn.Linear and module.bias is not None and is_plain(module):
+        weight, bias = module.weight.detach().t(), module.bias.detach()
+        return lambda x: torch.addmm(bias, x, weight)
+    parameters = {name: p.detach() for name, p in module.named_parameters()}
+    return lambda x: functional_call(module, parameters, (x,))
+
+
+class _AttentionMasks:
+    """Finds the pixels that each query may attend to in the next layer."""
+
+    def __init__(self, head: nn.Module, mask_features: Tensor, sizes: List[torch.Size]):
+        self.steps = [_detached(module) for module in (head.transformer_decoder.post_norm, *head.mask_embed)]
+        # (B, C, h * w) for each level
+        self.features = [
+            F.interpolate(mask_features.detach(), size, mode='bilinear', align_corners=False).flatten(2)
+            for size in sizes
+        ]
+
+    def __call__(self, query: Tensor, level: int) -> Tensor:
+        """Threshold the masks of queries (B * Q, C) at the size of a level.
+
+        Returns:
+            Tensor: Boolean, (B, Q, h * w). A query that would see nothing
+            sees everything.
+        """
+        # as a decorator it would be a break in the graph of torch.compile
+        with torch.no_grad():
+            for step in self.steps:
+                query = step(query)
+            features = self.features[level]
+            embeds = query.view(features.shape[0], -1, query.shape[-1])
+            # the same as sigmoid(logit) >= 0.5
+            allowed = torch.bmm(embeds, features) >= 0
+            # where any is, those that are; where none is, those that are not
+            return allowed == allowed.any(-1, keepdim=True)
+
+
+def _level_keys(head: nn.Module, memories: Sequence[Tensor]) -> List[Keys]:
+    """Project keys and values for all layers.
+
+    Args:
+        head (nn.Module): A ``Mask2FormerHead``.
+        memories (sequence[Tensor]): Outputs of the pixel decoder from low to
+            high resolution, each (B, C, h, w).
+
+    Returns:
+        list[Keys]: One for each layer.
+    """
+    layers = head.transformer_decoder.layers
+    num_levels = head.num_transformer_feat_level
+    level_embeds = head.level_embed.weight.unbind()
+    keys = [None] * len(layers)
+    for i in range(min(num_levels, len(layers))):
+        memory = head.decoder_input_projs[i](memories[i])
+        position = unpadded_encoding(head.decoder_positional_encoding, memory)
+        # (B, c, h, w) -> (B, h * w, c)
+        value = memory.flatten(2).transpose(1, 2) + level_embeds[i]
+        key = value + position
+        keys[i::num_levels] = project_keys(
+            [layer.cross_attn for layer in layers[i::num_levels]],
+            key.flatten(0, 1),
+            value.flatten(0, 1),
+            memory.shape[0],
+        )
+    return keys
+
+
+def decode(head: nn.Module, x: Sequence[Tensor]) -> QueryPredictions:
+    """Run pixel decoder and transformer decoder.
+
+    Args:
+        head (nn.Module): A ``Mask2FormerHead`` for which :func:`can_decode`
+            holds.
+        x (sequence[Tensor]): Features of the backbone.
+
+    Returns:
+        QueryPredictions: Of the learned queries, then of each layer.
+    """
+    batch_size = x[0].shape[0]
+    mask_features, memories = head.pixel_decoder(x)
+    keys = _level_keys(head, memories)
+    num_levels = head.num_transformer_feat_level
+    attention_masks = _AttentionMasks(head, mask_features, [m.shape[-2:] for m in memories[:num_levels]])
+
+    query = head.query_feat.weight.repeat(batch_size, 1)
+    query_pos = head.query_embed.weight.repeat(batch_size, 1)
+    positions = self_positions(query_pos)
+    queries = [query]
+    for i, layer in enumerate(head.transformer_decoder.layers):
+        allowed = attention_masks(query, i % num_levels)
+        query = decoder_layer(layer, query, query_pos, positions, keys[i], allowed)
+        queries.append(query)
+
+    # (L * B * Q, C); all layers in one go
+    stacked = head.transformer_decoder.post_norm(torch.cat(queries))
+    shape = (len(queries), batch_size, -1)
+    cls_logits = head.cls_embed(stacked)
+    mask_embeds = head.mask_embed(stacked)
+    return QueryPredictions(
+        cls_logits.view(*shape, cls_logits.shape[-1]), mask_embeds.view(*shape, mask_embeds.shape[-1]), mask_features
+    )

@@ -1,0 +1,115 @@
+"""What a multi-scale encoder needs to know of feature shapes, made once."""
+
+from typing import Any, Callable, Hashable, NamedTuple, Sequence, Tuple
+
+import torch
+from mmdet.models.task_modules.prior_generators import MlvlPointGenerator
+from torch import Tensor, nn
+
+# Training has one set of shapes, whole-image testing one for each image size.
+_MAX_GEOMETRIES = 16
+
+
+class EncoderGeometry(NamedTuple):
+    """Tensors that depend on shapes alone, of an image without padding.
+
+    Attributes:
+        positional_encodings (tuple[Tensor]): One (1, h * w, c) a level.
+        reference_points (Tensor): Normalised (x, y) of every key for each
+            level, shape (1, num_keys, num_levels, 2).
+        spatial_shapes (Tensor): (h, w) of each level, shape (num_levels, 2),
+            int64.
+        level_start_index (Tensor): First key of each level, shape
+            (num_levels, ), int64.
+    """
+
+    positional_encodings: Tuple[Tensor, ...]
+    reference_points: Tensor
+    spatial_shapes: Tensor
+    level_start_index: Tensor
+
+
+def encoder_geometry(
+    positional_encoding: nn.Module,
+    point_generator: MlvlPointGenerator,
+    levels: Sequence[int],
+    shapes: Tuple[Tuple[int, int], ...],
+    device: torch.device,
+) -> EncoderGeometry:
+    """Return the geometry of these shapes, from the last calls if possible.
+
+    Args:
+        positional_encoding (nn.Module): Without parameters; the geometries
+            are kept in it.
+        point_generator (MlvlPointGenerator): Gives the centre of each cell.
+        levels (Sequence[int]): Index of each level for ``point_generator``.
+        shapes (tuple[tuple[int, int], ...]): (h, w) of each level.
+        device (torch.device): Where the tensors are needed.
+
+    Returns:
+        EncoderGeometry: Shared: not to be changed in place.
+    """
+    return _kept(
+        positional_encoding,
+        (shapes, device),
+        lambda: _geometry(positional_encoding, point_generator, levels, shapes, device),
+    )
+
+
+def unpadded_encoding(positional_encoding: nn.Module, feature: Tensor) -> Tensor:
+    """Return the encoding of a feature map without padding.
+
+    Args:
+        positional_encoding (nn.Module): A ``SinePositionalEncoding``, in
+            which the encodings are kept.
+        feature (Tensor): The feature map, (B, C, h, w).
+
+    Returns:
+        Tensor: (1, h * w, c), float32. Shared: not to be changed in
+        place.
+    """
+    shape = tuple(feature.shape[-2:])
+    return _kept(
+        positional_encoding,
+        (shape, feature.device),
+        lambda: positional_encoding(None, feature[:1]).flatten(2).transpose(1, 2),
+    )
+
+
+def _kept(module: nn.Module, key: Hashable, make: Callable[[], Any]) -> Any:
+    """Return what a module made for a key before, or make it now."""
+    kept = module.__dict__.setdefault('_geometries', {})
+    if key not in kept:
+        # Tensors made in inference mode could not be used in training.
+        with torch.inference_mode(False), torch.no_grad():
+            made = make()
+        if len(kept) >= _MAX_GEOMETRIES:
+            kept.pop(next(iter(kept)))
+        kept[key] = made
+    return kept[key]
+
+
+def _geometry(
+    positional_encoding: nn.Module,
+    point_generator: MlvlPointGenerator,
+    levels: Sequence[int],
+    shapes: Tuple[Tuple[int, int], ...],
+    device: torch.device,
+) -> EncoderGeometry:
+    """Compute it as MSDeformAttnPixelDecoder of upstream does."""
+    encodings, points, starts = [], [], [0]
+    for level, (h, w) in zip(levels, shapes):
+        unpadded = torch.zeros((1, h, w), dtype=torch.bool, device=device)
+        encodings.append(positional_encoding(unpadded).flatten(2).transpose(1, 2))
+        centres = point_generator.single_level_grid_priors((h, w), level, device=device)
+        stride_w, stride_h = point_generator.strides[level]
+        size = torch.tensor([w * stride_w, h * stride_h], device=device)
+        points.append(centres / size)
+        starts.append(starts[-1] + h * w)
+    reference_points = torch.cat(points)[None, :, None].repeat(1, 1, len(shapes), 1)
+    return EncoderGeometry(
+        tuple(encodings),
+        reference_points,
+        torch.tensor(shapes, device=device),
+        torch.tensor(starts[:-1], device=device),
+    )

@@ -1,0 +1,250 @@
+"""The Mask2Former loss, all decoder layers and images in one go.
+
+Each ground truth mask is matched with one query as long as there are enough
+of them, so that all shapes, counts and average factors follow from the labels,
+which the host knows.
+"""
+
+from functools import lru_cache
+from typing import Dict, List, Sequence, Tuple
+
+import torch
+import torch.nn.functional as F
+from mmdet.models.losses import CrossEntropyLoss, DiceLoss
+from mmdet.models.task_modules.samplers import MaskPseudoSampler
+from mmdet.utils import reduce_mean
+from torch import Tensor, nn
+
+from recipe.models.decode import QueryPredictions
+from recipe.models.matching import MatchCosts, Pairs, assign, cost_matrix, match_costs
+from recipe.models.points import draw_points, keep_uncertain, sample
+
+# what weight_reduce_loss adds to an average factor
+EPS = torch.finfo(torch.float32).eps
+
+
+def can_batch(head: nn.Module) -> bool:
+    """Say whether :func:`batched_loss` computes what a head's parts compute.
+
+    Args:
+        head (nn.Module): A ``Mask2FormerHead``.
+
+    Returns:
+        bool: False where assigner, sampler or a loss are other ones, or have
+        options that the recipe does not use.
+    """
+    cls, mask, dice = head.loss_cls, head.loss_mask, head.loss_dice
+    return (
+        match_costs(head.assigner) is not None
+        and type(head.sampler) is MaskPseudoSampler
+        and type(cls) is type(mask) is CrossEntropyLoss
+        and type(dice) is DiceLoss
+        and not (cls.use_sigmoid or cls.use_mask or cls.avg_non_ignore)
+        and cls.ignore_index is None
+        and mask.use_sigmoid
+        and mask.class_weight is None
+        and mask.ignore_index is None
+        and not mask.avg_non_ignore
+        and dice.use_sigmoid
+        and dice.activate
+        and cls.reduction == mask.reduction == dice.reduction == 'mean'
+    )
+
+
+@lru_cache(maxsize=16)
+def _constant(values: Tuple[float], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return values as a tensor that is sent to the device only once."""
+    with torch.inference_mode(False):
+        return torch.tensor(values, dtype=dtype, device=device)
+
+
+def _check_labels(labels: List[Sequence[int]], num_classes: int) -> None:
+    """Refuse classes that the head does not have."""
+    for image, names in enumerate(labels):
+        stray = [name for name in names if not 0 <= name < num_classes]
+        if stray:
+            raise ValueError(
+                f'image {image} of the batch has labels {stray}, but the '
+                f'model has classes 0 to {num_classes - 1}; what is to be '
+                'ignored must have the ignore_index'
+            )
+
+
+@torch.no_grad()
+def _match(
+    head: nn.Module,
+    costs: MatchCosts,
+    predictions: QueryPredictions,
+    gt_masks: Tensor,
+    labels: List[Sequence[int]],
+    points: List[Tensor],
+) -> Pairs:
+    """Match the queries of all layers and images.
+
+    The masks of an image live only as long as it takes to sample them.
+    """
+    probabilities = predictions.cls_logits.softmax(-1)
+    num_layers, _, num_queries, _ = probabilities.shape
+    device = probabilities.device
+    sizes = [len(image) for image in labels]
+    classes = torch.tensor([name for image in labels for name in image], dtype=torch.long)
+    classes = classes.to(device, non_blocking=True).split(sizes)
+    matrices = []
+    for image, (grid, masks) in enumerate(zip(points, gt_masks.split(sizes))):
+        if not sizes[image]:
+            matrices.append(probabilities.new_zeros(num_layers, num_queries, 0))
+            continue
+        targets = sample(masks.unsqueeze(0), grid.unsqueeze(0))[0]
+        # queries as channels: one grid for all masks of a layer
+        predicted = predictions.masks_of(image)
+        logits = sample(predicted, grid.unsqueeze(1)).squeeze(2)
+        matrices.append(cost_matrix(costs, probabilities[:, image], logits, targets.transpose(0, 1), classes[image]))
+    return assign(matrices, labels, num_queries, head.num_classes)
+
+
+def _matched_masks(predictions: QueryPredictions, pairs: Pairs, counts: List[int]) -> Tensor:
+    """Compute the full masks of matched queries only.
+
+    Args:
+        predictions (QueryPredictions): Of all queries.
+        pairs (Pairs): N in each layer.
+        counts (list[int]): Pairs of each image, which add up to N.
+
+    Returns:
+        Tensor: Mask logits, (L * N, h, w).
+    """
+    embeds, features = predictions.mask_embeds, predictions.mask_features
+    height, width = features.shape[-2:]
+    matched = embeds.flatten(0, 2).index_select(0, pairs.queries).view(len(embeds), -1, embeds.shape[-1])
+    masks = [torch.matmul(rows, features[image].flatten(1)) for image, rows in enumerate(matched.split(counts, dim=1))]
+    return torch.cat(masks, dim=1).view(-1, height, width)
+
+
+def _class_loss(head: nn.Module, logits: Tensor, targets: Tensor) -> Tensor:
+    """Compute the class loss of each layer, (L, )."""
+    num_layers = len(logits)
+    weight = head.loss_cls.class_weight
+    if weight is not None:
+        weight = _constant(tuple(weight), logits.dtype, logits.device)
+    loss = F.cross_entropy(logits.flatten(0, 2), targets, weight=weight, reduction='none')
+    factors = _constant(tuple(head.class_weight), logits.dtype, logits.device).index_select(0, targets)
+    loss, factors = (x.view(num_layers, -1).sum(1) for x in (loss, factors))
+    return loss / (factors + EPS) * head.loss_cls.loss_weight
+
+
+def _point_losses(
+    head: nn.Module, logits: Tensor, targets: Tensor, num_layers: int, num_masks: Tensor
+) -> Tuple[Tensor, Tensor]:
+    """Compute mask and dice loss of each layer.
+
+    Args:
+        head (nn.Module): Holds options and weights of the losses.
+        logits (Tensor): Mask logits at points, (L * N, P).
+        targets (Tensor): Ground truth at the points, (L * N, P).
+        num_layers (int): L.
+        num_masks (Tensor): Matched masks per process, (1, ).
+
+    Returns:
+        tuple[Tensor]: Mask loss and dice loss, both (L, 1).
+    """
+    mask = (
+        F.binary_cross_entropy_with_logits(logits, targets, reduction='none').view(num_layers, -1).sum(1, keepdim=True)
+    )
+    probabilities = logits.sigmoid()
+    overlap = (probabilities * targets).sum(1)
+    eps = head.loss_dice.eps
+    if head.loss_dice.naive_dice:
+        sizes = probabilities.sum(1) + targets.sum(1)
+        score = (2 * overlap + eps) / (sizes + eps)
+    else:
+        sizes = probabilities.square().sum(1) + targets.square().sum(1)
+        score = 2 * overlap / (sizes + 2 * eps)
+    dice = (1 - score).view(num_layers, -1).sum(1, keepdim=True)
+    return (
+        mask / (num_masks * head.num_points + EPS) * head.loss_mask.loss_weight,
+        dice / (num_masks + EPS) * head.loss_dice.loss_weight,
+    )
+
+
+def batched_loss(
+    head: nn.Module, predictions: QueryPredictions, gt_masks: Tensor, labels: List[Sequence[int]]
+) -> Dict[str, Tensor]:
+    """Compute the losses of all layers.
+
+    They equal those of :meth:`Mask2FormerHead.loss_by_feat` up to rounding,
+    with the same random points for the same seed. The host waits for the
+    device once, for the costs of the matching.
+
+    Args:
+        head (nn.Module): A ``Mask2FormerHead`` for which :func:`can_batch`
+            holds.
+        predictions (QueryPredictions): Float32.
+        gt_masks (Tensor): The masks of all images, 0 or 1, float32,
+            (M, H, W).
+        labels (list[sequence[int]]): For each image the classes of its masks,
+            M in all.
+
+    Returns:
+        dict[str, Tensor]: ``loss_cls``, ``loss_mask`` and ``loss_dice`` of the
+        last layer, and of the others with the prefixes ``d0.``, ``d1.`` …
+
+    Raises:
+        ValueError: If a class is none of the head's; names image and class.
+            If a matching cost is not finite; see :func:`assign`.
+    """
+    _check_labels(labels, head.num_classes)
+    num_layers, num_images, num_queries, _ = predictions.cls_logits.shape
+    device = predictions.cls_logits.device
+    counts = [min(len(image), num_queries) for image in labels]
+    draws = draw_points(
+        num_layers,
+        num_images,
+        sum(counts),
+        head.num_points,
+        head.oversample_ratio,
+        head.importance_sample_ratio,
+        device,
+    )
+    # an image without ground truth counts as one mask, as in SamplingResult
+    num_masks = reduce_mean(torch.full((1,), float(sum(max(n, 1) for n in counts)), device=device)).clamp(min=1)
+    pairs = _match(head, match_costs(head.assigner), predictions, gt_masks, labels, draws.matching)
+
+    cls_losses = _class_loss(head, predictions.cls_logits, pairs.labels)
+    masks = _matched_masks(predictions, pairs, counts)
+    if sum(counts):
+        points = keep_uncertain(masks, draws.candidates, draws.others, head.num_points)
+        targets = _targets(gt_masks, points, pairs, num_layers)
+        logits = sample(masks.unsqueeze(1), points.unsqueeze(1))[:, 0, 0]
+        mask_losses, dice_losses = _point_losses(head, logits, targets, num_layers, num_masks)
+    else:
+        # zeros that every parameter gets a gradient from
+        mask_losses = dice_losses = masks.view(num_layers, 0).sum(1)
+    if not pairs.usable:
+        cls_losses, mask_losses, dice_losses = (x * float('nan') for x in (cls_losses, mask_losses, dice_losses))
+
+    names = [*(f'd{i}.' for i in range(num_layers - 1)), '']
+    per_layer = zip(names, cls_losses.unbind(), mask_losses.unbind(), dice_losses.unbind())
+    losses = {name: dict(loss_cls=cls, loss_mask=mask, loss_dice=dice) for name, cls, mask, dice in per_layer}
+    # the last layer comes first, as in loss_by_feat
+    return {f'{name}{key}': value for name in names[-1:] + names[:-1] for key, value in losses[name].items()}
+
+
+@torch.no_grad()
+def _targets(gt_masks: Tensor, points: Tensor, pairs: Pairs, num_layers: int) -> Tensor:
+    """Sample the ground truth of each pair at its points.
+
+    Masks are read once for all layers: the points go to the order of the
+    masks, the values come back to the order of the pairs.
+
+    Args:
+        gt_masks (Tensor): (M, H, W).
+        points (Tensor): (L * N, P, 2).
+        pairs (Pairs): N in each layer.
+        num_layers (int): L.
+
+    Returns:
+        Tensor: (L * N, P).
+    """
+    points = points.index_select(0, pairs.by_mask).view(len(gt_masks), num_layers, -1, 2)
+    targets = sample(gt_masks.unsqueeze(1), points)
+    return targets.flatten(0, 2).index_select(0, pairs.by_pair)

@@ -1,0 +1,174 @@
+"""Matching of queries and ground truth, all layers and images in one go.
+
+Costs stay on the device until all are there; one copy brings them to the
+host, where SciPy assigns, and one copy brings the pairs back.
+"""
+
+from typing import List, NamedTuple, Optional, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from mmdet.models.task_modules.assigners import (
+    BaseAssigner,
+    ClassificationCost,
+    CrossEntropyLossCost,
+    DiceCost,
+    HungarianAssigner,
+)
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from recipe.models.host_read import HOST_READ
+
+
+class MatchCosts(NamedTuple):
+    """The three costs of Mask2Former's matching."""
+
+    cls: ClassificationCost
+    mask: CrossEntropyLossCost
+    dice: DiceCost
+
+
+class Pairs(NamedTuple):
+    """Which query is matched with which ground truth.
+
+    In each layer the N pairs are sorted by image, then by query.
+
+    Attributes:
+        queries (Tensor): Rows of the pairs in (L * B * Q), (L * N).
+        labels (Tensor): The class that each query should have, the
+            background's for queries without a pair, (L * B * Q).
+        by_mask (Tensor): For each ground truth mask and layer the pair, a row
+            of (L * N); (M * L). 0 where a mask has none.
+        by_pair (Tensor): For each pair the row of ``by_mask``, (L * N).
+        usable (bool): False where a cost was not finite, so that the pairs
+            mean nothing.
+    """
+
+    queries: Tensor
+    labels: Tensor
+    by_mask: Tensor
+    by_pair: Tensor
+    usable: bool = True
+
+
+def match_costs(assigner: BaseAssigner) -> Optional[MatchCosts]:
+    """Return the costs of an assigner that :func:`cost_matrix` computes.
+
+    Args:
+        assigner (BaseAssigner): The assigner of a head.
+
+    Returns:
+        MatchCosts: None if the assigner or its costs are other ones.
+    """
+    if type(assigner) is not HungarianAssigner:
+        return None
+    costs = {type(cost): cost for cost in assigner.match_costs}
+    types = (ClassificationCost, CrossEntropyLossCost, DiceCost)
+    if len(assigner.match_costs) != len(types) or set(costs) != set(types):
+        return None
+    found = MatchCosts(*(costs[t] for t in types))
+    return found if found.mask.use_sigmoid else None
+
+
+def cost_matrix(costs: MatchCosts, probabilities: Tensor, logits: Tensor, targets: Tensor, labels: Tensor) -> Tensor:
+    r"""Compute the cost of each query and ground truth of one image.
+
+    The binary cross entropy of logits x and targets g is :math:`\sum_p
+    \mathrm{softplus}(x_p) - x_p g_p`, so that one softplus and one product
+    serve all pairs.
+
+    Args:
+        costs (MatchCosts): Weights and options.
+        probabilities (Tensor): Class probabilities, (L, Q, C).
+        logits (Tensor): Mask logits at points, (L, Q, P).
+        targets (Tensor): Masks of the ground truth at the points, in [0, 1],
+            (L, K, P).
+        labels (Tensor): Classes of the ground truth, (K, ).
+
+    Returns:
+        Tensor: (L, Q, K).
+    """
+    targets_t = targets.transpose(1, 2)
+    cls_cost = probabilities.index_select(2, labels)
+    mask_cost = F.softplus(logits).sum(-1, keepdim=True) - torch.bmm(logits, targets_t)
+    masks = logits.sigmoid() if costs.dice.pred_act else logits
+    overlap = torch.bmm(masks, targets_t)
+    if costs.dice.naive_dice:
+        size, target_size = masks.sum(-1), targets.sum(-1)
+    else:
+        size, target_size = masks.square().sum(-1), targets.square().sum(-1)
+    eps = costs.dice.eps
+    dice_cost = 1 - (2 * overlap + eps) / (size.unsqueeze(2) + target_size.unsqueeze(1) + eps)
+    return (
+        mask_cost * (costs.mask.weight / logits.shape[-1]) + dice_cost * costs.dice.weight - cls_cost * costs.cls.weight
+    )
+
+
+def _fault(cost: np.ndarray, image: int, labels: Sequence[int]) -> Optional[str]:
+    """Describe the costs (L, Q, K) that no assignment can be made from."""
+    bad = ~np.isfinite(cost)
+    if not bad.any():
+        return None
+    layer, query, mask = first = tuple(np.argwhere(bad)[0])
+    return (
+        f'matching cost is not finite: {bad.sum()} of {bad.size} costs of '
+        f'image {image} of the batch, the first one {cost[first]} of '
+        f'prediction {layer}, query {query}, class {labels[mask]}'
+    )
+
+
+def assign(costs: List[Tensor], labels: List[Sequence[int]], num_queries: int, background: int) -> Pairs:
+    """Match queries and ground truth at the least total cost.
+
+    This is the one place of a training step where the host waits for the
+    device. Others may have values brought along, see :class:`HostRead`.
+
+    Args:
+        costs (list[Tensor]): For each image (L, Q, K).
+        labels (list[sequence[int]]): For each image the K classes.
+        num_queries (int): Q.
+        background (int): The class of queries without a pair.
+
+    Returns:
+        Pairs: On the device of the costs.
+
+    Raises:
+        ValueError: If a cost is not finite and nobody else takes care of
+            that (``HostRead.on_bad_costs``); names image, prediction, query
+            and class.
+    """
+    num_layers, num_images = costs[0].shape[0], len(costs)
+    host = HOST_READ.read(costs)
+    usable = True
+    sizes = [cost.numel() for cost in costs]
+    queries = [[] for _ in range(num_layers)]
+    masks = [[] for _ in range(num_layers)]
+    classes = np.full((num_layers, num_images, num_queries), background)
+    first_mask = 0
+    for image, cost in enumerate(np.split(host, np.cumsum(sizes)[:-1])):
+        cost = cost.reshape(num_layers, num_queries, -1)
+        fault = _fault(cost, image, labels[image])
+        if fault is not None:
+            if HOST_READ.on_bad_costs is None:
+                raise ValueError(fault)
+            HOST_READ.on_bad_costs(fault)
+            usable = False
+            cost = np.where(np.isfinite(cost), cost, 0)
+        names = np.asarray(labels[image], dtype=np.int64)
+        for layer in range(num_layers):
+            rows, columns = linear_sum_assignment(cost[layer])
+            queries[layer].append((layer * num_images + image) * num_queries + rows)
+            masks[layer].append(first_mask + columns)
+            classes[layer, image, rows] = names[columns]
+        first_mask += len(names)
+    queries = np.concatenate([q for layer in queries for q in layer])
+    masks = np.concatenate([m for layer in masks for m in layer])
+    num_pairs = len(masks) // num_layers
+    by_pair = masks * num_layers + np.arange(num_layers).repeat(num_pairs)
+    by_mask = np.zeros(first_mask * num_layers, dtype=np.int64)
+    by_mask[by_pair] = np.arange(len(by_pair))
+    parts = (queries, classes.reshape(-1), by_mask, by_pair)
+    packed = torch.from_numpy(np.concatenate(parts).astype(np.int64)).to(costs[0].device, non_blocking=True)
+    return Pairs(*packed.split([len(part) for part in parts]), usable)

@@ -1,0 +1,132 @@
+"""Random points of the Mask2Former loss, for all layers and images at once.
+
+Points are in the coordinates of ``grid_sample``: x, y in [-1, 1].
+"""
+
+import math
+from typing import List, NamedTuple, Tuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class PointDraws(NamedTuple):
+    """Every random number of one loss.
+
+    Attributes:
+        matching (list[Tensor]): For each image the points at which masks are
+            compared, (L, P, 2) with L the number of predictions per query.
+        candidates (Tensor): Points of each matched mask, of which the most
+            uncertain are kept, (L * N, S, 2) with N the matched masks of the
+            batch.
+        others (Tensor): Points that are kept anyway, (L * N, P - U, 2).
+    """
+
+    matching: List[Tensor]
+    candidates: Tensor
+    others: Tensor
+
+
+def draw_points(
+    num_layers: int,
+    num_images: int,
+    num_masks: int,
+    num_points: int,
+    oversample_ratio: float,
+    importance_sample_ratio: float,
+    device: torch.device,
+) -> PointDraws:
+    """Draw random points in the order of the layer-by-layer loss.
+
+    That loss calls ``torch.rand`` layer by layer: once for each image, then
+    twice for all matched masks of the batch. The calls here have the same
+    order and sizes, so with the same seed the points are the same.
+
+    Args:
+        num_layers (int): L, predictions per query.
+        num_images (int): Images of the batch.
+        num_masks (int): N, matched masks of the batch.
+        num_points (int): P, points per mask.
+        oversample_ratio (float): Candidates per point, at least 1.
+        importance_sample_ratio (float): Share U / P of uncertain points.
+        device (torch.device): Where the points are drawn.
+
+    Returns:
+        PointDraws: The points.
+    """
+    assert oversample_ratio >= 1
+    assert 0 <= importance_sample_ratio <= 1
+    num_sampled = int(num_points * oversample_ratio)
+    num_others = num_points - int(importance_sample_ratio * num_points)
+    shapes = [(num_points, 2)] * num_images + [(num_masks, num_sampled, 2), (num_masks, num_others, 2)]
+    draw = _draw_at_once if device.type == 'cpu' else _draw_one_by_one
+    *matching, candidates, others = draw(num_layers, shapes, device)
+    return PointDraws(matching, candidates.flatten(0, 1), others.flatten(0, 1))
+
+
+def _draw_one_by_one(num_layers: int, shapes: List[Tuple[int, ...]], device: torch.device) -> List[Tensor]:
+    """Draw from [-1, 1) layer by layer, shape by shape.
+
+    Args:
+        num_layers (int): L.
+        shapes (list[tuple[int]]): What a layer draws, in this order.
+        device (torch.device): Where it is drawn.
+
+    Returns:
+        list[Tensor]: (L, *shape) for each shape.
+    """
+    draws = [torch.empty(num_layers, *s, device=device) for s in shapes]
+    for parts in zip(*(draw.unbind() for draw in draws)):
+        for part in parts:
+            if part.numel():
+                part.uniform_()
+    for draw in draws:
+        draw.mul_(2.0).sub_(1.0)
+    return draws
+
+
+def _draw_at_once(num_layers: int, shapes: List[Tuple[int, ...]], device: torch.device) -> List[Tensor]:
+    """``_draw_one_by_one`` where a device draws one number after another.
+
+    A CPU does, whatever is drawn at once, so that the numbers are the same.
+    """
+    sizes = [math.prod(shape) for shape in shapes]
+    drawn = torch.empty(num_layers, sum(sizes), device=device).uniform_(-1, 1)
+    return [part.view(num_layers, *shape) for part, shape in zip(drawn.split(sizes, dim=1), shapes)]
+
+
+def sample(maps: Tensor, points: Tensor) -> Tensor:
+    """Interpolate maps at points, bilinearly and with zeros outside.
+
+    Args:
+        maps (Tensor): (N, C, h, w).
+        points (Tensor): (N, R, P, 2).
+
+    Returns:
+        Tensor: (N, C, R, P).
+    """
+    return F.grid_sample(maps, points, align_corners=False)
+
+
+@torch.no_grad()
+def keep_uncertain(masks: Tensor, candidates: Tensor, others: Tensor, num_points: int) -> Tensor:
+    """Choose the points at which the loss of each mask is computed.
+
+    Uncertainty is the negative distance of a logit from 0, as in PointRend
+    (https://arxiv.org/abs/1912.08193). The order of the points is free.
+
+    Args:
+        masks (Tensor): Mask logits, (M, h, w).
+        candidates (Tensor): (M, S, 2).
+        others (Tensor): Points kept anyway, (M, P - U, 2).
+        num_points (int): P.
+
+    Returns:
+        Tensor: The U most uncertain candidates and the others, (M, P, 2).
+    """
+    num_uncertain = num_points - others.shape[1]
+    logits = sample(masks.unsqueeze(1), candidates.unsqueeze(1))[:, 0, 0]
+    index = logits.abs_().neg_().topk(num_uncertain, dim=1, sorted=False)[1]
+    uncertain = candidates.gather(1, index.unsqueeze(-1).expand(-1, -1, 2))
+    return torch.cat((uncertain, others), dim=1)

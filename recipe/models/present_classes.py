@@ -1,0 +1,87 @@
+"""Which classes a label map holds, known before it goes to the device.
+
+Counting on the device and reading the result would make the host wait. The
+list travels as meta information of the map that it belongs to.
+"""
+
+from typing import List, Optional, Sequence
+
+import torch
+from mmengine.structures import BaseDataElement, PixelData
+from torch import Tensor
+
+KEY = 'present_values'
+INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+
+
+def count_values(label_map: Tensor) -> List[int]:
+    """Return the values of a label map, sorted.
+
+    Args:
+        label_map (Tensor): Any integer type and shape, on any device; on
+            another one than the CPU the host waits for it.
+
+    Returns:
+        list[int]: Each value that occurs, once.
+    """
+    label_map = label_map.flatten()
+    countable = label_map.dtype in INTEGERS and label_map.numel()
+    if countable and label_map.device.type == 'cpu':
+        low, high = (int(v) for v in torch.aminmax(label_map))
+        if low >= 0 and high < 2**16:
+            # a histogram is many times cheaper than unique, which sorts
+            return torch.bincount(label_map).nonzero().flatten().tolist()
+    return torch.unique(label_map).tolist()
+
+
+def host_values(data_samples: Optional[Sequence]) -> List[Optional[List[int]]]:
+    """Count the values of label maps that are still on the host.
+
+    Args:
+        data_samples (sequence[:obj:`SegDataSample`], optional): As they come
+            from the data loader.
+
+    Returns:
+        list: For each sample the values of ``gt_sem_seg``, None where it has
+        none or where it is on a device already.
+    """
+    return [
+        count_values(sample.gt_sem_seg.data)
+        if 'gt_sem_seg' in sample and sample.gt_sem_seg.data.device.type == 'cpu'
+        else None
+        for sample in data_samples or ()
+    ]
+
+
+def note_values(data_sample: BaseDataElement, values: Optional[Sequence[int]], pad_value: int) -> None:
+    """Note the values of a label map that was moved and perhaps padded.
+
+    Args:
+        data_sample (:obj:`SegDataSample`): The sample as the model will see
+            it, with the padding in its meta information.
+        values (sequence[int], optional): Values of ``gt_sem_seg`` before
+            padding; None if they are not known.
+        pad_value (int): What padding filled in.
+    """
+    if values is None:
+        return
+    if any(data_sample.metainfo['padding_size']):
+        values = {*values, pad_value}
+    data_sample.gt_sem_seg.set_metainfo({KEY: tuple(sorted(values))})
+
+
+def present_classes(label_map: PixelData, ignore_index: int) -> List[int]:
+    """Return the classes of a label map.
+
+    Args:
+        label_map (:obj:`PixelData`): A ground truth map.
+        ignore_index (int): The value that is no class.
+
+    Returns:
+        list[int]: Sorted; from the note that the data preprocessor left, or
+        counted, for which the host waits for the device.
+    """
+    values = label_map.metainfo.get(KEY)
+    if values is None:
+        values = count_values(label_map.data)
+    return [value for value in values if value != ignore_index]

@@ -1,0 +1,83 @@
+from collections import OrderedDict
+from typing import Any, Dict, List, Tuple, Union
+
+import torch
+from mmengine.utils import is_list_of
+from torch import Tensor
+
+
+class StackedScalars(OrderedDict):
+    """Scalars by name which are at the same time one tensor.
+
+    Attributes:
+        stacked (Tensor): All of them in order, shape (len(self), ), without
+            gradient.
+    """
+
+    stacked: Tensor
+
+
+class SumThatSpreadsNan(torch.autograd.Function):
+    """The sum of loss terms, whose gradient is NaN if the sum is not finite.
+
+    The gradient of a loss that is infinite may be finite. Here it is not, so
+    that whoever looks at gradients, which all ranks share, knows of the loss.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, terms: Tensor) -> Tensor:
+        """Add up terms of shape (N, )."""
+        total = terms.sum()
+        ctx.save_for_backward(total)
+        ctx.shape = terms.shape
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        """Hand on the gradient, (N, )."""
+        (total,) = ctx.saved_tensors
+        return (grad + total * 0).expand(ctx.shape)
+
+
+def parse_losses(losses: Dict[str, Union[Tensor, List[Tensor]]]) -> Tuple[Tensor, Dict[str, Tensor]]:
+    """Add up the loss terms and list them for the log.
+
+    Does what :meth:`mmengine.model.BaseModel.parse_losses` does, with one sum
+    in place of one addition a term, and with the terms in one tensor.
+
+    Args:
+        losses (dict[str, Tensor | list[Tensor]]): What the heads returned;
+            names with ``loss`` in them are to be minimized.
+
+    Returns:
+        tuple[Tensor, dict[str, Tensor]]: The sum of the losses, scalar, with
+        a gradient that is NaN if the sum is not finite; and
+        all terms, scalars without gradient, behind their sum ``loss``.
+
+    Raises:
+        TypeError: If a term is neither a tensor nor a list of tensors.
+    """
+    terms = []  # each of one element
+    for name, value in losses.items():
+        if isinstance(value, Tensor):
+            terms.append(value.mean() if value.numel() != 1 else value)
+        elif is_list_of(value, Tensor):
+            terms.append(sum(one.mean() for one in value))
+        else:
+            raise TypeError(f'{name} is not a tensor or list of tensors')
+    is_loss = ['loss' in name for name in losses]
+    if not any(is_loss):
+        scalars = (term.reshape(()) for term in terms)
+        return 0, OrderedDict([('loss', 0), *zip(losses, scalars)])
+    minimized = _one_vector([term for term, chosen in zip(terms, is_loss) if chosen])
+    loss = SumThatSpreadsNan.apply(minimized)
+    stacked = minimized.detach() if all(is_loss) else _one_vector([term.detach().to(loss.dtype) for term in terms])
+    stacked = torch.cat((loss.detach()[None], stacked))
+    scalars = StackedScalars(zip(('loss', *losses), stacked.unbind()))
+    scalars.stacked = stacked
+    return loss, scalars
+
+
+def _one_vector(terms: List[Tensor]) -> Tensor:
+    """Concatenate tensors of one element: (len(terms), )."""
+    return torch.cat([term if term.dim() == 1 else term.reshape(1) for term in terms])

@@ -1,0 +1,430 @@
+"""Window attention on CPU: no copies but the gathers, no kept matrices.
+
+Fresh memory costs a CPU more than arithmetic: adding a number to the 48 MB
+of attention logits of one block takes ten times as long into a new tensor
+as in place. So logits live in two buffers that every block shares, and the
+backward pass computes the probabilities again instead of keeping them.
+"""
+
+import threading
+from functools import lru_cache
+from typing import List, NamedTuple, Optional, Tuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import Function, once_differentiable
+
+from recipe.models.execution import autocasts, is_plain
+from recipe.models.feed_forward import is_layer_norm
+from recipe.models.kept_samples import KeptSamples, add_gradient, add_product, product_backward
+from recipe.models.window_maps import window_maps
+
+# Elements of a buffer: the logits of 1152 windows and heads of 144 x 144.
+_BUFFER_NUMEL = 24 * 1024**2
+
+_scratch = threading.local()
+
+
+class Windows(NamedTuple):
+    """Where the windows of a feature map are.
+
+    Attributes:
+        hw_shape (tuple[int, int]): H and W of the map.
+        size (int): Height and width of a window.
+        shift (int): Cyclic shift of the windows.
+    """
+
+    hw_shape: Tuple[int, int]
+    size: int
+    shift: int
+
+
+class _Scratch(NamedTuple):
+    """Shared memory for the logits of some windows and heads.
+
+    Attributes:
+        logits (Tensor): Shape (rows, N, N).
+        transposed (Tensor): A view of them, the last axes exchanged.
+        blocks (Tensor): A view of shape (rows // num_heads, num_heads, N, N).
+    """
+
+    logits: Tensor
+    transposed: Tensor
+    blocks: Tensor
+
+
+class _RowMaps(NamedTuple):
+    """``WindowMaps`` of a batch in rows of one head: (head_dim, ) each.
+
+    Attributes:
+        qkv_windows (Tensor): For each row of (3, B * nW * num_heads, N) its
+            row of (B * L + 1, 3, num_heads), int32; for padding one of the
+            last, which hold the bias.
+        qkv_tokens (Tensor): The way back, 1-D, int32.
+        out_windows (Tensor): For each row of (B * nW * num_heads, N) its row
+            of (B, L, num_heads), int32.
+        out_tokens (Tensor): The way back, 1-D, int32.
+        out_padding (Tensor): Rows of (B, nW, num_heads, N) that are padding,
+            int64.
+    """
+
+    qkv_windows: Tensor
+    qkv_tokens: Tensor
+    out_windows: Tensor
+    out_tokens: Tensor
+    out_padding: Tensor
+
+
+def fits_cpu_window_msa(x: Tensor, qkv: nn.Module, proj: nn.Module, norm: Optional[nn.Module]) -> bool:
+    """Say whether :class:`CPUWindowMSA` computes what these modules do.
+
+    Args:
+        x (Tensor): Tokens.
+        qkv (nn.Module): Projects tokens to q, k and v.
+        proj (nn.Module): Projects what was attended.
+        norm (nn.Module, optional): Before ``qkv``.
+
+    Returns:
+        bool: False on other devices, in other precisions, and where
+        something listens to the modules.
+    """
+    return (
+        x.device.type == 'cpu'
+        and x.dtype == qkv.weight.dtype
+        and x.dtype in (torch.float32, torch.float64)
+        and not autocasts('cpu')
+        and all(type(m) is nn.Linear and is_plain(m) for m in (qkv, proj))
+        and proj.bias is not None
+        and (norm is None or is_layer_norm(norm, x))
+    )
+
+
+class CPUWindowMSA(Function):
+    """The shifted window attention of Swin from tokens to tokens.
+
+    norm (if given), qkv projection, attention in each window, projection.
+    Only the tokens, the qkv and the attended values are kept for the
+    backward pass. No second derivative.
+    """
+
+    @staticmethod
+    def forward(
+        ctx,
+        x: Tensor,
+        qkv_weight: Tensor,
+        qkv_bias: Optional[Tensor],
+        bias_table: Tensor,
+        bias_index: Tensor,
+        proj_weight: Tensor,
+        proj_bias: Tensor,
+        windows: Windows,
+        scale: float,
+        norm_weight: Optional[Tensor],
+        norm_bias: Optional[Tensor],
+        eps: float,
+        kept: Optional[KeptSamples],
+    ) -> Tensor:
+        """Swin Transformer (arXiv:2103.14030), equation 4 and section 3.2.
+
+        Args:
+            ctx: Holds what the backward pass needs.
+            x (Tensor): Tokens, shape (B, H*W, C), float32 or float64.
+            qkv_weight (Tensor): Shape (3 * C, C); the rows are those of q, k
+                and v, each as (num_heads, C // num_heads).
+            qkv_bias (Tensor, optional): Shape (3 * C, ).
+            bias_table (Tensor): Relative position biases, shape
+                ((2 * size - 1) ** 2, num_heads).
+            bias_index (Tensor): Row of the table for each pair of positions
+                in a window, shape (size ** 4, ), int64.
+            proj_weight (Tensor): Shape (C, C).
+            proj_bias (Tensor): Shape (C, ).
+            windows (Windows): Where the windows are.
+            scale (float): Scale of q k^T.
+            norm_weight (Tensor, optional): Of a LayerNorm before the qkv
+                projection, shape (C, ); None for no norm.
+            norm_bias (Tensor, optional): Likewise.
+            eps (float): Of that norm.
+            kept (KeptSamples, optional): Adds the result to ``x``, for these
+                samples only. None does not add.
+
+        Returns:
+            Tensor: Shape (B, H*W, C).
+        """
+        ctx.windows, ctx.scale, ctx.eps = windows, scale, eps
+        ctx.kept = kept
+        mean = rstd = None
+        tokens = x.reshape(-1, x.shape[-1]) if kept is None else kept.rows(x)
+        normed = tokens
+        if norm_weight is not None:
+            normed, mean, rstd = torch.native_layer_norm(tokens, tokens.shape[-1:], norm_weight, norm_bias, eps)
+        # Behind the last token the qkv of padding: that of a zero.
+        qkv = x.new_empty(len(tokens) + 1, len(qkv_weight))
+        if qkv_bias is None:
+            torch.mm(normed, qkv_weight.t(), out=qkv[:-1])
+            qkv[-1] = 0
+        else:
+            torch.addmm(qkv_bias, normed, qkv_weight.t(), out=qkv[:-1])
+            qkv[-1] = qkv_bias
+        N = windows.size**2
+        position_bias = bias_table.t().index_select(1, bias_index).view(-1, N, N)
+        batch = len(tokens) // (windows.hw_shape[0] * windows.hw_shape[1])
+        rows = _row_maps(windows, batch, len(position_bias))
+        head_dim = x.shape[-1] // len(position_bias)
+        inside = torch.embedding(qkv.view(-1, head_dim), rows.qkv_windows)
+        out = _attend(inside, position_bias, windows, scale)
+        out = torch.embedding(out.view(-1, head_dim), rows.out_tokens)
+        out = out.view(tokens.shape)
+        ctx.save_for_backward(
+            tokens,
+            inside,
+            out,
+            position_bias,
+            qkv_weight,
+            bias_table,
+            bias_index,
+            proj_weight,
+            mean,
+            rstd,
+            norm_weight,
+            norm_bias,
+        )
+        return add_product(x, proj_bias, out, proj_weight, kept)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple:
+        """Gradients of the tokens and all parameters."""
+        (
+            tokens,
+            inside,
+            out,
+            position_bias,
+            qkv_weight,
+            bias_table,
+            bias_index,
+            proj_weight,
+            mean,
+            rstd,
+            norm_weight,
+            norm_bias,
+        ) = ctx.saved_tensors
+        num_heads, N = position_bias.shape[:2]
+        head_dim = grad.shape[-1] // num_heads
+        hw_shape = ctx.windows.hw_shape
+        rows = _row_maps(ctx.windows, len(tokens) // (hw_shape[0] * hw_shape[1]), num_heads)
+        above = grad
+        grad, grad_proj_weight, grad_proj_bias = product_backward(above, out, proj_weight, ctx.kept)
+        grad = torch.embedding(grad.view(-1, head_dim), rows.out_windows)
+        if len(rows.out_padding):
+            grad.view(-1, head_dim).index_fill_(0, rows.out_padding, 0)
+        grads, grad_bias = _attend_backward(grad, inside, position_bias, ctx.windows, ctx.scale)
+        # Every token is in one window, and padding holds the bias alone, so
+        # the gradient of the bias is that of all positions in all windows.
+        grad_qkv_bias = (
+            grads.view(3, -1, num_heads, N, head_dim).sum((1, 3)).flatten() if ctx.needs_input_grad[2] else None
+        )
+        grad_qkv = torch.embedding(grads.view(-1, head_dim), rows.qkv_tokens)
+        grad_qkv = grad_qkv.view(len(tokens), len(qkv_weight))
+        grad_table = bias_table.new_zeros(bias_table.shape).index_add_(0, bias_index, grad_bias.flatten(1).t())
+        normed = tokens
+        if norm_weight is not None:
+            normed = torch.native_layer_norm(tokens, tokens.shape[-1:], norm_weight, norm_bias, ctx.eps)[0]
+        grad_qkv_weight = grad_qkv.t() @ normed
+        grad = grad_qkv @ qkv_weight
+        grad_norm_weight = grad_norm_bias = None
+        if norm_weight is not None:
+            grad, grad_norm_weight, grad_norm_bias = torch.ops.aten.native_layer_norm_backward(
+                grad, tokens, tokens.shape[-1:], mean, rstd, norm_weight, norm_bias, [True, True, True]
+            )
+        grad = add_gradient(above, grad, ctx.kept)
+        return (
+            grad,
+            grad_qkv_weight,
+            grad_qkv_bias,
+            grad_table,
+            None,
+            grad_proj_weight,
+            grad_proj_bias,
+            None,
+            None,
+            grad_norm_weight,
+            grad_norm_bias,
+            None,
+            None,
+        )
+
+
+def _attend(inside: Tensor, position_bias: Tensor, windows: Windows, scale: float) -> Tensor:
+    """q, k and v, (3, B * nW * num_heads, N, head_dim), to one of these."""
+    q, k, v = inside.unbind()
+    out = torch.empty_like(v)
+    sizes, parts = _chunks(windows, len(q), *position_bias.shape[:2])
+    for tensors in zip(parts, *(_split(t, sizes) for t in (q, k.transpose(1, 2), v, out))):
+        part, q_part, kt_part, v_part, out_part = tensors
+        probs = _probabilities(part, q_part, kt_part, position_bias, windows, scale)
+        torch.bmm(probs.logits, v_part, out=out_part)
+    return out
+
+
+def _attend_backward(
+    grad: Tensor, inside: Tensor, position_bias: Tensor, windows: Windows, scale: float
+) -> Tuple[Tensor, Tensor]:
+    """Gradients of q, k and v (together), and of the position bias."""
+    q, k, v = inside.unbind()
+    grads = torch.empty_like(inside)
+    grad_bias = None
+    sizes, parts = _chunks(windows, len(q), *position_bias.shape[:2])
+    tensors = (q, k, k.transpose(1, 2), v.transpose(1, 2), grad, *grads.unbind())
+    for chunk in zip(parts, *(_split(t, sizes) for t in tensors)):
+        (part, q_part, k_part, kt_part, vt_part, grad_part, gq_part, gk_part, gv_part) = chunk
+        probs = _probabilities(part, q_part, kt_part, position_bias, windows, scale)
+        torch.bmm(probs.transposed, grad_part, out=gv_part)
+        scratch = _buffers(1, q.dtype, len(q_part), position_bias)
+        logits = scratch.logits
+        torch.bmm(grad_part, vt_part, out=logits)
+        # Row by row, so that it may overwrite what it reads.
+        torch._softmax_backward_data(logits, probs.logits, -1, q.dtype, grad_input=logits)
+        gq_part.baddbmm_(logits, k_part, beta=0, alpha=scale)
+        gk_part.baddbmm_(scratch.transposed, q_part, beta=0, alpha=scale)
+        summed = scratch.blocks.sum(0)
+        grad_bias = summed if grad_bias is None else grad_bias.add_(summed)
+    if grad_bias is None:  # no sample was kept
+        grad_bias = torch.zeros_like(position_bias)
+    return grads, grad_bias
+
+
+@lru_cache(maxsize=16)
+def _numpy_maps(windows: Windows) -> Tuple[np.ndarray, ...]:
+    """``to_windows``, ``to_tokens`` and ``is_padding`` of window_maps."""
+    maps = window_maps(*windows, torch.device('cpu'))
+    return tuple(tensor.numpy() for tensor in (maps.to_windows, maps.to_tokens, maps.is_padding))
+
+
+@lru_cache(maxsize=64)
+def _row_maps(windows: Windows, batch: int, num_heads: int) -> _RowMaps:
+    """Expand the maps of one image to the rows of a batch."""
+    to_windows, to_tokens, is_padding = _numpy_maps(windows)
+    nW, N = to_windows.shape
+    L = len(to_tokens)
+    head = np.arange(num_heads)
+    image = np.arange(batch)
+    part = np.arange(3)
+
+    # (B, nW, num_heads, N) of tokens over all images
+    token = image[:, None, None, None] * L + np.broadcast_to(to_windows[:, None], (nW, num_heads, N))
+    out_windows = token * num_heads + head[:, None]
+    is_padding = np.broadcast_to(is_padding[:, None], token.shape)
+    qkv_windows = (np.where(is_padding, batch * L, token) * 3 + part[:, None, None, None, None]) * num_heads + head[
+        :, None
+    ]
+
+    # (B, L, num_heads) of positions in (B, nW, num_heads, N)
+    window, offset = to_tokens[:, None] // N, to_tokens[:, None] % N
+    out_tokens = ((image[:, None, None] * nW + window) * num_heads + head) * N + offset
+    qkv_tokens = out_tokens[:, :, None] + part[:, None] * batch * nW * num_heads * N
+
+    out_padding = is_padding.reshape(-1).nonzero()[0]
+
+    def tensor(index: np.ndarray, *shape: int) -> Tensor:
+        return torch.from_numpy(index.reshape(shape).astype(np.int32))
+
+    return _RowMaps(
+        tensor(qkv_windows, 3, -1, N),
+        tensor(qkv_tokens, -1),
+        tensor(out_windows, -1, N),
+        tensor(out_tokens, -1),
+        torch.from_numpy(out_padding.astype(np.int64)),
+    )
+
+
+@lru_cache(maxsize=64)
+def _chunks(windows: Windows, total: int, num_heads: int, N: int) -> Tuple[List[int], List[Tuple[int, int]]]:
+    """Cut the windows and heads of a batch into what a buffer holds.
+
+    Args:
+        windows (Windows): Where the windows are.
+        total (int): B * nW * num_heads.
+        num_heads (int): Heads of a window.
+        N (int): Positions of a window.
+
+    Returns:
+        tuple[list[int], list[tuple[int, int]]]: Sizes, which add up to
+        ``total``; and for each part the windows of an image, (first, behind
+        the last), whose masks it needs. Parts are whole images, or windows
+        of one image.
+    """
+    period = -(-windows.hw_shape[0] // windows.size) * -(-windows.hw_shape[1] // windows.size)
+    room = max(1, _BUFFER_NUMEL // (num_heads * N * N))
+    count, start, sizes, masks = total // num_heads, 0, [], []
+    while start < count:
+        first = start % period
+        whole = room - room % period
+        size = min(whole, count - start) if whole and not first else min(room, period - first)
+        sizes.append(size * num_heads)
+        masks.append((first, first + min(size, period)))
+        start += size
+    return sizes, masks
+
+
+def _split(tensor: Tensor, sizes: List[int]) -> Tuple[Tensor, ...]:
+    """``Tensor.split``, for one part the tensor itself."""
+    return tensor.split(sizes) if len(sizes) > 1 else (tensor,) * len(sizes)
+
+
+def _probabilities(
+    part: Tuple[int, int], q: Tensor, k_transposed: Tensor, position_bias: Tensor, windows: Windows, scale: float
+) -> _Scratch:
+    """Softmax of the logits of a chunk, in place of these.
+
+    The result is in a shared buffer, and valid until the next call.
+    """
+    scratch = _buffers(0, q.dtype, len(q), position_bias)
+    if windows.shift == 0:
+        scratch.blocks.copy_(position_bias)
+    else:
+        # whole images in one, or windows of one image
+        mask = _mask(windows, part, len(scratch.blocks), q.dtype)
+        torch.add(position_bias, mask, out=scratch.blocks)
+    scratch.logits.baddbmm_(q, k_transposed, alpha=scale)
+    # Row by row, so that it may overwrite what it reads.
+    torch.softmax(scratch.logits, -1, out=scratch.logits)
+    return scratch
+
+
+@lru_cache(maxsize=64)
+def _mask(windows: Windows, part: Tuple[int, int], count: int, dtype: torch.dtype) -> Tensor:
+    """Masks of ``count`` windows, (count, 1, N, N), on end for each image."""
+    first, last = part
+    images = count // (last - first)
+    # Tensors made in inference mode could not be used in training.
+    with torch.inference_mode(False):
+        mask = window_maps(*windows, torch.device('cpu')).mask
+        mask = mask[first:last, None].to(dtype)
+        return mask if images == 1 else mask.repeat(images, 1, 1, 1)
+
+
+def _buffers(which: int, dtype: torch.dtype, rows: int, position_bias: Tensor) -> _Scratch:
+    """Return scratch memory of this thread, kept from call to call.
+
+    Args:
+        which (int): Name of the buffer.
+        dtype (torch.dtype): Its dtype.
+        rows (int): Windows and heads together.
+        position_bias (Tensor): Of the shape (num_heads, N, N).
+
+    Returns:
+        _Scratch: For so many rows.
+    """
+    num_heads, N = position_bias.shape[:2]
+    kept = _scratch.__dict__.setdefault((which, dtype), {})
+    numel = rows * N * N
+    if not kept or kept['all'].numel() < numel:
+        with torch.inference_mode(False):
+            kept.clear()
+            kept['all'] = torch.empty(numel, dtype=dtype)
+    key = (rows, num_heads, N)
+    if key not in kept:
+        flat = kept['all'][:numel].view(rows, N, N)
+        kept[key] = _Scratch(flat, flat.transpose(1, 2), flat.view(-1, num_heads, N, N))
+    return kept[key]

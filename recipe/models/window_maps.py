@@ -1,0 +1,104 @@
+"""Where each token of a feature map lies in its windows, and back."""
+
+from typing import Dict, NamedTuple, Optional, Tuple
+
+import torch
+from torch import Tensor
+
+
+class WindowMaps(NamedTuple):
+    """Index maps between a feature map and its (shifted) windows.
+
+    L tokens of the map, in row-major order, fill nW windows of N positions;
+    the positions without a token are padding.
+
+    Attributes:
+        to_windows (Tensor): Token of each position, shape (nW, N), int64; 0
+            where ``is_padding``.
+        is_padding (Tensor): Shape (nW, N), bool.
+        has_padding (bool): Whether any position is padding.
+        to_tokens (Tensor): Position, as window * N + offset, of each token,
+            shape (L, ), int64.
+        mask (Tensor | None): What the shift hides: 0 within a region and
+            -100 across, shape (nW, N, N), float32. None without a shift.
+    """
+
+    to_windows: Tensor
+    is_padding: Tensor
+    has_padding: bool
+    to_tokens: Tensor
+    mask: Optional[Tensor]
+
+
+# A dict, into which torch.compile can look; functools.lru_cache it ignores.
+_kept: Dict[tuple, WindowMaps] = {}
+_MAX_KEPT = 64
+
+
+def window_maps(hw_shape: Tuple[int, int], window_size: int, shift_size: int, device: torch.device) -> WindowMaps:
+    """Maps for padding to whole windows, a cyclic shift, and partition.
+
+    They depend on nothing that is learned, so each is made once. Swin
+    Transformer (arXiv:2103.14030), section 3.2 and figure 4.
+
+    Args:
+        hw_shape (tuple[int, int]): Height and width of the feature map.
+        window_size (int): Height and width of a window.
+        shift_size (int): Cyclic shift to the upper left; 0 for none.
+        device (torch.device): Where the maps are needed.
+
+    Returns:
+        WindowMaps: The maps. They are shared: not to be changed in place.
+    """
+    key = (hw_shape, window_size, shift_size, device.type, device.index)
+    if key not in _kept:
+        if len(_kept) >= _MAX_KEPT:
+            _kept.pop(next(iter(_kept)))
+        # Tensors made in inference mode could not be used in training.
+        with torch.inference_mode(False):
+            _kept[key] = _make_maps(hw_shape, window_size, shift_size, device)
+    return _kept[key]
+
+
+def _make_maps(hw_shape: Tuple[int, int], window_size: int, shift_size: int, device: torch.device) -> WindowMaps:
+    """Make what :func:`window_maps` returns."""
+    H, W = hw_shape
+    rows = -(-H // window_size)
+    cols = -(-W // window_size)
+    H_pad, W_pad = rows * window_size, cols * window_size
+    y = (torch.arange(H_pad, device=device) + shift_size) % H_pad
+    x = (torch.arange(W_pad, device=device) + shift_size) % W_pad
+    token = _partition(y[:, None] * W + x[None, :], window_size)
+    is_padding = _partition((y >= H)[:, None] | (x >= W)[None, :], window_size)
+    to_windows = token.masked_fill(is_padding, 0)
+
+    # The same walk from the tokens' side.
+    y = (torch.arange(H, device=device) - shift_size) % H_pad
+    x = (torch.arange(W, device=device) - shift_size) % W_pad
+    window = ((y // window_size) * cols)[:, None] + (x // window_size)[None, :]
+    offset = ((y % window_size) * window_size)[:, None] + (x % window_size)[None]
+    to_tokens = (window * window_size**2 + offset).flatten()
+
+    mask = None
+    if shift_size > 0:
+        region = _partition(
+            _thirds(H_pad, window_size, shift_size, device)[:, None] * 3
+            + _thirds(W_pad, window_size, shift_size, device)[None, :],
+            window_size,
+        )
+        differs = region[:, None, :] != region[:, :, None]
+        mask = torch.zeros(differs.shape, dtype=torch.float32, device=device).masked_fill(differs, -100.0)
+    return WindowMaps(to_windows, is_padding, (H_pad, W_pad) != (H, W), to_tokens, mask)
+
+
+def _partition(grid: Tensor, window_size: int) -> Tensor:
+    """(H, W) -> (nW, N) with whole windows."""
+    H, W = grid.shape
+    grid = grid.view(H // window_size, window_size, W // window_size, window_size)
+    return grid.transpose(1, 2).reshape(-1, window_size**2)
+
+
+def _thirds(length: int, window_size: int, shift_size: int, device: torch.device) -> Tensor:
+    """Number the parts of an axis that a cyclic shift brings together."""
+    at = torch.arange(length, device=device)
+    return (at >= length - window_size).long() + (at >= length - shift_size)
