@@ -44,16 +44,16 @@ model = dict(
 crop_size = (128, 256)
 model['data_preprocessor'] = dict(size=crop_size)
 train_pipeline = [
-    dict(type='FastLoadImageFromFile'),
-    dict(type='FastLoadAnnotations'),
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations'),
     # No resizing, cropping or colour changes: in so few iterations they cost more mIoU than they bring.
-    dict(type='FastRandomFlip', prob=0.5),
-    dict(type='FastPackSegInputs', label_dtype='uint8'),
+    dict(type='RandomFlip', prob=0.5),
+    dict(type='PackSegInputs'),
 ]
 test_pipeline = [
-    dict(type='FastLoadImageFromFile'),
-    dict(type='FastLoadAnnotations'),
-    dict(type='FastPackSegInputs', label_dtype='uint8'),
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations'),
+    dict(type='PackSegInputs'),
 ]
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
 val_dataloader = dict(batch_size=4, num_workers=0, persistent_workers=False, dataset=dict(pipeline=test_pipeline))

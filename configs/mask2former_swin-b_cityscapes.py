@@ -4,3 +4,6 @@ _base_ = [
     '../mmsegmentation/configs/mask2former/'
     'mask2former_swin-b-in22k-384x384-pre_8xb2-90k_cityscapes-512x1024_any-device.py'
 ]
+
+# Three checkpoints of 1.3 GB are kept, and the best one.
+default_hooks = dict(checkpoint=dict(max_keep_ckpts=3))

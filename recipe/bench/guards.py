@@ -85,8 +85,8 @@ def median_interval(values: List[float], certainty: float = 0.95) -> Tuple[float
 
 def leave_marks(runner: Any) -> None:
     """Have a runner show the watchdog that it goes on, as the launchers' trainings do."""
-    from recipe.launch import trainer as train_rank
-    from recipe.launch.pulse import VARIABLE, Beat, Pulses
+    from recipe.launch import trainer
+    from recipe.launch.pulse import VARIABLE, Heartbeat, Pulses
 
     pulses = Pulses(1)
 
@@ -95,7 +95,7 @@ def leave_marks(runner: Any) -> None:
 
         memory = pulses
 
-    train_rank.show_pulse(Watched, Beat(os.environ[VARIABLE], 0))
+    trainer.show_progress(Watched, Heartbeat(os.environ[VARIABLE], 0))
     runner.__class__ = Watched
 
 

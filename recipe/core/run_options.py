@@ -20,6 +20,7 @@ class Options:
         nproc: Cards, one process each, on this machine.
         or_begin: Where ``resume`` finds no checkpoint, begin; ``read`` decides, and ``resume`` says what it found.
         pretrained: Weights file, or ``none``.
+        engine: ``recipe`` (``recipe.engine.equip``) or ``upstream`` (mmengine's own loop and mmseg's transforms).
         max_restarts: How often the ranks are started again after one has failed or hangs.
         hang_timeout: Seconds without progress after which a rank hangs; 0: never.
         on_nan: Steps that are not finite to skip before the training ends.
@@ -45,6 +46,7 @@ class Options:
     amp: Optional[str] = None
     tf32: Optional[bool] = None
     compile: bool = False
+    engine: str = 'recipe'
     nnodes: int = 1
     node_rank: Optional[int] = None
     master_addr: Optional[str] = None

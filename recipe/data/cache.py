@@ -127,7 +127,7 @@ def _cache(job: _Job):
 
 @functools.lru_cache(maxsize=None)
 def _cache_of(folder: str, root: str):
-    from mmseg.datasets.transforms.decoded_cache import DecodedCache
+    from recipe.data.transforms.decoded_cache import DecodedCache
 
     return DecodedCache(folder, root)
 
@@ -152,8 +152,9 @@ def _state_size(folder: Path, jobs: List[_Job], waiting: List[_Job]) -> None:
 
 
 def _entry_bytes(job: _Job) -> int:
-    from mmseg.datasets.transforms import decoded_cache
     from PIL import Image
+
+    from recipe.data.transforms import decoded_cache
 
     try:
         with Image.open(job.source) as picture:
@@ -165,7 +166,7 @@ def _entry_bytes(job: _Job) -> int:
 
 def _decode(job: _Job) -> Optional[str]:
     """Make one entry; returns what is wrong with its source."""
-    from mmseg.datasets.transforms import decoded_cache, picture_file
+    from recipe.data.transforms import decoded_cache, picture_file
 
     path = Path(_cache(job).entry_path(job.source))
     try:
@@ -181,8 +182,9 @@ def _decode(job: _Job) -> Optional[str]:
 
 def _spot_check(jobs: List[_Job]) -> None:
     """Compare some entries with what OpenCV and Pillow decode, as upstream's loading does."""
-    import mmcv
     import numpy as np
+
+    import mmcv
 
     for job in random.sample(jobs, min(SPOT_CHECKS, len(jobs))):
         flag, backend = ('unchanged', 'pillow') if job.is_label else ('color', 'cv2')

@@ -1,3 +1,5 @@
+"""A data set in which the augmentation of a sample follows from its position in the training stream."""
+
 from typing import Any
 
 import numpy as np
@@ -5,77 +7,61 @@ from mmseg.registry import DATASETS
 
 from recipe.data import random_state
 from recipe.data.resumable_sampler import StreamIndex
-from recipe.data.unreadable import UnreadableSampleError, naming_the_file
+from recipe.data.unreadable import FileNamingDataset, UnreadableSampleError
 
-_MOST_TRIES = 20
+_MAX_TRIES = 20
 
 
 @DATASETS.register_module()
-class PositionSeededDataset:
-    """Makes a sample's augmentation depend on its place in the stream alone.
+class PositionSeededDataset(FileNamingDataset):
+    """Makes a sample's augmentation depend on its position in the stream alone.
 
-    Upstream the augmentation draws from the generators of whichever process
-    prepares the sample, so it depends on the number of loader processes and
-    on everything these prepared before. Here ``random``, ``numpy.random`` and
-    torch's CPU generator are seeded with the position that a
-    :class:`StreamIndex` carries, and set back after the sample: with
-    ``num_workers=0`` they are the generators of the training process.
+    Upstream's augmentation draws from the generators of whichever process prepares the sample, so it depends on the
+    number of loader processes and on all samples that these prepared before. Here ``random``, ``numpy.random`` and
+    torch's CPU generator are seeded with the position that a :class:`StreamIndex` carries, and are restored after the
+    sample: with ``num_workers=0`` they are the generators of the training process.
 
-    Everything else is forwarded to the wrapped data set. A plain ``int`` as
-    index is handed on unseeded.
+    A plain ``int`` as index is passed on without seeding.
 
     Args:
-        dataset (dict): Config of the data set.
-        replace_unreadable (bool): Whether a sample that cannot be read is
-            replaced by another one, which follows from its position as well.
-            The meta information ``unreadable`` of its data sample then holds
-            what was wrong. Defaults to False.
+        dataset: Config of the data set.
+        replace_unreadable: Whether a sample that cannot be read is replaced by another one, which also follows from its
+            position. The meta information ``unreadable`` of its data sample then says what was wrong.
 
     Raises:
-        UnreadableSampleError: By indexing, where a sample cannot be read;
-            names the file.
+        UnreadableSampleError: By indexing, if a sample cannot be read; names the file.
     """
 
     def __init__(self, dataset: dict, replace_unreadable: bool = False) -> None:
-        self.dataset = DATASETS.build(dataset)
+        super().__init__(dataset)
         self.replace_unreadable = replace_unreadable
-
-    def __getattr__(self, name: str) -> Any:
-        # Special methods are not forwarded: torch looks for __getitems__,
-        # which would go round the seeding, and unpickling asks for
-        # __setstate__ before there is a data set to forward to.
-        if name.startswith('__') or 'dataset' not in self.__dict__:
-            raise AttributeError(name)
-        return getattr(self.dataset, name)
-
-    def __len__(self) -> int:
-        return len(self.dataset)
 
     def __getitem__(self, index: int) -> Any:
         if not isinstance(index, StreamIndex):
-            return self.dataset[index]
+            return super().__getitem__(index)
         with random_state.preserved():
             try:
                 return self._sample(index, int(index))
-            except UnreadableSampleError as e:
+            except UnreadableSampleError as error:
                 if not self.replace_unreadable:
                     raise
-                return self._another(index, str(e))
+                return self._replacement(index, str(error))
 
     def _sample(self, place: StreamIndex, index: int) -> Any:
-        """Make a sample with the augmentation of a place in the stream."""
+        """Make a sample with the augmentation of a position in the stream."""
         random_state.seed_host_generators((place.seed, place.position))
-        with naming_the_file(self.dataset, index):
-            return self.dataset[index]
+        return super().__getitem__(index)
 
-    def _another(self, place: StreamIndex, fault: str) -> Any:
+    def _replacement(self, place: StreamIndex, fault: str) -> Any:
         """A sample in place of one that cannot be read."""
         draws = np.random.default_rng((place.seed, place.position))
-        for _ in range(_MOST_TRIES):
+        for _ in range(_MAX_TRIES):
             try:
                 sample = self._sample(place, int(draws.integers(len(self))))
             except UnreadableSampleError:
                 continue
             sample['data_samples'].set_metainfo(dict(unreadable=fault))
             return sample
-        raise UnreadableSampleError(f'{fault}; neither can {_MOST_TRIES} others that were tried in its place')
+        raise UnreadableSampleError(
+            f'{fault}; {_MAX_TRIES} other samples that were tried in its place cannot be read either'
+        )

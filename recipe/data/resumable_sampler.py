@@ -1,3 +1,5 @@
+"""The endless stream of training samples, from any position in it."""
+
 from typing import Iterator, List, Optional, Sized
 
 import torch
@@ -7,28 +9,26 @@ from torch.utils.data import Sampler
 
 
 class StreamIndex(int):
-    """The index of a sample that knows its place in the training stream.
+    """The index of a sample that also carries its position in the training stream.
 
-    It is an ``int``, so any data set takes it, and it carries what makes the
-    augmentation of that sample reproducible in whichever process the sample
-    is prepared.
+    It is an ``int``, so any data set takes it. What it carries makes the augmentation of the sample the same in
+    whichever process the sample is prepared.
 
     Args:
-        index (int): Index in the data set.
-        seed (int): Seed of the sampler.
-        position (int): Place in the stream of all ranks, counted from 0. No
-            two samples of a training run share it.
+        index: Index in the data set.
+        seed: Seed of the sampler.
+        position: Position in the stream of all ranks, counted from 0. No two samples of a training run share it.
     """
 
     def __new__(cls, index: int, seed: int, position: int) -> 'StreamIndex':
-        """Make the int and hang seed and position on it."""
+        """Make the int and attach seed and position."""
         self = super().__new__(cls, index)
         self.seed = seed
         self.position = position
         return self
 
     def __reduce__(self):
-        # int would pickle the value alone on its way to a loader's worker
+        # int would pickle the value alone on its way to a loader process
         return StreamIndex, (int(self), self.seed, self.position)
 
 
@@ -36,21 +36,17 @@ class StreamIndex(int):
 class ResumableInfiniteSampler(Sampler):
     """mmengine's ``InfiniteSampler``, able to start anywhere in its stream.
 
-    With the same seed, rank and world size it yields the same indices as
-    :class:`mmengine.dataset.InfiniteSampler`: one endless stream of
-    permutations, dealt out to the ranks in turn. Skipping draws one
-    permutation per skipped epoch and touches no sample.
+    With the same seed, rank and world size it yields the same indices as :class:`mmengine.dataset.InfiniteSampler`: one
+    endless stream of permutations, dealt out to the ranks in turn. Skipping draws one permutation per skipped epoch and
+    touches no sample.
 
     Args:
-        dataset (Sized): The data set.
-        shuffle (bool): Whether each epoch is a new permutation. Defaults to
-            True.
-        seed (int, optional): Seed of the permutations, the same on all ranks.
-            None: a random one that the ranks agree on. Defaults to None.
+        dataset: The data set.
+        shuffle: Whether each epoch is a new permutation.
+        seed: Seed of the permutations, the same on all ranks. None: a random one that the ranks agree on.
 
     Attributes:
-        start (int): Samples of all ranks together that were used before; the
-            next iterator begins behind them.
+        start (int): Samples of all ranks together that were used before; the next iterator begins after them.
     """
 
     def __init__(self, dataset: Sized, shuffle: bool = True, seed: Optional[int] = None) -> None:
@@ -90,4 +86,4 @@ class ResumableInfiniteSampler(Sampler):
         return self.size
 
     def set_epoch(self, epoch: int) -> None:
-        """Nothing to do: the stream runs through the epochs by itself."""
+        """Do nothing: the stream runs through the epochs by itself."""

@@ -1,19 +1,21 @@
-"""Samples that cannot be read, and which file it is."""
+"""Samples that cannot be read, and the name of the file."""
 
 import errno
 from contextlib import contextmanager
 from typing import Any, Iterator, Optional
 
+from mmseg.registry import DATASETS
+
 # Failures of the machine, not of a file.
-_NOT_THE_FILE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC)
+_FAILURES_OF_MACHINE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC)
 
 
 class UnreadableSampleError(ValueError):
     """An image or its labels cannot be read.
 
     Args:
-        message (str): Names the file. A loader process hands on the whole
-            traceback instead, of which the message is kept.
+        message: Names the file. torch raises the error of a loader process again with the whole traceback as its
+            message; of that only the message itself is kept.
     """
 
     def __init__(self, message: str) -> None:
@@ -23,11 +25,11 @@ class UnreadableSampleError(ValueError):
 
 @contextmanager
 def naming_the_file(dataset: Any, index: int) -> Iterator[None]:
-    """Say which file it is where a sample cannot be read.
+    """Turn an error of reading a sample into one that names the file.
 
     Args:
-        dataset (Any): With ``get_data_info``, as mmengine's data sets have.
-        index (int): Of the sample that the block reads.
+        dataset: With ``get_data_info``, as mmengine's data sets have.
+        index: Of the sample that the block reads.
 
     Raises:
         UnreadableSampleError: In place of what the loading transforms raise.
@@ -36,15 +38,15 @@ def naming_the_file(dataset: Any, index: int) -> Iterator[None]:
         yield
     except UnreadableSampleError:
         raise  # named already
-    except (OSError, ValueError) as e:
-        if getattr(e, 'errno', None) in _NOT_THE_FILE:
+    except (OSError, ValueError) as error:
+        info = getattr(dataset, 'get_data_info', None)
+        if info is None or getattr(error, 'errno', None) in _FAILURES_OF_MACHINE:
             raise
-        raise UnreadableSampleError(_fault(dataset, index, e)) from None
+        raise UnreadableSampleError(_describe(info(index), error)) from None
 
 
-def _fault(dataset: Any, index: int, error: Exception) -> str:
+def _describe(info: dict, error: Exception) -> str:
     """Say in one line which file is wrong, and how."""
-    info = dataset.get_data_info(index)
     paths = [str(info[key]) for key in ('img_path', 'seg_map_path') if info.get(key)]
     named: Optional[str] = getattr(error, 'filename', None)
     reason = getattr(error, 'strerror', None) or str(error)
@@ -53,3 +55,34 @@ def _fault(dataset: Any, index: int, error: Exception) -> str:
     if any(path in reason for path in paths):
         return reason
     return f'cannot read {" or ".join(paths)}: {reason}'
+
+
+@DATASETS.register_module()
+class FileNamingDataset:
+    """A data set whose errors name the file.
+
+    Everything else is forwarded to the wrapped data set.
+
+    Args:
+        dataset: Config of the data set.
+
+    Raises:
+        UnreadableSampleError: By indexing, if a sample cannot be read.
+    """
+
+    def __init__(self, dataset: dict) -> None:
+        self.dataset = DATASETS.build(dataset)
+
+    def __getattr__(self, name: str) -> Any:
+        # Special methods are not forwarded: torch looks for __getitems__, which would bypass __getitem__, and
+        # unpickling asks for __setstate__ before there is a data set to forward to.
+        if name.startswith('__') or 'dataset' not in self.__dict__:
+            raise AttributeError(name)
+        return getattr(self.dataset, name)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Any:
+        with naming_the_file(self.dataset, index):
+            return self.dataset[index]

@@ -1,3 +1,5 @@
+"""Text files that grow by lines, also over a full disk."""
+
 import logging
 import os
 from typing import List

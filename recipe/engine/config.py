@@ -9,13 +9,16 @@ from typing import Any, Iterator, List, Optional
 from recipe.core import config_text, console, inputs
 from recipe.core.paths import CONFIGS
 from recipe.core.run_options import Options
+from recipe.engine import equip as engine
 from recipe.engine import overrides as config_keys
 
 RECIPE, DEMO = CONFIGS / 'mask2former_swin-b_cityscapes.py', CONFIGS / 'demo.py'
 # A performance run is short: (iterations, iterations between validations).
 PERFORMANCE, PERFORMANCE_DEMO = (1000, 1000), (100, 100)
-# Where a start begins, which is not the same for a resumed one.
+# Settings that differ between a first start and a resume.
 _OF_ONE_START = ('load_from', 'model.backbone.init_cfg')
+# Settings that say which code trains, not what is trained.
+_OF_THE_ENGINE = ('custom_imports', 'runner_type', 'accelerate')
 _CACHED = {'LoadResizedCrop', 'FastLoadImageFromFile', 'FastLoadAnnotations'}  # transforms that take a decoded cache
 _LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 
@@ -35,6 +38,9 @@ def make(options: Options, device: str, data_root: Path) -> Any:
         console.UserError: The config cannot be read, or an option or override does not fit it.
     """
     config = load(Path(options.config) if options.config else (DEMO if options.demo else RECIPE))
+    engine.use_recipe_runner(config)
+    if options.engine == 'recipe':
+        engine.equip(config)
     max_iters, val_interval = options.max_iters, options.val_interval
     if not options.writes_checkpoints:
         usual = PERFORMANCE_DEMO if options.demo else PERFORMANCE
@@ -165,7 +171,9 @@ def _set_skips(group: Any, option: str, key: str, count: int) -> None:
     """Set how much may be skipped, where what does the skipping is part of the config."""
     takes = {'max_skips': 'NonFiniteGuardHook', 'max_unreadable': 'ResumableIterBasedTrainLoop'}[key]
     if not group or group.get('type') != takes:
-        raise console.UserError(f'{option}: the config has no {takes}, which would act on it; the recipe has')
+        raise console.UserError(
+            f'{option}: the config has no {takes}, which would act on it; leave out --engine=upstream'
+        )
     group[key] = count
 
 
@@ -227,7 +235,7 @@ def differences(before: Path, config: Any) -> List[str]:
     return [
         f'{key}: {old.get(key)} -> {new.get(key)}'
         for key in sorted({*old, *new}, key=str)
-        if old.get(key) != new.get(key) and not str(key).startswith(_OF_ONE_START)
+        if old.get(key) != new.get(key) and not str(key).startswith((*_OF_ONE_START, *_OF_THE_ENGINE))
     ]
 
 

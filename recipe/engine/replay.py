@@ -27,13 +27,13 @@ def load(path: str) -> Dict[str, Any]:
         path: ``iter_N_rank_R.pth``.
 
     Returns:
-        What ``mmseg.engine.nonfinite.read_dump`` returns, with the content of the weights file in ``weights``.
+        What ``recipe.engine.nonfinite.read_dump`` returns, with the content of the weights file in ``weights``.
 
     Raises:
         console.UserError: A file is missing or damaged, or is no dump.
     """
-    from mmseg.engine.checkpoint import CheckpointError, load_from_local
-    from mmseg.engine.nonfinite import read_dump
+    from recipe.engine.checkpoint import CheckpointError, load_from_local
+    from recipe.engine.nonfinite import read_dump
 
     try:
         dump = read_dump(path)
@@ -59,26 +59,29 @@ def replay(dump: Dict[str, Any], device: str) -> Dict[str, Any]:
     from mmengine.config import Config
     from mmengine.optim import build_optim_wrapper
     from mmengine.registry import init_default_scope
-    from mmseg.engine.nonfinite.guarded_step import total_norm
     from mmseg.registry import MODELS
-    from mmseg.utils import random_state
 
     # A dump may come from elsewhere, and a config is a program: only its values are read.
     from recipe.core import config_text
+    from recipe.data import random_state
+    from recipe.engine import components  # noqa: F401  registers the optimizer and its wrapper
+    from recipe.engine.host_read import host_read_of
+    from recipe.engine.nonfinite.guarded_step import total_norm
+    from recipe.engine.runner import adapt_model
 
     config = Config(config_text.read_config(dump['weights']['meta']['cfg']))
     init_default_scope(config.get('default_scope', 'mmseg'))
     config.model.backbone.init_cfg = None
-    model = MODELS.build(config.model)
+    model = adapt_model(MODELS.build(config.model), config)
     model.load_state_dict(dump['weights']['state_dict'])
     model.to(device).train()
     if device == 'cpu':
         torch.use_deterministic_algorithms(True, warn_only=True)
     wrapper = build_optim_wrapper(model, config.optim_wrapper)
     random_state.restore(dump['random_state'], torch.device(device))
-    from mmdet.models.dense_heads.host_read import HOST_READ
-
-    HOST_READ.on_bad_costs = console.warn
+    host_read = host_read_of(model)
+    if host_read is not None:
+        host_read.on_bad_costs = console.warn
     with wrapper.optim_context(model):
         losses = model(**model.data_preprocessor(dump['batch'], training=True), mode='loss')
     total, terms = model.parse_losses(losses)

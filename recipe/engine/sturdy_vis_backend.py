@@ -1,3 +1,5 @@
+"""Files of the log that survive a full disk."""
+
 import logging
 import os.path as osp
 from typing import Dict

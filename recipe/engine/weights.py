@@ -230,7 +230,8 @@ def compare(path: Path, parameters: Mapping[str, Any], buffers: Mapping[str, Any
 def _read(path: Path) -> Dict[str, Any]:
     """Tensors of a weights file, under the names that a backbone has for them."""
     import torch
-    from mmseg.engine.checkpoint import CheckpointError, UntrustedCheckpointError, load_from_local
+
+    from recipe.engine.checkpoint import CheckpointError, UntrustedCheckpointError, load_from_local
 
     try:
         content = load_from_local(str(path), map_location='cpu')

@@ -17,18 +17,12 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple
 
 from recipe.core import processes
+from recipe.core.exit_status import WITHOUT_RESTART
 from recipe.launch.pulse import Pulses
 from recipe.launch.watchdog import Hang, Watchdog
 
 GRACE_S = 5  # after one rank has failed, the others, which may hang in a collective, have this long to end
 HANG_VARIABLE = 'RECIPE_HANG_TIMEOUT_S'  # 0 or not set: no watchdog
-# Ranks that end so were asked to (128 + signal, or by the signal before they heed it), or know that the next start
-# would end likewise: a loss is not finite (65), a picture cannot be read (66), there is no good checkpoint (69).
-DELIBERATE = {65, 66, 69} | {
-    status
-    for signum in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-    for status in (128 + signum, -signum)
-}
 
 
 def _shorten_grace() -> None:
@@ -122,7 +116,7 @@ class _Reporter:
         """Report an attempt, of which no rank runs any more; returns how many more there may be."""
         hang: Optional[Hang] = self._watchdog.found if self._watchdog else None
         causes = causes_first(failures, self._log_dir, tuple(hang.ranks) if hang else ())
-        if self.enough or causes[0]['exitcode'] in DELIBERATE:
+        if self.enough or causes[0]['exitcode'] in WITHOUT_RESTART:
             restarts_left = 0
         pids = [pulse.pid for pulse in self._pulses.read()]
         line = {

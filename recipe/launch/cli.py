@@ -27,7 +27,6 @@ from recipe.engine import devices, size
 from recipe.launch import examine, options
 from recipe.upstream import checkouts
 
-TRAIN = paths.ROOT / 'mmsegmentation' / 'tools' / 'train.py'
 PACKAGES = ('torch', 'torch_npu', 'mx_driving', 'mmengine', 'mmcv', 'mmcv-lite', 'mmdet', 'mmsegmentation', 'numpy')
 
 
@@ -112,9 +111,8 @@ def make_plan(asked: Options) -> Plan:
 
 def _set_checkpoint(config: Any, folder: Path) -> None:
     """Have the training go on from the newest checkpoint that loads whole."""
-    from mmseg.engine.checkpoint import CheckpointError, find_resumable
-
     from recipe.engine import config as run_config
+    from recipe.engine.checkpoint import CheckpointError, find_resumable
 
     try:
         checkpoint, passed_over = find_resumable(str(folder))
@@ -210,10 +208,8 @@ def train(plan: Plan, config_file: Path) -> float:
         'start',
         str(paths.PACKAGE),
         'train',
-        str(TRAIN),
         str(config_file),
         f'--work-dir={plan.folder}',
-        '--launcher=pytorch',
         f'--device={plan.device}',
         *(['--resume'] if asked.resume else []),
     ]

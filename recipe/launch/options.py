@@ -14,6 +14,7 @@ from recipe.core.run_options import SCRIPTS, Options
 EXIT_HELP = 10  # the table was printed, so test/lib.sh has nothing to launch
 DEVICES = ('auto', 'npu', 'cuda', 'cpu')
 PRECISIONS = ('off', 'bf16', 'fp16')
+ENGINES = ('recipe', 'upstream')
 _OVERRIDE = re.compile(r'[A-Za-z_]\w*(\.\w+)*=.+', re.ASCII | re.DOTALL)
 
 
@@ -115,6 +116,7 @@ def make_parser(script: str) -> argparse.ArgumentParser:
     add('pretrained', _text, 'FILE|none', 'backbone weights; none trains from scratch (what the config names)')
     add('seed', _whole(0, 2**31 - 1), 'N', 'random seed (what the config says)')
     add('amp', _one_of(PRECISIONS), '|'.join(PRECISIONS), 'mixed precision (what the config says)')
+    add('engine', _one_of(ENGINES), '|'.join(ENGINES), "exact resume and guards, or mmengine's own loop (recipe)")
     add('tf32', _one_of(('0', '1')), '0|1', 'float32 products in TF32 or HF32 (convolutions only, as torch has it)')
     add('compile', _one_of(('0', '1')), '0|1', '1 trains in graphs of torch.compile; not on NPU (0)')
     add('nnodes', _whole(1, 4096), 'N', 'machines; more than one need the next three and a shared --work_dir (1)')

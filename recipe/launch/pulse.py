@@ -60,7 +60,7 @@ class Pulses:
         self._memory[:] = bytes(self._ranks * _SLOT.size)
 
 
-class Beat:
+class Heartbeat:
     """The slot of one rank, as that rank holds it.
 
     Args:
@@ -79,9 +79,9 @@ class Beat:
                     self._memory = mmap.mmap(file.fileno(), 0)
 
     @classmethod
-    def of_this_rank(cls) -> Beat:
+    def of_this_rank(cls) -> Heartbeat:
         """The slot that the environment names."""
-        return cls(os.environ.get(VARIABLE), int(os.environ['LOCAL_RANK']))
+        return cls(os.environ.get(VARIABLE), int(os.environ.get('LOCAL_RANK', '0')))
 
     def mark(self, step: bool = False, slow: bool = False) -> None:
         """Show that the rank goes on.

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Set, Tuple
 
 from recipe.core import paths, processes
+from recipe.core.exit_status import HUNG
 
 PATIENCE_S = 300  # to write a checkpoint after SIGTERM; a shared storage may be slow
 LAST_LINES = 20
-HUNG = 124  # exit status of a training whose ranks hang, that of timeout(1)
 _LOOK_S = 0.5
 
 

@@ -1,55 +1,56 @@
-"""Runs the trainer as one rank: ``train TRAIN.py CONFIG --work-dir=DIR ARGUMENTS``, run by ``start``.
+"""Runs ``recipe.engine.train`` as one rank: ``train CONFIG --work-dir=DIR ARGUMENTS``, run by ``start``.
 
-Shows the watchdog that it goes on, and where the ranks were started again has the trainer go on from the newest good
-checkpoint.
+Shows the watchdog that the rank makes progress. If the ranks were started again, it has all of them go on from the same
+good checkpoint.
 """
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import faulthandler
 import importlib
 import os
-import runpy
 import sys
 from pathlib import Path
-from typing import Any, List, Optional
+from typing import Any, List, Optional, Tuple
 
-from recipe.core import console, paths, run_folder
+from recipe.core import console, run_folder
+from recipe.core.exit_status import NO_RESTART
+from recipe.engine import train
 from recipe.launch import watchdog
-from recipe.launch.pulse import Beat
+from recipe.launch.pulse import Heartbeat
 
-NO_RESTART = 69  # another start would end in the same way
-# After these the same stage of every rank's next iteration follows.
+# Hook points that all ranks pass in the same order.
 _STAGES = ('before_train_iter', 'after_train_iter', 'before_val_iter', 'after_val_iter')
 
 
-def show_pulse(runner_class: Any, beat: Beat) -> None:
+def show_progress(runner_class: Any, heartbeat: Heartbeat) -> None:
     """Have a runner leave a mark at each stage that it comes to.
 
-    Within hooks, checkpoints may be written and logs flushed; the first iterations may compile: both may take long.
+    Hooks may write checkpoints or logs, and the first iterations may compile. Both can take long.
 
     Args:
         runner_class: ``mmengine.runner.Runner``, whose ``call_hook`` is called at each stage.
-        beat: Where the marks go.
+        heartbeat: Where the marks go.
     """
     call_hook = runner_class.call_hook
     begun = set()  # kinds of iterations of which one has ended
 
     def call_and_mark(self: Any, fn_name: str, **kwargs: Any) -> None:
         is_stage = fn_name in _STAGES
-        beat.mark(step=is_stage, slow=True)
+        heartbeat.mark(step=is_stage, slow=True)
         call_hook(self, fn_name, **kwargs)
         when, _, kind = fn_name.partition('_')
         if is_stage and when == 'after':
             begun.add(kind)
-        beat.mark(slow=not is_stage or kind not in begun)
+        heartbeat.mark(slow=not is_stage or kind not in begun)
 
     runner_class.call_hook = call_and_mark
 
 
 def store_of_attempt(attempt: int) -> None:
-    """Keep what the ranks tell each other through torchrun's store apart from what those before them have left there.
+    """Use a fresh key prefix in torchrun's store for each attempt.
 
     Args:
         attempt: How often the ranks were started before.
@@ -106,7 +107,7 @@ def agree_on_checkpoint(work_dir: Path, attempt: int) -> Optional[str]:
 
 def _choose(work_dir: Path) -> str:
     """Path of the newest good checkpoint, nothing where there is no checkpoint, or an exclamation mark and why none."""
-    from mmseg.engine.checkpoint import CheckpointError, find_resumable
+    from recipe.engine.checkpoint import CheckpointError, find_resumable
 
     if not any(work_dir.glob(run_folder.CHECKPOINTS)):
         return ''
@@ -119,53 +120,41 @@ def _choose(work_dir: Path) -> str:
     return checkpoint
 
 
-def arguments_of_restart(arguments: List[str], checkpoint: Optional[str]) -> List[str]:
-    """Arguments of the trainer when it is started again.
+def prepare(argv: List[str]) -> Tuple[argparse.Namespace, Optional[str]]:
+    """Do what comes before the training begins.
 
     Args:
-        arguments: Of the first start.
-        checkpoint: What to go on from.
-    """
-    if checkpoint is None:
-        return arguments
-    return [*arguments, f'--resume-from={checkpoint}']
-
-
-def prepare() -> str:
-    """Do what comes before the trainer begins.
+        argv: Arguments of ``recipe.engine.train``.
 
     Returns:
-        The trainer's script; ``sys.argv`` is what it is to see.
+        The arguments as read, and the checkpoint to go on from.
 
     Raises:
         console.UserError: As ``agree_on_checkpoint``.
     """
     faulthandler.enable()
     faulthandler.register(watchdog.DUMP)
-    beat = Beat.of_this_rank()
-    beat.mark(slow=True)
-    sys.argv = sys.argv[1:]
+    asked = train.parse(argv)
+    heartbeat = Heartbeat.of_this_rank()
+    heartbeat.mark(slow=True)
     attempt = int(os.environ.get('TORCHELASTIC_RESTART_COUNT', '0'))
+    checkpoint = None
     if attempt:
         store_of_attempt(attempt)
-        work_dir = next(one.split('=', 1)[1] for one in sys.argv if one.startswith('--work-dir='))
-        checkpoint = agree_on_checkpoint(Path(work_dir), attempt)
+        checkpoint = agree_on_checkpoint(Path(asked.work_dir), attempt)
         console.say(f'attempt {attempt + 1} goes on from {checkpoint or "the start, as there is no checkpoint yet"}')
-        sys.argv[1:] = arguments_of_restart(sys.argv[1:], checkpoint)
 
     from mmengine.runner import Runner
 
-    show_pulse(Runner, beat)
-    # As if it had been started itself, with the recipe behind it.
-    sys.path[:1] = [str(Path(sys.argv[0]).parent), str(paths.ROOT)]
-    return sys.argv[0]
+    show_progress(Runner, heartbeat)
+    return asked, checkpoint or train.checkpoint_to_resume(asked)
 
 
 def main() -> None:
     """Entry point; see the module's docstring."""
     try:
-        script = prepare()
+        asked, checkpoint = prepare(sys.argv[1:])
     except console.UserError as error:
         print(f'error: {error}', file=sys.stderr)
         sys.exit(error.status)
-    runpy.run_path(script, run_name='__main__')  # what it raises keeps its traceback
+    train.train(asked.config, asked.work_dir, asked.device, checkpoint)  # what it raises keeps its traceback

@@ -9,6 +9,7 @@ from mmengine.structures import PixelData
 from mmseg.datasets.transforms.formatting import PackSegInputs
 from mmseg.datasets.transforms.transforms import PhotoMetricDistortion, RandomFlip
 from mmseg.registry import TRANSFORMS
+from mmseg.structures import SegDataSample
 from numpy import random
 
 _FLIP_CODES = {'horizontal': 1, 'vertical': 0, 'diagonal': -1}
@@ -93,6 +94,16 @@ def _turn_hue(plane: np.ndarray, shift: int) -> np.ndarray:
     return cv2.min(cv2.add(plane, (shift, 0, 0, 0)), less_180)
 
 
+class PinnableSample(SegDataSample):
+    """mmseg's sample, with label maps that the loader can pin."""
+
+    def pin_memory(self) -> 'PinnableSample':
+        """Pin the labels, so that they are copied to the device in the background; torch's loader calls it."""
+        if 'gt_sem_seg' in self:
+            self.gt_sem_seg.data = self.gt_sem_seg.data.pin_memory()
+        return self
+
+
 @TRANSFORMS.register_module()
 class FastPackSegInputs(PackSegInputs):
     """:class:`PackSegInputs` for uint8 images, with labels of a chosen type.
@@ -118,13 +129,18 @@ class FastPackSegInputs(PackSegInputs):
         packed = super().transform(
             {key: value for key, value in results.items() if key not in apart and key not in ('img', 'gt_seg_map')}
         )
-        for key, value in apart.items():
-            packed['data_samples'].set_field(value, key, field_type='metainfo', dtype=None)
+        sample = PinnableSample()
+        # set_metainfo would copy each value
+        for key, value in [*packed['data_samples'].metainfo_items(), *apart.items()]:
+            sample.set_field(value, key, field_type='metainfo', dtype=None)
+        for key, value in packed['data_samples'].items():
+            sample.set_field(value, key)
+        packed['data_samples'] = sample
         if img is not None:
             packed['inputs'] = _to_channels_first(img)
         if labels is not None:
             data = np.array(labels[None], dtype=self.label_dtype, order='C')
-            packed['data_samples'].gt_sem_seg = PixelData(data=torch.from_numpy(data))
+            sample.gt_sem_seg = PixelData(data=torch.from_numpy(data))
         return packed
 
 

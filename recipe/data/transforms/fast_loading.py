@@ -1,3 +1,5 @@
+"""Transforms that load, or load, resize and crop at once."""
+
 from types import SimpleNamespace
 from typing import Dict, Optional, Tuple
 

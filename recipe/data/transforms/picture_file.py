@@ -1,3 +1,5 @@
+"""A picture file that is decoded as far as it is needed."""
+
 import logging
 from typing import Dict, Optional, Tuple
 

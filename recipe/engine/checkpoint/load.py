@@ -13,7 +13,7 @@ import os.path as osp
 import pickle
 import types
 import zipfile
-from typing import Any, Callable, Dict, FrozenSet, Union
+from typing import Any, Callable, ClassVar, Dict, FrozenSet, Union
 
 import numpy as np
 import torch
@@ -103,7 +103,7 @@ def _statistic_of_history(owner: Any, name: str) -> Callable:
 class RestrictedUnpickler(pickle._Unpickler):
     """Unpickles the types in ``ALLOWED_GLOBALS`` and no others."""
 
-    dispatch = dict(pickle._Unpickler.dispatch)
+    dispatch: ClassVar[dict] = dict(pickle._Unpickler.dispatch)
 
     def find_class(self, module: str, name: str) -> Any:
         """Look up a global of the pickle.

@@ -7,15 +7,13 @@ mmengine hands what it has downloaded to ``torch.load``, which before torch
 import os
 import os.path as osp
 import re
-import tempfile
 from typing import Any, Callable, Optional, Union
 
 import torch
-from mmengine.fileio import get_file_backend
 from mmengine.runner import checkpoint as mmengine_checkpoint
 from mmengine.runner.checkpoint import CheckpointLoader
 
-from recipe.engine.checkpoint.load import load_from_local
+from recipe.engine.checkpoint.load import CheckpointError, load_from_local
 
 # OpenMMLab's file names end with the beginning of the sha256. torch's own
 # expression takes the "b" of swin-b.pth for one.
@@ -59,53 +57,14 @@ def load_url(url: str, model_dir: Optional[str] = None, map_location: MapLocatio
 mmengine_checkpoint.load_url = load_url
 
 
-@CheckpointLoader.register_scheme(prefixes=[r'(\S+\:)?s3://', r'(\S+\:)?petrel://'], force=True)
-def load_from_ceph(filename: str, map_location: MapLocation = None, backend: str = 'petrel') -> Any:
-    """Load a checkpoint from an object store.
-
-    Args:
-        filename (str): With the prefix of the store.
-        map_location (str or torch.device or Callable, optional): Same as in
-            :func:`torch.load`. Defaults to None.
-        backend (str): mmengine's file backend. Defaults to ``petrel``.
-
-    Returns:
-        dict: The checkpoint.
+@CheckpointLoader.register_scheme(prefixes=[r'(\S+\:)?s3://', r'(\S+\:)?petrel://', 'pavi://'], force=True)
+def refuse(filename: str, map_location: MapLocation = None, **kwargs: Any) -> Any:
+    """Refuse what mmengine would hand to ``torch.load`` without a check.
 
     Raises:
-        CheckpointError: As in :func:`load_from_local`.
+        CheckpointError: Always.
     """
-    store = get_file_backend(filename, backend_args={'backend': backend})
-    with tempfile.TemporaryDirectory() as folder:
-        path = osp.join(folder, osp.basename(filename))
-        with open(path, 'wb') as f:
-            f.write(store.get(filename))
-        return load_from_local(path, map_location)
-
-
-@CheckpointLoader.register_scheme(prefixes='pavi://', force=True)
-def load_from_pavi(filename: str, map_location: MapLocation = None) -> Any:
-    """Load a checkpoint from a pavi model cloud.
-
-    Args:
-        filename (str): With the prefix ``pavi://``.
-        map_location (str or torch.device or Callable, optional): Same as in
-            :func:`torch.load`. Defaults to None.
-
-    Returns:
-        dict: The checkpoint.
-
-    Raises:
-        CheckpointError: As in :func:`load_from_local`.
-        ImportError: The package pavi is not installed.
-    """
-    from pavi import modelcloud
-
-    model = modelcloud.get(filename[len('pavi://') :])
-    with tempfile.TemporaryDirectory() as folder:
-        path = osp.join(folder, osp.basename(model.name))
-        model.download(path)
-        return load_from_local(path, map_location)
+    raise CheckpointError(filename, 'is in a store that is not supported here: download the file and name that')
 
 
 @CheckpointLoader.register_scheme(prefixes=('open-mmlab://', 'openmmlab://'), force=True)

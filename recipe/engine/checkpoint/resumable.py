@@ -1,3 +1,5 @@
+"""Finds the checkpoint that a training goes on from."""
+
 import os
 import os.path as osp
 import re

@@ -1,3 +1,5 @@
+"""Checkpoints that survive a kill and a full disk."""
+
 import os
 import os.path as osp
 from typing import Dict, List, Optional, Sequence, Tuple
@@ -8,7 +10,8 @@ from mmengine.hooks import CheckpointHook
 from mmseg.registry import HOOKS
 
 from recipe.engine.checkpoint import CheckpointError, check_file, link_or_copy, remove_temporary_files, write_atomically
-from recipe.engine.loops import ResumableIterBasedTrainLoop
+from recipe.engine.loops.resumable_loop import ResumableIterBasedTrainLoop
+from recipe.engine.loops.running_statistics import share_running_statistics
 from recipe.engine.optimizers.merged_groups import adopt_checkpoint
 
 
@@ -196,6 +199,7 @@ class AtomicCheckpointHook(CheckpointHook):
         before = dict(hub.runtime_info)
         path = osp.join(self.out_dir, self.filename_tmpl.format(step))
         with runner.train_loop.paused():
+            share_running_statistics(runner.model)
             hub.update_info('last_ckpt', path)
             best_paths = self._note_best(hub, path, improved)
             kept, expired = self._note_kept(hub, step)

@@ -1,3 +1,5 @@
+"""Losses and gradient norms for the log, read from the device only when they are logged."""
+
 from typing import Any, Callable, Optional
 
 import torch

@@ -1,3 +1,5 @@
+"""A warning if the data loader is slower than the device."""
+
 import os.path as osp
 from typing import List, Optional
 

@@ -1,3 +1,5 @@
+"""Steps that are not finite are left out, and end the training."""
+
 import math
 import os.path as osp
 from functools import partial
@@ -9,15 +11,12 @@ from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper
 from mmseg.registry import HOOKS
 
+from recipe.core.exit_status import NONFINITE
 from recipe.data import random_state
-from recipe.engine.exit_status import NONFINITE, TrainingEnded
+from recipe.engine.host_read import host_read_of
 from recipe.engine.nonfinite import BadStep, GuardedStep, write_dump, write_weights
 from recipe.engine.nonfinite.dump import weights_name
-
-try:
-    from mmdet.models.dense_heads.host_read import HOST_READ
-except ModuleNotFoundError:
-    HOST_READ = None
+from recipe.engine.termination import TrainingEnded
 
 SKIPPED, OVERFLOWS = 'nonfinite_skipped', 'amp_overflows'
 
@@ -58,6 +57,8 @@ class NonFiniteGuardHook(Hook):
         self.max_overflows = max_overflows
         self._overflows_in_a_row = 0
         self._guard: Optional[GuardedStep] = None
+        # the model's own read of an iteration, None if it has none
+        self._host_read: Optional[Any] = None
         # the iteration in progress
         self._step: Optional[BadStep] = None
         self._bad_costs: Optional[str] = None
@@ -78,6 +79,7 @@ class NonFiniteGuardHook(Hook):
             # Without a matching nothing has read meanwhile how the step before
             # went.
             self._guard = GuardedStep(runner.optim_wrapper, partial(self.settle, runner))
+            self._host_read = host_read_of(runner.model)
 
     def _note_bad_costs(self, fault: str) -> None:
         if self._bad_costs is None:
@@ -93,8 +95,8 @@ class NonFiniteGuardHook(Hook):
         """
         self._bad_costs = None
         if self._guard is not None:
-            if HOST_READ is not None:
-                HOST_READ.on_bad_costs = self._note_bad_costs
+            if self._host_read is not None:
+                self._host_read.on_bad_costs = self._note_bad_costs
             self._step = BadStep(
                 batch_idx + 1, data_batch, random_state.capture(next(runner.model.parameters()).device)
             )
@@ -110,8 +112,8 @@ class NonFiniteGuardHook(Hook):
         """
         if self._guard is None:
             return
-        if HOST_READ is not None:  # outside an iteration it is an error
-            HOST_READ.on_bad_costs = None
+        if self._host_read is not None:  # outside an iteration it is an error
+            self._host_read.on_bad_costs = None
         norm = self._guard.take_norm()
         step = self._step
         step.note = self._bad_costs
@@ -124,8 +126,8 @@ class NonFiniteGuardHook(Hook):
             self._judge(runner, step, outputs, float(values[0]))
 
         self._pending, self._pending_norm = arrived, norm.reshape(1)
-        if HOST_READ is not None and norm.device == next(runner.model.parameters()).device:
-            HOST_READ.join(self._pending_norm, arrived)
+        if self._host_read is not None and norm.device == next(runner.model.parameters()).device:
+            self._host_read.join(self._pending_norm, arrived)
         if not (self._guard.on_device or self._guard.scales):
             self.settle(runner)  # it has been read before the step anyway
 
@@ -140,8 +142,8 @@ class NonFiniteGuardHook(Hook):
         arrived = self._pending
         if arrived is None:
             return
-        if HOST_READ is not None:
-            HOST_READ.leave(arrived)
+        if self._host_read is not None:
+            self._host_read.leave(arrived)
         arrived(self._pending_norm.tolist())
 
     def before_val_epoch(self, runner) -> None:

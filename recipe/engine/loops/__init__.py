@@ -1,3 +1,5 @@
+"""The train loop and its parts."""
+
 from recipe.engine.loops.resumable_loop import ResumableIterBasedTrainLoop
 from recipe.engine.loops.step_times import StepTimes
 

@@ -1,18 +1,19 @@
-"""What the training does where its data cannot be had."""
+"""What the training does if its data cannot be read."""
 
 from contextlib import contextmanager
 from typing import Any, Callable, Iterator, List, Optional
 
+from recipe.core.exit_status import LOADER_DIED, UNREADABLE
 from recipe.data.unreadable import UnreadableSampleError
-from recipe.engine.exit_status import LOADER_DIED, UNREADABLE, TrainingEnded
-from recipe.engine.loops.loader_deaths import explain_dead_worker, heed_no_more, last_words
+from recipe.engine.loops.loader_deaths import explain_dead_worker, ignore_sigchld, worker_death_reason
+from recipe.engine.termination import TrainingEnded
 
 
 class UnreadableImages:
-    """Counts the images that were replaced since they cannot be read.
+    """Counts the images that were replaced because they cannot be read.
 
     Args:
-        limit (int): How many different ones a rank may come across.
+        limit: How many different ones a rank may meet.
 
     Attributes:
         faults (list[str]): One for each image, in the order of the stream.
@@ -22,12 +23,12 @@ class UnreadableImages:
         self.limit = limit
         self.faults: List[str] = []
 
-    def look(self, data_batch: Any, warn: Callable[[str], None]) -> None:
-        """Look for replaced samples in a batch that is about to be used.
+    def count(self, data_batch: Any, warn: Callable[[str], None]) -> None:
+        """Count the replaced samples of a batch that is about to be used.
 
         Args:
-            data_batch (Any): From the loader.
-            warn (Callable): Called with a line for each new image.
+            data_batch: From the loader.
+            warn: Called with a line for each new image.
 
         Raises:
             TrainingEnded: There are more than allowed.
@@ -46,31 +47,30 @@ class UnreadableImages:
 
 
 @contextmanager
-def told_in_one_line(where: Callable[[], str]) -> Iterator[None]:
-    """Turn what a data loader raises into an end with one line.
+def as_one_line_error(where: Callable[[], str]) -> Iterator[None]:
+    """End the training with one line if its data cannot be read.
 
     Args:
-        where (Callable): Names rank and iteration.
+        where: Names rank and iteration.
 
     Raises:
-        TrainingEnded: A sample cannot be read, or a loader process is gone.
+        TrainingEnded: A sample cannot be read, or a loader process died.
     """
     try:
         yield
-    except UnreadableSampleError as e:
-        raise TrainingEnded(f'{where()}: {e}', UNREADABLE) from None
-    except Exception as e:
-        # torch's handler of SIGCHLD raises anywhere, also where somebody
-        # turns whatever comes into another exception
-        said = next(filter(None, map(last_words, _with_contexts(e))), None)
-        if said is None:
+    except UnreadableSampleError as error:
+        raise TrainingEnded(f'{where()}: {error}', UNREADABLE) from None
+    except Exception as error:
+        # torch's handler of SIGCHLD raises anywhere, also in code that turns any exception into another one.
+        reason = next(filter(None, map(worker_death_reason, _with_contexts(error))), None)
+        if reason is None:
             raise
-        heed_no_more()
-        raise TrainingEnded(f'{where()}: {explain_dead_worker(said)}', LOADER_DIED) from None
+        ignore_sigchld()
+        raise TrainingEnded(f'{where()}: {explain_dead_worker(reason)}', LOADER_DIED) from None
 
 
 def _with_contexts(error: Optional[BaseException]) -> Iterator[BaseException]:
-    """An exception and those during whose handling it came up."""
+    """An exception, and those during whose handling it was raised."""
     while error is not None:
         yield error
         error = error.__context__

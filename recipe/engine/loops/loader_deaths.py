@@ -1,4 +1,4 @@
-"""Loader processes that are gone: how that shows, and what it may mean."""
+"""Data loader processes that died: how the training notices, and what the likely cause is."""
 
 import os
 import re
@@ -16,59 +16,54 @@ from torch.utils.data import get_worker_info
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 _MIB = 2**20
-# From the wait for a batch, or from torch's handler of SIGCHLD anywhere else;
-# the latter from the wait where the thread that pins batches saw it first.
+# torch's messages: of the wait for a batch, of its handler of SIGCHLD, which raises anywhere, and of the wait if the
+# thread that pins memory has noticed first.
 _DEATH = re.compile(r'DataLoader worker \(pid|Pin memory thread exited unexpectedly')
-# A batch is handed over in files of /dev/shm, which torch calls so.
+# A batch is sent in files of /dev/shm, which torch names so.
 _NOT_SHARED = re.compile(r'in DataLoader worker.*(shared memory|</torch_)', re.DOTALL)
-_SIGNAL_S = 2  # longer than a process lives that has lost its sockets
+_EXIT_S = 2  # a process that has lost its sockets has ended by then
 _print_and_drop = Queue._on_queue_feeder_error
 
 
-def last_words(error: BaseException) -> Optional[str]:
-    """What is known of a loader process whose end an exception tells of.
+def worker_death_reason(error: BaseException) -> Optional[str]:
+    """What is known about a dead loader process, if an exception is the result of one.
 
-    A process that dies while it hands over a batch closes its socket before
-    it counts as dead, so torch takes it for living and hands on what the
-    socket raises: EOFError, ConnectionResetError, BrokenPipeError or, before
-    there is a connection, ConnectionRefusedError or FileNotFoundError.
+    A process that dies while it sends a batch closes its socket before it counts as dead. So torch takes it for living
+    and raises what the socket raises: EOFError, ConnectionResetError, BrokenPipeError or, before there is a connection,
+    ConnectionRefusedError or FileNotFoundError.
 
     Args:
-        error (BaseException): What a training has raised.
+        error: What a training has raised.
 
     Returns:
-        str, optional: What torch says of the process; None where the
-        exception tells of something else.
+        What torch or the exit status says about the process; None if the exception has another reason.
     """
-    said = str(error)
-    call, workers = _in_loader(error.__traceback__)
+    text = str(error)
+    call, workers = _loader_call(error.__traceback__)
     if isinstance(error, RuntimeError):
-        if _NOT_SHARED.search(said):
-            return f'DataLoader worker: {said.strip().splitlines()[-1]}.'
-        if not _DEATH.search(said):
+        if _NOT_SHARED.search(text):
+            return f'DataLoader worker: {text.strip().splitlines()[-1]}.'
+        if not _DEATH.search(text):
             return None
-    elif call == '__init__' and isinstance(error, OSError):
+        return text if 'by signal' in text else _exits(workers) or text
+    if call == '__init__' and isinstance(error, OSError):
         return f'No DataLoader worker can be started: {error.strerror}.'
-    elif call == '_try_get_data' and isinstance(error, (EOFError, ConnectionError, FileNotFoundError)):
-        said = f'A DataLoader worker closed its connection while it handed over a batch ({type(error).__name__}).'
-        try:
-            time.sleep(_SIGNAL_S)
-        except RuntimeError as e:
-            # torch's handler of SIGCHLD
-            if not _DEATH.search(str(e)):
-                raise
-            said = str(e)
-    else:
-        return None
-    return said if 'by signal' in said else _exits(workers) or said
+    if call == '_try_get_data' and isinstance(error, (EOFError, ConnectionError, FileNotFoundError)):
+        ignore_sigchld()
+        deadline = time.monotonic() + _EXIT_S
+        while not _exits(workers) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        closed = f'A DataLoader worker closed its connection while it handed over a batch ({type(error).__name__}).'
+        return _exits(workers) or closed
+    return None
 
 
-def _in_loader(traceback: Optional[TracebackType]) -> Tuple[Optional[str], Sequence[BaseProcess]]:
-    """Within what something was raised, if a data loader had to do with it.
+def _loader_call(traceback: Optional[TracebackType]) -> Tuple[Optional[str], Sequence[BaseProcess]]:
+    """Which call of a data loader raised an error, if any.
 
     Returns:
-        tuple: ``'_try_get_data'``, the wait for a batch, or ``'__init__'``,
-        the start of loader processes, or None; and the processes.
+        ``'_try_get_data'``, the wait for a batch, ``'__init__'``, the start of loader processes, or None; and the
+        loader's processes.
     """
     while traceback is not None:
         frame = traceback.tb_frame
@@ -80,34 +75,29 @@ def _in_loader(traceback: Optional[TracebackType]) -> Tuple[Optional[str], Seque
 
 
 def _exits(workers: Sequence[BaseProcess]) -> str:
-    """How loader processes have ended, in torch's words.
-
-    Torch itself has no more to say than that they are gone where it comes
-    upon that before its handler of SIGCHLD does.
-    """
-    said = []
+    """How loader processes have ended, in torch's words; empty while all of them run."""
+    lines = []
     for worker in workers:
         code = worker.exitcode
         if code is not None and code < 0:
-            said.append(f'DataLoader worker (pid {worker.pid}) is killed by signal: {signal.strsignal(-code)}.')
+            lines.append(f'DataLoader worker (pid {worker.pid}) is killed by signal: {signal.strsignal(-code)}.')
         elif code is not None:
-            said.append(f'DataLoader worker (pid {worker.pid}) exited with status {code}.')
-    return ' '.join(said)
+            lines.append(f'DataLoader worker (pid {worker.pid}) exited with status {code}.')
+    return ' '.join(lines)
 
 
-def hand_on_what_cannot_be_shared() -> None:
-    """Have loader processes hand on why a batch does not reach the training.
+def send_errors_in_place_of_batches() -> None:
+    """Have loader processes that start from now on report why a batch cannot be sent.
 
-    A batch is put into shared memory by a thread of the loader process. Where
-    that fails, Python prints a traceback and drops the batch, and the training
-    waits for it for ever. Processes that are forked from now on hand the error
-    on in its place, as torch does where a sample cannot be made.
+    A thread of the loader process puts each batch into shared memory. If that fails, Python prints a traceback and
+    drops the batch, and the training waits for it for ever. Here the error is sent in its place, as torch does if a
+    sample cannot be made.
     """
-    Queue._on_queue_feeder_error = _hand_on
+    Queue._on_queue_feeder_error = _send_error
 
 
-def _hand_on(self: Queue, error: Exception, item: Any) -> None:
-    """CPython's hook for a queue that cannot send; see above."""
+def _send_error(self: Queue, error: Exception, item: Any) -> None:
+    """CPython's hook for an item that a queue cannot send; called while the error is handled."""
     worker = get_worker_info()
     if worker is None:
         _print_and_drop(error, item)
@@ -116,42 +106,37 @@ def _hand_on(self: Queue, error: Exception, item: Any) -> None:
     self.put((index, ExceptionWrapper(where=f'in DataLoader worker process {worker.id}')))
 
 
-def heed_no_more() -> None:
-    """Keep torch's handler from raising while the process ends of a death.
-
-    Others may die with the first one, as where memory runs out.
-    """
+def ignore_sigchld() -> None:
+    """Keep torch's handler from raising again: other loader processes may die with the first one."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
-def explain_dead_worker(said: str) -> str:
-    """Say why a loader process probably died.
+def explain_dead_worker(reason: str) -> str:
+    """Name the likely cause of a loader process's death.
 
     Args:
-        said (str): What torch says.
+        reason: From ``worker_death_reason``.
 
     Returns:
-        str: One line with the likely cause, figures of the machine and what
-        to do.
+        One line with the likely cause, free memory and what to do.
     """
-    said = ' '.join(said.split())
+    reason = ' '.join(reason.split())
     shm = _shared_memory()
     memory = _available_memory()
-    if 'Bus error' in said or 'shared memory' in said:
+    if 'Bus error' in reason or 'shared memory' in reason:
         return (
-            f'{said} It ran out of shared memory; {shm}. Make /dev/shm '
-            'larger (docker run --shm-size), or give fewer loader '
-            'processes'
+            f'{reason} It ran out of shared memory; {shm}. Make /dev/shm larger (docker run --shm-size), or give fewer '
+            'loader processes'
         )
-    if 'Killed' in said:
+    if 'Killed' in reason:
         return (
-            f'{said} Most often the system kills for want of memory; '
-            f'{memory}. Give fewer loader processes, or more memory'
+            f'{reason} Most often the system kills for lack of memory; {memory}. Give fewer loader processes, or more '
+            'memory'
         )
     return (
-        f'{said} Memory and shared memory are the usual causes; {memory}, '
-        f'{shm}. Without loader processes the error itself is shown'
+        f'{reason} Lack of memory or shared memory is the usual cause; {memory}, {shm}. Without loader processes the '
+        'error itself is shown'
     )
 
 
@@ -166,8 +151,8 @@ def _shared_memory() -> str:
 def _available_memory() -> str:
     free = os.sysconf('SC_AVPHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
     try:
-        with open('/proc/meminfo') as f:
-            rows: Dict[str, str] = dict(line.split(':', 1) for line in f if ':' in line)
+        with open('/proc/meminfo') as file:
+            rows: Dict[str, str] = dict(line.split(':', 1) for line in file if ':' in line)
         free = int(rows['MemAvailable'].split()[0]) * 1024
     except (OSError, KeyError, ValueError):
         pass

@@ -1,3 +1,5 @@
+"""The train loop that resumes exactly."""
+
 import logging
 import os.path as osp
 from contextlib import contextmanager
@@ -14,9 +16,10 @@ from mmseg.registry import LOOPS
 from recipe.data import random_state
 from recipe.data.position_seeded_dataset import PositionSeededDataset
 from recipe.data.resumable_sampler import ResumableInfiniteSampler
-from recipe.engine.loops.data_faults import UnreadableImages, told_in_one_line
+from recipe.engine.loops.data_faults import UnreadableImages, as_one_line_error
 from recipe.engine.loops.gradient_buckets import settle_gradient_buckets
-from recipe.engine.loops.loader_deaths import hand_on_what_cannot_be_shared
+from recipe.engine.loops.loader_deaths import send_errors_in_place_of_batches
+from recipe.engine.loops.running_statistics import share_running_statistics
 from recipe.engine.loops.step_times import StepTimes
 from recipe.engine.loops.stop_request import StopRequest
 
@@ -125,7 +128,7 @@ class ResumableIterBasedTrainLoop(IterBasedTrainLoop):
 
     def run(self) -> torch.nn.Module:
         """Launch training."""
-        with told_in_one_line(self._where):
+        with as_one_line_error(self._where):
             return self._run()
 
     def _where(self) -> str:
@@ -137,7 +140,7 @@ class ResumableIterBasedTrainLoop(IterBasedTrainLoop):
         try:
             # before the loader processes are forked, which inherit it
             with StopRequest(self._device) as stop_request:
-                hand_on_what_cannot_be_shared()
+                send_errors_in_place_of_batches()
                 self._start_val_workers()
                 self.dataloader_iterator = iter(self.dataloader)
                 self._decide_current_val_interval()
@@ -184,7 +187,7 @@ class ResumableIterBasedTrainLoop(IterBasedTrainLoop):
             self.ensure_train_mode()
             self._step_times.start()
             data_batch = next(self.dataloader_iterator)
-            self._unreadable.look(data_batch, self.runner.logger.warning)
+            self._unreadable.count(data_batch, self.runner.logger.warning)
             self._step_times.data_ready()
             if self._iter == self._first_iter > 0:
                 with self.paused(), random_state.preserved(self._device):
@@ -229,6 +232,7 @@ class ResumableIterBasedTrainLoop(IterBasedTrainLoop):
     def _validate(self) -> None:
         """Validate without a trace in the random state of the training."""
         self._step_times.flush()
+        share_running_statistics(self.runner.model)
         self._training_random_state = random_state.capture(self._device)
         try:
             self.runner.val_loop.run()

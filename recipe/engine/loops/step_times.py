@@ -1,3 +1,5 @@
+"""The time of each iteration, in a CSV file."""
+
 import os
 import os.path as osp
 import time

@@ -1,3 +1,5 @@
+"""Signals that ask all ranks to stop."""
+
 import signal
 import threading
 from typing import Any, Optional

@@ -1,3 +1,5 @@
+"""Steps that are not finite: left out by the device, and kept for a replay."""
+
 from recipe.engine.nonfinite.dump import BadStep, read_dump, write_dump, write_weights
 from recipe.engine.nonfinite.guarded_step import GuardedStep
 

@@ -2,7 +2,7 @@
 
 The norm of the gradient decides. It is the same on all ranks, since gradients
 are added up before; a loss that is not finite makes it so too, see
-:func:`mmseg.models.utils.stacked_losses.parse_losses`.
+:class:`SpreadNonFinite`.
 
 Reading the norm before each step would have the host wait for the device.
 Instead the device is told to do nothing where the norm is not finite: fused
@@ -26,8 +26,8 @@ class GuardedStep:
     listened to, where it clips by norm: the scaler leaves out steps by itself.
 
     Args:
-        wrapper (OptimWrapper): Its ``clip_func`` and its optimizer's ``step``
-            are wrapped.
+        wrapper (OptimWrapper): Its ``backward`` and ``clip_func``, and its
+            optimizer's ``step``, are wrapped.
         before_step (Callable): Called before each step; may raise.
 
     Attributes:
@@ -49,6 +49,7 @@ class GuardedStep:
                 holder.clip = self._noting(holder.clip)
             else:
                 wrapper.clip_func = self._noting(holder)
+        wrapper.backward = _spreading(wrapper.backward)
         self._step = self._optimizer.step
         if not self.scales:
             self._optimizer.step = self._guarded
@@ -95,6 +96,33 @@ class GuardedStep:
 
     def _parameters(self) -> List[Tensor]:
         return [param for group in self._optimizer.param_groups for param in group['params'] if param.grad is not None]
+
+
+class SpreadNonFinite(torch.autograd.Function):
+    """The identity, whose gradient is NaN if the value is not finite.
+
+    The gradient of a loss that is infinite may be finite. Here it is not, so that all ranks, which share their
+    gradients, notice the loss of one.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, loss: Tensor) -> Tensor:
+        """Return the loss, a scalar."""
+        ctx.save_for_backward(loss)
+        return loss.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        """Pass the gradient on: bit by bit the same if the loss is finite."""
+        (loss,) = ctx.saved_tensors
+        return grad + loss * 0
+
+
+def _spreading(backward: Callable) -> Callable:
+    def spread_and_go_back(loss: Tensor, **kwargs: Any) -> None:
+        backward(SpreadNonFinite.apply(loss), **kwargs)
+
+    return spread_and_go_back
 
 
 def takes_found_inf(optimizer: torch.optim.Optimizer) -> bool:

@@ -1,3 +1,5 @@
+"""Mixed precision in bfloat16."""
+
 from contextlib import contextmanager, nullcontext
 from typing import Any, ContextManager, Iterator
 

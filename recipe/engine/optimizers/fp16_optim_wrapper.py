@@ -1,3 +1,5 @@
+"""Mixed precision in float16."""
+
 from contextlib import contextmanager, nullcontext
 from typing import Any, ContextManager, Iterator, Union
 

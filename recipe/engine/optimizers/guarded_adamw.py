@@ -1,3 +1,5 @@
+"""torch_npu's fused AdamW with a flag that leaves out a step."""
+
 import math
 from functools import lru_cache
 from typing import Any, Dict, Optional, Union

@@ -6,9 +6,10 @@ from typing import Any, Callable, ContextManager, Sequence
 
 import torch
 from mmengine.model import is_model_wrapper
-from recipe.models.compiled_parts import parts_of
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from recipe.models.compiled_parts import parts_of
 
 _aten = torch.ops.aten
 _PRODUCTS = (

@@ -1,0 +1,36 @@
+"""Imports all classes that a config names by type after ``equip()``, so that they are registered.
+
+It is in the ``custom_imports`` of an equipped config. So plain mmengine can build from the config of a run folder,
+wherever the package can be imported.
+"""
+
+from recipe.data import position_seeded_dataset, resumable_sampler
+from recipe.data.transforms import fast_augment, fast_loading
+from recipe.engine import compile_hook, metric, runner, sturdy_vis_backend
+from recipe.engine.hooks import (
+    atomic_checkpoint_hook,
+    deferred_runtime_info_hook,
+    loader_pace_hook,
+    nonfinite_guard_hook,
+)
+from recipe.engine.loops import resumable_loop
+from recipe.engine.optimizers import bf16_optim_wrapper, fp16_optim_wrapper, merged_adamw
+
+__all__ = [
+    'atomic_checkpoint_hook',
+    'bf16_optim_wrapper',
+    'compile_hook',
+    'deferred_runtime_info_hook',
+    'fast_augment',
+    'fast_loading',
+    'fp16_optim_wrapper',
+    'loader_pace_hook',
+    'merged_adamw',
+    'metric',
+    'nonfinite_guard_hook',
+    'position_seeded_dataset',
+    'resumable_loop',
+    'resumable_sampler',
+    'runner',
+    'sturdy_vis_backend',
+]

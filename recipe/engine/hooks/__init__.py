@@ -1,0 +1,1 @@
+"""Hooks that equip() puts into a config."""

@@ -1,0 +1,117 @@
+"""mmengine's runner with what a hook cannot change."""
+
+import os
+import re
+import time
+from pathlib import Path
+from typing import Any, Dict, Iterable, Optional, Union
+
+import torch
+from mmengine.device import get_device
+from mmengine.dist import broadcast, is_main_process
+from mmengine.model import revert_sync_batchnorm
+from mmengine.runner import Runner
+from mmseg.registry import RUNNERS
+from torch import nn
+from torch.utils.data import DataLoader
+
+from recipe.data.unreadable import FileNamingDataset
+
+_LOG_FOLDER = re.compile(r'(\d{8}_\d{6})(?:_(\d{3,}))?')
+_NAME_BYTES = 32
+
+
+@RUNNERS.register_module()
+class RecipeRunner(Runner):
+    """mmengine's runner, with four additions.
+
+    It
+
+    - puts the fast modules into the model, if the config has ``accelerate=True``;
+    - names the file of a sample that cannot be read;
+    - reads a checkpoint as data: mmengine runs the text of a config that a checkpoint holds as ``meta['config']``;
+    - gives each start a log folder of its own, whose name sorts behind those of all earlier starts:
+      ``20260101_120000``, or ``20260101_120000_002`` after another one of that second or a later one. mmengine's folder
+      bears the second of the start, so that two starts in one second overwrite each other's files.
+    """
+
+    def setup_env(self, env_cfg: Dict) -> None:
+        """Set up the environment, and agree on the log folder: rank 0 makes it, the other ranks take its name."""
+        super().setup_env(env_cfg)
+        name = torch.zeros(_NAME_BYTES, dtype=torch.uint8)
+        if is_main_process():
+            chosen = make_log_folder(Path(self.work_dir)).encode()
+            name[: len(chosen)] = torch.tensor(list(chosen), dtype=torch.uint8)
+        broadcast(name)
+        self._timestamp = bytes(name.tolist()).rstrip(b'\0').decode()
+
+    def build_model(self, model: Union[nn.Module, Dict]) -> nn.Module:
+        """Build the model, before it is moved to the device and wrapped."""
+        return adapt_model(super().build_model(model), self.cfg)
+
+    @staticmethod
+    def build_dataloader(
+        dataloader: Union[DataLoader, Dict], seed: Optional[int] = None, diff_rank_seed: bool = False
+    ) -> DataLoader:
+        """Build a data loader whose errors name the file; see :class:`FileNamingDataset`."""
+        if isinstance(dataloader, dict) and isinstance(dataloader.get('dataset'), dict):
+            dataloader = {**dataloader, 'dataset': {'type': FileNamingDataset, 'dataset': dataloader['dataset']}}
+        return Runner.build_dataloader(dataloader, seed, diff_rank_seed)
+
+    def load_checkpoint(self, *args: Any, **kwargs: Any) -> Dict:
+        """Load a checkpoint without the config that mmengine's ``resume`` would run as a program."""
+        checkpoint = super().load_checkpoint(*args, **kwargs)
+        checkpoint.get('meta', {}).pop('config', None)
+        return checkpoint
+
+
+def adapt_model(model: nn.Module, config: Any) -> nn.Module:
+    """Adapt a built model to the device and the config.
+
+    Args:
+        model: On the CPU.
+        config: ``mmengine.Config``; with ``accelerate=True`` the fast modules are put into the model.
+
+    Returns:
+        The model, or the one in its place without synchronized batch norms, which a CPU does not have.
+    """
+    if get_device() == 'cpu':
+        model = revert_sync_batchnorm(model)
+    if config.get('accelerate'):
+        from recipe.models import accelerate
+
+        accelerate(model)
+    return model
+
+
+def make_log_folder(work_dir: Path) -> str:
+    """Make a new log folder.
+
+    Args:
+        work_dir: Where it is made.
+
+    Returns:
+        Its name.
+    """
+    while True:
+        name = next_name(os.listdir(work_dir), time.strftime('%Y%m%d_%H%M%S'))
+        try:
+            (work_dir / name).mkdir()
+        except FileExistsError:
+            continue
+        return name
+
+
+def next_name(existing: Iterable[str], now: str) -> str:
+    """Name the log folder of a start.
+
+    Args:
+        existing: Names in the run folder. Some are log folders of earlier starts.
+        now: Date and time of this start, as in ``20260101_120000``.
+
+    Returns:
+        A name that sorts behind those of all earlier starts.
+    """
+    starts = [(match[1], int(match[2] or 1)) for match in map(_LOG_FOLDER.fullmatch, existing) if match]
+    newest, count = max(starts, default=('', 0))
+    return now if now > newest else f'{newest}_{count + 1:03d}'

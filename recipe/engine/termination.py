@@ -1,0 +1,63 @@
+"""How the process of a rank ends: one line on stderr, and an exit status of ``recipe.core.exit_status``."""
+
+import atexit
+import os
+import sys
+import threading
+from contextlib import suppress
+from typing import NoReturn, Optional
+
+from mmseg.engine.device import end_collectives
+
+from recipe.core.exit_status import LOADER_DIED, UNREADABLE
+
+
+class TrainingEnded(SystemExit):
+    """Ends the process with one line on stderr in place of a traceback.
+
+    Args:
+        message: What is wrong, where, and what to do about it.
+        status: Exit status.
+    """
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(status)
+        self.message = ' '.join(message.split())
+
+    def print_message(self) -> None:
+        """Print the line in one write, as the last output of the process."""
+        sys.stdout.flush()
+        # It begins on a new line, because native code may have written text without a line end.
+        sys.stderr.write(f'\nerror: {self.message}\n')
+        sys.stderr.flush()
+
+
+def leave(ended: Optional[SystemExit] = None) -> NoReturn:
+    """End the process of a training after its exit functions and threads.
+
+    Python's own finalization is skipped. Threads of native code (gloo's) that call into an interpreter which is being
+    finalized abort the process ("terminate called without an active exception") after all its work.
+
+    Args:
+        ended: What the training raised, on all ranks in the same iteration, or with ``UNREADABLE`` and ``LOADER_DIED``
+            on one rank alone. None: the training is complete.
+    """
+    if isinstance(ended, TrainingEnded):
+        ended.print_message()
+    code = ended.code if ended else None
+    if code not in (UNREADABLE, LOADER_DIED):
+        end_collectives()
+        # What the interpreter does first when it ends. There is no public name for it.
+        for thread in threading.enumerate():
+            if not thread.daemon and thread is not threading.current_thread():
+                thread.join()
+        atexit._run_exitfuncs()
+    # With these two statuses the other ranks wait for this one in a collective. So nothing may come first that waits
+    # for them or for a loader process.
+    has_text = not isinstance(code, (int, type(None)))  # sys.exit('some text')
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):  # a full disk or a closed pipe
+            if has_text and stream is sys.stderr:
+                stream.write(f'{code}\n')
+            stream.flush()
+    os._exit(code if isinstance(code, int) else int(code is not None))
