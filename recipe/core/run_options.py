@@ -24,6 +24,7 @@ class Options:
         hang_timeout: Seconds without progress after which a rank hangs; 0: never.
         on_nan: Steps that are not finite to skip before the training ends.
         on_bad_image: Unreadable images to replace before the training ends.
+        fast: Whether the fast modules of ``recipe.models`` stand for upstream's.
         overrides: ``key=value`` texts from behind ``--``.
     """
 
@@ -45,6 +46,7 @@ class Options:
     amp: Optional[str] = None
     tf32: Optional[bool] = None
     compile: bool = False
+    fast: bool = True
     nnodes: int = 1
     node_rank: Optional[int] = None
     master_addr: Optional[str] = None

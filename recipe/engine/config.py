@@ -17,6 +17,8 @@ PERFORMANCE, PERFORMANCE_DEMO = (1000, 1000), (100, 100)
 # Where a start begins, which is not the same for a resumed one.
 _OF_ONE_START = ('load_from', 'model.backbone.init_cfg')
 _CACHED = {'LoadResizedCrop', 'FastLoadImageFromFile', 'FastLoadAnnotations'}  # transforms that take a decoded cache
+# Modules that register what the recipe adds to mmseg, for every process that reads the config.
+IMPORTS = ('recipe.engine.runner',)
 _LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 
 
@@ -55,6 +57,7 @@ def make(options: Options, device: str, data_root: Path) -> Any:
         config['randomness'] = dict(config.get('randomness') or {}, seed=options.seed)
     if options.amp:
         _set_precision(config, options.amp, device)
+    _set_runner(config, options.fast)
     if options.compile:
         _set_compile(config, device)
     if options.tf32 is not None:
@@ -145,6 +148,15 @@ def _set_precision(config: Any, amp: str, device: str) -> None:
     for name in ('dtype', 'loss_scale'):
         wrapper.pop(name, None)
     wrapper['type'] = {'bf16': 'Bf16OptimWrapper', 'fp16': 'Fp16OptimWrapper', 'off': 'OptimWrapper'}[amp]
+
+
+def _set_runner(config: Any, fast: bool) -> None:
+    """Have the recipe's runner train, and say whether it puts the fast modules into the model."""
+    config['runner_type'], config['fast'] = 'RecipeRunner', fast
+    imports = config.get('custom_imports') or {'imports': [], 'allow_failed_imports': False}
+    names = imports['imports']
+    names = [names] if isinstance(names, str) else list(names)
+    config['custom_imports'] = {**imports, 'imports': [*names, *(name for name in IMPORTS if name not in names)]}
 
 
 def _set_compile(config: Any, device: str) -> None:

@@ -65,20 +65,22 @@ def replay(dump: Dict[str, Any], device: str) -> Dict[str, Any]:
 
     # A dump may come from elsewhere, and a config is a program: only its values are read.
     from recipe.core import config_text
+    from recipe.models import accelerate
 
     config = Config(config_text.read_config(dump['weights']['meta']['cfg']))
     init_default_scope(config.get('default_scope', 'mmseg'))
     config.model.backbone.init_cfg = None
     model = MODELS.build(config.model)
+    if config.get('fast', True):
+        accelerate(model)
+        if hasattr(model.decode_head, 'host_read'):
+            model.decode_head.host_read.on_bad_costs = console.warn
     model.load_state_dict(dump['weights']['state_dict'])
     model.to(device).train()
     if device == 'cpu':
         torch.use_deterministic_algorithms(True, warn_only=True)
     wrapper = build_optim_wrapper(model, config.optim_wrapper)
     random_state.restore(dump['random_state'], torch.device(device))
-    from mmdet.models.dense_heads.host_read import HOST_READ
-
-    HOST_READ.on_bad_costs = console.warn
     with wrapper.optim_context(model):
         losses = model(**model.data_preprocessor(dump['batch'], training=True), mode='loss')
     total, terms = model.parse_losses(losses)
