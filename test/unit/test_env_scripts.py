@@ -8,7 +8,7 @@ import pytest
 
 from recipe.core import console
 from recipe.engine import devices
-from recipe.launch import options
+from recipe.launch import options, stages
 
 TEST = Path(__file__).resolve().parents[1]
 LIBRARIES = ('ASCEND', 'HCCL', 'PYTORCH', 'CUDA', 'TASK_QUEUE', 'CPU_AFFINITY', 'COMBINED', 'MULTI_STREAM', 'ACLNN')
@@ -161,7 +161,7 @@ def test_a_machine_without_cann_is_told_once(home):
 
 @pytest.mark.parametrize(('asked', 'found'), [('npu', 'npu'), ('cuda', 'gpu'), ('cpu', 'cpu')])
 def test_each_device_has_its_environment(asked, found):
-    assert devices.ENVIRONMENTS[devices.likely_device(asked)] == found
+    assert stages.ENVIRONMENTS[devices.likely_device(asked)] == found
     assert (TEST / f'env_{found}.sh').is_file()
 
 
@@ -213,4 +213,4 @@ def test_a_device_that_is_not_there_is_refused_with_why():
 
 
 def test_the_launchers_choose_among_these_devices():
-    assert set(devices.ENVIRONMENTS) == {*options.DEVICES} - {'auto'}
+    assert set(stages.ENVIRONMENTS) == {*options.DEVICES} - {'auto'}

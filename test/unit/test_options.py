@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recipe.core import console, network, run_folder
+from recipe.core import console, network, paths, run_folder
 from recipe.core.run_options import SCRIPTS, Options
 from recipe.launch import options
 
-TOOL = Path(options.__file__)
+TOOL = [sys.executable, str(paths.TOOLS / 'launch.py'), 'check']
 VALUES = {
     'batch_size': '3',
     'num_workers': '0',
@@ -208,22 +208,20 @@ def test_a_performance_run_cannot_be_resumed():
 
 @pytest.mark.parametrize('script', sorted(SCRIPTS))
 def test_help_lists_every_option_and_ends_with_its_own_status(script):
-    done = subprocess.run([sys.executable, str(TOOL), script, '--help'], capture_output=True, text=True, check=False)
+    done = subprocess.run([*TOOL, script, '--help'], capture_output=True, text=True, check=False)
     assert done.returncode == options.EXIT_HELP
     assert all(f'--{name}' in done.stdout for name in (*VALUES, 'resume', 'demo'))
     assert not done.stderr
 
 
 def test_help_behind_the_lone_dashes_is_no_call_for_help():
-    done = subprocess.run(
-        [sys.executable, str(TOOL), 'full', '--demo', '--', '--help'], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([*TOOL, 'full', '--demo', '--', '--help'], capture_output=True, text=True, check=False)
     assert done.returncode == console.EXIT_USAGE
 
 
 def test_good_options_are_silent(root):
     argv = ['full', f'--data_path={root / "data"}', '--work_dir', str(root / 'new' / 'run'), '--seed=1']
-    done = subprocess.run([sys.executable, str(TOOL), *argv], capture_output=True, text=True, check=False)
+    done = subprocess.run([*TOOL, *argv], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, '', '')
     assert not (root / 'new').exists()
 
