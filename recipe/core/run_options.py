@@ -25,6 +25,7 @@ class Options:
         hang_timeout: Seconds without progress after which a rank hangs; 0: never.
         on_nan: Steps that are not finite to skip before the training ends.
         on_bad_image: Unreadable images to replace before the training ends.
+        fast: Whether the fast modules of ``recipe.models`` stand for upstream's.
         overrides: ``key=value`` texts from behind ``--``.
     """
 
@@ -47,6 +48,7 @@ class Options:
     tf32: Optional[bool] = None
     compile: bool = False
     engine: str = 'recipe'
+    fast: bool = True
     nnodes: int = 1
     node_rank: Optional[int] = None
     master_addr: Optional[str] = None

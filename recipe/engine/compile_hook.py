@@ -1,3 +1,5 @@
+"""Training in graphs of torch.compile."""
+
 from typing import Optional
 
 from mmengine.hooks import Hook
@@ -10,14 +12,13 @@ from recipe.models.compiled_parts import compile_parts
 
 @HOOKS.register_module()
 class CompileHook(Hook):
-    """Train in graphs of torch.compile.
+    """Compiles the parts of an accelerated model before the training.
 
-    Random numbers stay those of torch, in the order of a training without
-    graphs.
+    Random numbers stay those of torch, in the order of a training without graphs.
 
     Args:
-        mode (str, optional): Of ``torch.compile``. Defaults to None.
-        backend (str): Likewise. Defaults to ``inductor``.
+        mode: Of ``torch.compile``.
+        backend: Of ``torch.compile``.
     """
 
     def __init__(self, mode: Optional[str] = None, backend: str = 'inductor') -> None:
@@ -26,11 +27,11 @@ class CompileHook(Hook):
             self.options['mode'] = mode
 
     def before_train(self, runner: Runner) -> None:
-        """Compile the parts; each is turned into code when it first runs.
+        """Compile the parts; each becomes code when it first runs.
 
         Raises:
-            ValueError: On an NPU, where no compiler of graphs was tried; and
-                see :func:`~mmseg.models.utils.compiled_parts.compile_parts`.
+            ValueError: On an NPU, where no compiler of graphs was tried; and see
+                :func:`~recipe.models.compiled_parts.compile_parts`.
         """
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         refuse_on(next(model.parameters()).device.type)
@@ -45,7 +46,7 @@ def refuse_on(device_type: str) -> None:
 
 
 def _keep_random_numbers() -> None:
-    """Draw with torch's generators inside of graphs, too."""
+    """Have graphs draw with torch's generators, too."""
     import torch._inductor.config
 
     torch._inductor.config.fallback_random = True

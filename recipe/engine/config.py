@@ -18,7 +18,7 @@ PERFORMANCE, PERFORMANCE_DEMO = (1000, 1000), (100, 100)
 # Settings that differ between a first start and a resume.
 _OF_ONE_START = ('load_from', 'model.backbone.init_cfg')
 # Settings that say which code trains, not what is trained.
-_OF_THE_ENGINE = ('custom_imports', 'runner_type', 'accelerate')
+_OF_THE_ENGINE = ('custom_imports', 'runner_type', 'fast')
 _CACHED = {'LoadResizedCrop', 'FastLoadImageFromFile', 'FastLoadAnnotations'}  # transforms that take a decoded cache
 _LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 
@@ -39,6 +39,7 @@ def make(options: Options, device: str, data_root: Path) -> Any:
     """
     config = load(Path(options.config) if options.config else (DEMO if options.demo else RECIPE))
     engine.use_recipe_runner(config)
+    config['fast'] = options.fast
     if options.engine == 'recipe':
         engine.equip(config)
     max_iters, val_interval = options.max_iters, options.val_interval

@@ -1,24 +1,19 @@
 """Finds the host read of a model, with which a value reaches the host without a wait of its own."""
 
-from typing import Any, Optional
+from typing import Optional
 
 from torch import nn
 
+from recipe.models.host_read import HostRead
 
-def host_read_of(model: nn.Module) -> Optional[Any]:
-    """The ``HostRead`` of an accelerated Mask2Former head; None for a model without one.
+
+def host_read_of(model: nn.Module) -> Optional[HostRead]:
+    """The read of the matching costs in each iteration, which other values can join.
 
     Args:
         model: The model, also wrapped for distributed training.
 
     Returns:
-        ``recipe.models.host_read.HostRead``, in which the matching reads its costs in each iteration.
+        That of an accelerated Mask2Former head; None for a model without one.
     """
-    found = next((module.host_read for module in model.modules() if hasattr(module, 'host_read')), None)
-    if found is None:  # to go with the patch of mmdet, whose head reads through one for the whole process
-        try:
-            from mmdet.models.dense_heads.host_read import HOST_READ
-        except ModuleNotFoundError:
-            return None
-        return HOST_READ
-    return found
+    return next((module.host_read for module in model.modules() if hasattr(module, 'host_read')), None)

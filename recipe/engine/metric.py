@@ -1,32 +1,52 @@
-"""Areas of predicted and true classes, counted where the prediction is."""
+"""The IoU metric, which counts where the prediction is and reads the counts once."""
 
-from typing import List, Tuple
+from typing import Any, Dict, List, Tuple
 
 import torch
+from mmseg.evaluation.metrics import IoUMetric
+from mmseg.registry import METRICS
 from torch import Tensor
 
 Areas = Tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+@METRICS.register_module()
+class DeviceIoUMetric(IoUMetric):
+    """mmseg's IoU metric, for which the host waits for the device once a validation."""
+
+    @staticmethod
+    def intersect_and_union(pred_label: Tensor, label: Tensor, num_classes: int, ignore_index: int) -> Tensor:
+        """Count the pairs of true and predicted class; see :func:`confusion`. ``evaluate`` makes areas of them."""
+        return confusion(pred_label, label, num_classes, ignore_index)
+
+    def evaluate(self, size: int) -> Dict[str, Any]:
+        """Read the counts of all batches, then evaluate.
+
+        Args:
+            size: Images of the data set.
+        """
+        if self.results and not self.format_only:
+            self.results = read_areas(self.results)
+        return super().evaluate(size)
 
 
 def confusion(pred: Tensor, label: Tensor, num_classes: int, ignore_index: int) -> Tensor:
     """Count the pairs of true and predicted class. The host does not wait.
 
     Args:
-        pred (Tensor): Predicted classes, an integer type, any shape.
-        label (Tensor): True classes, another integer type or the same.
-        num_classes (int): Number of classes C. Other values are counted as
-            one more class.
-        ignore_index (int): Pixels with this label are left out.
+        pred: Predicted classes, an integer type, any shape.
+        label: True classes, another integer type or the same.
+        num_classes: Number of classes C. Other values are counted as one more class.
+        ignore_index: Pixels with this label are left out.
 
     Returns:
-        Tensor: Counts, shape (C + 1, C + 1), true class first, on the device
-        of ``pred``; float32 on an accelerator, where counts are exact up to
-        2^24 pixels, int64 on a CPU.
+        Counts, shape (C + 1, C + 1), true class first, on the device of ``pred``. On an accelerator they are float32,
+        exact up to 2^24 pixels; on a CPU int64.
     """
     side = num_classes + 1
     pred, label = pred.flatten().int(), label.flatten().to(pred.device).int()
     kept = label != ignore_index
-    # an index below 0 or above num_classes counts as num_classes
+    # An index below 0 or above num_classes counts as num_classes.
     pred, label = (
         torch.where((one < 0) | (one > num_classes), torch.full_like(one, num_classes), one) for one in (pred, label)
     )
@@ -40,7 +60,7 @@ def _count_on_host(cell: Tensor, kept: Tensor, bins: int) -> Tensor:
 
 
 def _count_on_device(cell: Tensor, kept: Tensor, bins: int) -> Tensor:
-    """Count without bincount, which has to read its largest value first."""
+    """Count without bincount, which reads its largest value on the host first."""
     outside = torch.full_like(cell, -1)
     return torch.histc(torch.where(kept, cell, outside).float(), bins, min=0, max=bins - 1)
 
@@ -49,12 +69,11 @@ def read_areas(confusions: List[Tensor]) -> List[Areas]:
     """Bring counts to the host, in one copy.
 
     Args:
-        confusions (list[Tensor]): From :func:`confusion`, same shape.
+        confusions: From :func:`confusion`, of the same shape.
 
     Returns:
-        list[tuple[Tensor]]: For each the areas that
-        :meth:`IoUMetric.intersect_and_union` returns: intersection, union,
-        prediction and label of each class, float32, shape (C, ).
+        For each the areas that :meth:`IoUMetric.intersect_and_union` returns: intersection, union, prediction and label
+        of each class, float32, shape (C,).
     """
     areas = []
     for counts in torch.stack(confusions).cpu().long():

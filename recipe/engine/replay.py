@@ -72,7 +72,7 @@ def replay(dump: Dict[str, Any], device: str) -> Dict[str, Any]:
     config = Config(config_text.read_config(dump['weights']['meta']['cfg']))
     init_default_scope(config.get('default_scope', 'mmseg'))
     config.model.backbone.init_cfg = None
-    model = adapt_model(MODELS.build(config.model), config)
+    model, _ = adapt_model(MODELS.build(config.model), config)
     model.load_state_dict(dump['weights']['state_dict'])
     model.to(device).train()
     if device == 'cpu':

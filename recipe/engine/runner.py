@@ -4,7 +4,7 @@ import os
 import re
 import time
 from pathlib import Path
-from typing import Any, Dict, Iterable, Optional, Union
+from typing import Any, Dict, Iterable, Optional, Tuple, Union
 
 import torch
 from mmengine.device import get_device
@@ -16,6 +16,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from recipe.data.unreadable import FileNamingDataset
+from recipe.models import accelerate
 
 _LOG_FOLDER = re.compile(r'(\d{8}_\d{6})(?:_(\d{3,}))?')
 _NAME_BYTES = 32
@@ -27,7 +28,7 @@ class RecipeRunner(Runner):
 
     It
 
-    - puts the fast modules into the model, if the config has ``accelerate=True``;
+    - puts the fast modules into the model, unless the config has ``fast=False``;
     - names the file of a sample that cannot be read;
     - reads a checkpoint as data: mmengine runs the text of a config that a checkpoint holds as ``meta['config']``;
     - gives each start a log folder of its own, whose name sorts behind those of all earlier starts:
@@ -47,7 +48,11 @@ class RecipeRunner(Runner):
 
     def build_model(self, model: Union[nn.Module, Dict]) -> nn.Module:
         """Build the model, before it is moved to the device and wrapped."""
-        return adapt_model(super().build_model(model), self.cfg)
+        model, replaced = adapt_model(super().build_model(model), self.cfg)
+        if replaced is not None:
+            parts = ', '.join(f'{count} {name}' for name, count in replaced.items())
+            self.logger.info(f'fast modules (--fast=0 leaves them out): {parts or "none fits this model"}')
+        return model
 
     @staticmethod
     def build_dataloader(
@@ -65,23 +70,20 @@ class RecipeRunner(Runner):
         return checkpoint
 
 
-def adapt_model(model: nn.Module, config: Any) -> nn.Module:
+def adapt_model(model: nn.Module, config: Any) -> Tuple[nn.Module, Optional[Dict[str, int]]]:
     """Adapt a built model to the device and the config.
 
     Args:
         model: On the CPU.
-        config: ``mmengine.Config``; with ``accelerate=True`` the fast modules are put into the model.
+        config: ``mmengine.Config``; ``fast=False`` leaves the model as upstream has it.
 
     Returns:
-        The model, or the one in its place without synchronized batch norms, which a CPU does not have.
+        The model, or the one in its place without synchronized batch norms, which a CPU does not have; and how many
+        modules of each class were replaced by fast ones, None if that is not wanted.
     """
     if get_device() == 'cpu':
         model = revert_sync_batchnorm(model)
-    if config.get('accelerate'):
-        from recipe.models import accelerate
-
-        accelerate(model)
-    return model
+    return model, accelerate(model) if config.get('fast', True) else None
 
 
 def make_log_folder(work_dir: Path) -> str:

@@ -119,6 +119,7 @@ def make_parser(script: str) -> argparse.ArgumentParser:
     add('engine', _one_of(ENGINES), '|'.join(ENGINES), "exact resume and guards, or mmengine's own loop (recipe)")
     add('tf32', _one_of(('0', '1')), '0|1', 'float32 products in TF32 or HF32 (convolutions only, as torch has it)')
     add('compile', _one_of(('0', '1')), '0|1', '1 trains in graphs of torch.compile; not on NPU (0)')
+    add('fast', _one_of(('0', '1')), '0|1', "0 trains with upstream's own modules, which are slower (1)")
     add('nnodes', _whole(1, 4096), 'N', 'machines; more than one need the next three and a shared --work_dir (1)')
     add('node_rank', _whole(0, 4095), 'N', 'number of this machine, from 0')
     add('master_addr', _text, 'HOST', 'address of machine 0')
@@ -170,6 +171,7 @@ def parse(script: str, argv: Sequence[str]) -> Options:
     if 'tf32' in values:
         values['tf32'] = values['tf32'] == '1'
     values['compile'] = values.get('compile') == '1'
+    values['fast'] = values.get('fast') != '0'
     values['doctor'] = values.get('doctor') != '0'
     return Options(script=script, overrides=overrides, **values)
 
@@ -211,6 +213,10 @@ def require_consistent(options: Options) -> None:
             f'--resume={"auto" if options.or_begin else "1"}: a performance run keeps no checkpoint to continue from; '
             'leave it out',
             console.EXIT_USAGE,
+        )
+    if options.compile and not options.fast:
+        raise console.UserError(
+            '--compile=1: only the fast modules can be compiled; leave out --fast=0', console.EXIT_USAGE
         )
     if options.max_restarts and options.script == 'performance':
         raise console.UserError(

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Dict, Optional
 
-from recipe.core import console
-from recipe.launch import endings, failure_archive
-from recipe.launch.ranks import Failure
+from recipe.core import console, exit_status
+from recipe.launch import failure_archive
+from recipe.launch.ranks import Failure, tail
 
 # Before NCCL gives up on a collective (600 s), whose ranks would then be the ones that fail, not the one that hangs.
 # An iteration on cards takes seconds, one on a CPU may take minutes, and gloo waits for 1800 s.
@@ -63,4 +63,17 @@ def describe(folder: Path, log_dir: Path, failure: Failure) -> str:
         kept = f'for a report: {failure_archive.write(folder, log_dir, failure)}'
     except OSError as error:
         kept = f'its archive could not be written ({error.strerror})'
-    return f'{endings.explain(failure)}; {kept}; log: {failure.log}'
+    return f'{explain(failure)}; {kept}; log: {failure.log}'
+
+
+def explain(failure: Failure) -> str:
+    """Say in one line what ended a training and what to do.
+
+    Args:
+        failure: The rank's last line on stderr that begins with ``error:`` says what was wrong. Of its two logs,
+            written in one moment, ``failure.log`` may be the other one.
+    """
+    lines = failure.last_lines + tail(failure.log.with_name('stderr.log'))
+    said = [line[len('error: ') :] for line in lines if line.startswith('error: ')]
+    parts = [failure.what, *said[-1:], exit_status.advice(failure.status)]
+    return ': '.join(parts[:2]) + (f'; {parts[-1]}' if parts[-1] else '') if said else '; '.join(filter(None, parts))

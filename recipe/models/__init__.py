@@ -2,3 +2,7 @@
 
 Imports ``core``.
 """
+
+from recipe.models.adopt import accelerate, adopt
+
+__all__ = ['accelerate', 'adopt']

@@ -3,7 +3,6 @@
 from typing import Any, Callable, List, NamedTuple, Sequence, Set
 
 import torch
-from mmseg.utils.random_state import preserved
 from torch import Tensor, nn
 
 NAME = 'compiled_parts'
@@ -18,8 +17,8 @@ class CompiledParts(NamedTuple):
     Attributes:
         backbone (Callable): (backbone, images) -> features.
         decode (Callable): (head, features) -> ``QueryPredictions``.
-        costs (Callable): ``static_costs`` of mmdet.
-        point_losses (Callable): ``static_point_losses`` of mmdet.
+        costs (Callable): ``static_costs``.
+        point_losses (Callable): ``static_point_losses``.
     """
 
     backbone: Callable[..., Sequence[Tensor]]
@@ -51,7 +50,8 @@ class _Warmed:
         if shapes not in self.seen:
             self.seen.add(shapes)
             device = inputs[0].device
-            with torch.no_grad(), preserved(device):
+            devices, kind = ([], 'cuda') if device.type == 'cpu' else ([device], device.type)
+            with torch.no_grad(), torch.random.fork_rng(devices, device_type=kind):
                 self.function(module, x)
         return self.graph(module, x)
 
@@ -72,15 +72,13 @@ def compile_parts(model: nn.Module, **options: Any) -> None:
             than those of which the graphs are made.
     """
     from recipe.models.decode import decode
-    from recipe.models.head import batches_loss
     from recipe.models.static_loss import can_be_static, static_costs, static_point_losses
 
     head = model.decode_head
-    if not (hasattr(head, 'decodes_fused') and batches_loss(head) and can_be_static(head)):
+    if not (getattr(head, 'batches_loss', False) and can_be_static(head)):
         raise ValueError(
-            f'{type(head).__name__} of this config cannot be compiled: it '
-            'takes the Mask2FormerHead of mmseg with the matching and losses '
-            'of its configs'
+            f'{type(head).__name__} of this config cannot be compiled: it takes the Mask2FormerHead of mmseg with the '
+            'matching and losses of its configs, and --fast=1'
         )
     parts = CompiledParts(
         *(_Warmed(part, **options) for part in (_run, decode)),

@@ -1,96 +1,171 @@
-"""One multi-scale deformable attention for every device and precision."""
+"""Multi-scale deformable attention for every device and precision (Deformable DETR, arXiv:2010.04159)."""
 
 import os
 import warnings
 from functools import lru_cache
-from typing import Callable, Dict, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Optional, Sequence, Tuple, Union
 
 import torch
-from mmcv.ops.multi_scale_deform_attn import MultiScaleDeformableAttnFunction, multi_scale_deformable_attn_pytorch
+from mmcv.ops.multi_scale_deform_attn import (
+    MultiScaleDeformableAttention,
+    MultiScaleDeformableAttnFunction,
+    multi_scale_deformable_attn_pytorch,
+    mx_driving_deformable_attn,
+)
 from mmcv.utils.ext_loader import check_ops_exist
-from mmcv.utils.mx_driving_import import import_mx_driving
+from torch import Tensor
 
 from recipe.models.deform_attn_cpu import CPUDeformableAttention
 from recipe.models.execution import is_compiling
 
-# What the compiled operator is instantiated for on each kind of device;
-# everything else is computed in float32 and cast back. On CUDA it has float16
-# too, but with coordinates of that precision, which has 1/16 of a pixel to
-# offer at the far end of a map of 128.
+# What the compiled operator takes on each kind of device. Everything else is computed in float32 and cast back. On CUDA
+# the operator takes float16 too, but with coordinates in float16, which is 1/16 of a pixel at the far end of a map of
+# 128 pixels.
 _COMPILED_DTYPES = {
     'cuda': (torch.float32, torch.float64),
     'mlu': (torch.float16, torch.float32),
     'musa': (torch.float16, torch.float32, torch.float64),
 }
 _HALF = (torch.bfloat16, torch.float16)
-# Names an implementation for CUDA; for measuring, and where one fails.
+# Names an implementation for CUDA, for measuring and if one fails.
 CHOICE = 'MMCV_DEFORM_ATTN'
 CHOICES = ('auto', 'triton', 'compiled', 'pytorch')
 # Whether the Triton kernel gave the right result, by device.
 _triton_passed: Dict[torch.device, bool] = {}
+Shapes = Sequence[Tuple[int, int]]
+
+
+class FastMultiScaleDeformableAttention(MultiScaleDeformableAttention):
+    """mmcv's module, with the implementation that the device and the precision call for."""
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Optional[Tensor] = None,
+        value: Optional[Tensor] = None,
+        identity: Optional[Tensor] = None,
+        query_pos: Optional[Tensor] = None,
+        key_padding_mask: Optional[Tensor] = None,
+        reference_points: Optional[Tensor] = None,
+        spatial_shapes: Optional[Tensor] = None,
+        level_start_index: Optional[Tensor] = None,
+        host_shapes: Optional[Shapes] = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        """Compute what upstream's method computes.
+
+        Args:
+            query: Shape (queries, B, C), or (B, queries, C) if ``batch_first``.
+            key: Not used, as upstream.
+            value: Shape (keys, B, C), or (B, keys, C) if ``batch_first``. Default: ``query``.
+            identity: What the result is added to. Default: ``query``.
+            query_pos: Added to ``query`` first.
+            key_padding_mask: Boolean, (B, keys); true where a key is padding.
+            reference_points: (x, y) in [0, 1] or boxes (x, y, w, h), shape (B, queries, levels, 2 or 4).
+            spatial_shapes: (h, w) of each level, shape (levels, 2), integer.
+            level_start_index: First key of each level, shape (levels,), integer.
+            host_shapes: ``spatial_shapes`` as numbers, so that nothing reads the tensor on the host.
+            kwargs: Not used, as upstream.
+
+        Returns:
+            Shape of ``query``.
+        """
+        value = query if value is None else value
+        identity = query if identity is None else identity
+        if query_pos is not None:
+            query = query + query_pos
+        if not self.batch_first:
+            query, value = query.permute(1, 0, 2), value.permute(1, 0, 2)
+        bs, num_query, _ = query.shape
+        num_value = value.shape[1]
+        if host_shapes is not None:
+            assert sum(h * w for h, w in host_shapes) == num_value
+        else:
+            assert (spatial_shapes[:, 0] * spatial_shapes[:, 1]).sum() == num_value
+
+        # A linear layer makes a matrix of rows of anything else, for which it needs more operators.
+        value = self.value_proj(value.flatten(0, 1))
+        if key_padding_mask is not None:
+            value = value.masked_fill(key_padding_mask.reshape(-1, 1), 0.0)
+        value = value.view(bs, num_value, self.num_heads, -1)
+        rows = query.flatten(0, 1)
+        sizes = (bs, num_query, self.num_heads, self.num_levels, self.num_points)
+        # Autocast would round the positions of the samples to half precision.
+        with torch.autocast(rows.device.type, enabled=False):
+            offsets = self.sampling_offsets(rows.to(self.sampling_offsets.weight.dtype)).view(*sizes, 2)
+        weights = self.attention_weights(rows).view(*sizes[:3], -1).softmax(-1).view(sizes)
+        locations = _locations(reference_points, offsets, spatial_shapes)
+        output = multi_scale_deformable_attn(
+            value, spatial_shapes, level_start_index, locations, weights, self.im2col_step, host_shapes
+        )
+        output = self.output_proj(output)
+        if not self.batch_first:
+            output = output.permute(1, 0, 2)
+        return self.dropout(output) + identity
+
+
+def _locations(reference_points: Tensor, offsets: Tensor, spatial_shapes: Tensor) -> Tensor:
+    """Return where to sample, (x, y) in [0, 1], in the shape of ``offsets``: (B, queries, heads, levels, points, 2)."""
+    if reference_points.shape[-1] == 2:
+        # Offsets are in pixels of their level; (levels, 1, 2).
+        size = spatial_shapes.flip(-1).unsqueeze(-2)
+        return reference_points[:, :, None, :, None, :] + offsets / size
+    if reference_points.shape[-1] == 4:
+        centres, sizes = reference_points[:, :, None, :, None].split(2, dim=-1)
+        return centres + offsets / offsets.shape[-2] * sizes * 0.5
+    raise ValueError(f'Last dim of reference_points must be 2 or 4, but get {reference_points.shape[-1]} instead.')
 
 
 def multi_scale_deformable_attn(
-    value: torch.Tensor,
-    spatial_shapes: torch.Tensor,
-    level_start_index: torch.Tensor,
-    sampling_locations: torch.Tensor,
-    attention_weights: torch.Tensor,
+    value: Tensor,
+    spatial_shapes: Tensor,
+    level_start_index: Tensor,
+    sampling_locations: Tensor,
+    attention_weights: Tensor,
     im2col_step: int = 64,
-    host_shapes: Optional[Sequence[Tuple[int, int]]] = None,
-) -> torch.Tensor:
-    """Multi-scale deformable attention (Deformable DETR, equation 3).
+    host_shapes: Optional[Shapes] = None,
+) -> Tensor:
+    """Sample, weight and add up (Deformable DETR, equation 3).
 
-    The implementation follows from the device of ``value``:
+    The device of ``value`` decides which implementation computes it:
 
-    - NPU: ``mx_driving.multi_scale_deformable_attn``;
-    - CUDA, MLU and MUSA: mmcv's compiled operator where it was built;
-    - CUDA, in half precision or without that operator: the Triton kernel of
-      ``deform_attn_triton``, if Triton is there and a small case comes out
-      right on the device; the environment variable ``MMCV_DEFORM_ATTN``
-      (auto, triton, compiled, pytorch) decides otherwise;
-    - CPU: ``CPUDeformableAttention``, unless torch.compile is tracing;
-    - everything else: ``multi_scale_deformable_attn_pytorch``.
+    - NPU: ``mx_driving.multi_scale_deformable_attn``.
+    - CUDA, MLU and MUSA: mmcv's compiled operator, if it was built.
+    - CUDA in half precision, or without that operator: the Triton kernel of ``deform_attn_triton``, if Triton is
+      installed and a small case comes out right on the device. The environment variable ``MMCV_DEFORM_ATTN`` (auto,
+      triton, compiled, pytorch) overrides this.
+    - CPU: ``CPUDeformableAttention``, except under torch.compile.
+    - Everything else: ``multi_scale_deformable_attn_pytorch``.
 
-    The compiled operator comes first in float32, since it is what upstream
-    trains with and nothing was measured that speaks against it.
+    In float32 the compiled operator comes first, since upstream trains with it and nothing measured speaks against it.
 
-    Bilinear sampling in half precision loses whole pixels at coordinates near
-    1, so a half-precision ``value`` is sampled in float32 wherever the
-    implementation has no half-precision kernel of its own, and the Triton
-    kernel takes coordinates in float32.
+    Bilinear sampling in half precision is off by whole pixels at coordinates near 1. So a ``value`` in half precision
+    is sampled in float32, except by the Triton kernel, which takes coordinates in float32.
 
     Args:
-        value (torch.Tensor): Shape (bs, num_keys, num_heads, head_dim), of
-            any floating dtype.
-        spatial_shapes (torch.Tensor): (h, w) of each level, shape
-            (num_levels, 2), integer.
-        level_start_index (torch.Tensor): First key of each level, shape
-            (num_levels, ), integer.
-        sampling_locations (torch.Tensor): (x, y) in [0, 1], shape
-            (bs, num_queries, num_heads, num_levels, num_points, 2).
-        attention_weights (torch.Tensor): Shape
-            (bs, num_queries, num_heads, num_levels, num_points).
-        im2col_step (int): Images per step of the compiled operator.
-        host_shapes (Sequence[tuple[int, int]] | None): ``spatial_shapes`` as
-            numbers. With them no implementation reads the tensor on the
-            host, which on a device would wait for all work before it.
+        value: Shape (B, keys, heads, C / heads), of any floating dtype.
+        spatial_shapes: (h, w) of each level, shape (levels, 2), integer.
+        level_start_index: First key of each level, shape (levels,), integer.
+        sampling_locations: (x, y) in [0, 1], shape (B, queries, heads, levels, points, 2).
+        attention_weights: Shape (B, queries, heads, levels, points).
+        im2col_step: Images per step of the compiled operator.
+        host_shapes: ``spatial_shapes`` as numbers. With them no implementation reads that tensor on the host, which
+            would wait for the device.
 
     Returns:
-        torch.Tensor: Shape (bs, num_queries, num_heads * head_dim), with the
-        dtype of ``value``.
+        Shape (B, queries, C), with the dtype of ``value``.
 
     Raises:
-        ImportError: If ``value`` is on an NPU and mx_driving is not
-            installed.
+        ImportError: ``value`` is on an NPU and mx_driving is not installed.
     """
     if value.device.type == 'cuda' and _takes_triton(value):
         # Autocast would cast the float32 operands down again.
         with torch.autocast('cuda', enabled=False):
             return _triton_attn(value, spatial_shapes, level_start_index, sampling_locations, attention_weights)
     attention, dtypes = _implementation(value.device.type)
+    shapes: Union[Tensor, Shapes] = spatial_shapes
     if attention in (_cpu_attn, _pytorch_attn) and host_shapes is not None:
-        spatial_shapes = host_shapes
+        shapes = host_shapes
     out_dtype = value.dtype
     compute_dtype = out_dtype if out_dtype in dtypes else torch.float32
     value = value.to(compute_dtype)
@@ -98,29 +173,22 @@ def multi_scale_deformable_attn(
     attention_weights = attention_weights.to(compute_dtype)
     # Autocast would cast the float32 operands down again.
     with torch.autocast(value.device.type, enabled=False):
-        output = attention(value, spatial_shapes, level_start_index, sampling_locations, attention_weights, im2col_step)
+        output = attention(value, shapes, level_start_index, sampling_locations, attention_weights, im2col_step)
     return output.to(out_dtype)
 
 
 @lru_cache(maxsize=None)
-def _implementation(device_type: str) -> Tuple[Callable, tuple]:
-    """Pick the implementation and the dtypes it takes.
-
-    Args:
-        device_type (str): ``torch.device.type`` of the tensors.
+def _implementation(device_type: str) -> Tuple[Callable[..., Tensor], Tuple[torch.dtype, ...]]:
+    """Choose the implementation for a kind of device.
 
     Returns:
-        tuple[Callable, tuple[torch.dtype, ...]]: A function of the arguments
-        of :func:`multi_scale_deformable_attn`, and its dtypes.
+        A function of the first six arguments of :func:`multi_scale_deformable_attn`, and the dtypes it takes.
     """
     if device_type == 'npu':
-        return _mx_driving_attn, (torch.float32,)
+        return _npu_attn, (torch.float32,)
     if device_type in _COMPILED_DTYPES and _choice() != 'pytorch' and check_ops_exist():
-        # Its own `apply` is the way into this module.
-        compiled = super(MultiScaleDeformableAttnFunction, MultiScaleDeformableAttnFunction).apply
-        return compiled, _COMPILED_DTYPES[device_type]
-    attention = _cpu_attn if device_type == 'cpu' else _pytorch_attn
-    return attention, (torch.float32, torch.float64)
+        return MultiScaleDeformableAttnFunction.apply, _COMPILED_DTYPES[device_type]
+    return (_cpu_attn if device_type == 'cpu' else _pytorch_attn), (torch.float32, torch.float64)
 
 
 def _choice() -> str:
@@ -131,8 +199,8 @@ def _choice() -> str:
     return choice
 
 
-def _takes_triton(value: torch.Tensor) -> bool:
-    """Say whether the Triton kernel computes with these values on CUDA."""
+def _takes_triton(value: Tensor) -> bool:
+    """Return whether the Triton kernel computes with these values on CUDA."""
     choice = _choice()
     if choice in ('compiled', 'pytorch'):
         return False
@@ -144,16 +212,16 @@ def _takes_triton(value: torch.Tensor) -> bool:
 
 
 def _try_triton(device: torch.device) -> bool:
-    """Compare the Triton kernel with the PyTorch form in a small case.
+    """Compare the Triton kernel with the PyTorch form in a small case; returns whether they agree.
 
-    It may be missing, find no C compiler for its launcher, or not know the
-    GPU; a wrong result must not train a model.
+    Triton may be missing, find no C compiler for its launcher, or not know the GPU. A wrong result must not train a
+    model.
     """
     try:
         from recipe.models.deform_attn_check import compare
 
         compare(device)
-    except Exception as error:  # whatever Triton and its drivers raise
+    except Exception as error:  # Triton and its drivers raise exceptions of many kinds
         warnings.warn(
             f'Deformable attention does without its Triton kernel on {device}: {type(error).__name__}: {error}',
             stacklevel=2,
@@ -162,49 +230,31 @@ def _try_triton(device: torch.device) -> bool:
     return True
 
 
-def _triton_attn(
-    value: torch.Tensor,
-    spatial_shapes: torch.Tensor,
-    level_start_index: torch.Tensor,
-    sampling_locations: torch.Tensor,
-    attention_weights: torch.Tensor,
-) -> torch.Tensor:
-    """Call the Triton kernel with coordinates and weights as it takes them.
-
-    ``attention_weights`` are in [0, 1] and may have any precision.
-    """
+def _triton_attn(value: Tensor, shapes: Tensor, starts: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
+    """Call the Triton kernel, with coordinates and weights in the dtype that it takes."""
     from recipe.models.deform_attn_triton import TritonDeformableAttention
 
     dtype = torch.float64 if value.dtype == torch.float64 else torch.float32
-    return TritonDeformableAttention.apply(
-        value, spatial_shapes, level_start_index, sampling_locations.to(dtype), attention_weights.to(dtype)
-    )
+    return TritonDeformableAttention.apply(value, shapes, starts, locations.to(dtype), weights.to(dtype))
 
 
-def _cpu_attn(value, spatial_shapes, _, locations, weights, __):
-    """Give ``CPUDeformableAttention`` its shapes as numbers."""
+def _cpu_attn(
+    value: Tensor, shapes: Union[Tensor, Shapes], starts: Tensor, locations: Tensor, weights: Tensor, im2col_step: int
+) -> Tensor:
     if is_compiling():
-        return _pytorch_attn(value, spatial_shapes, _, locations, weights, __)
-    if isinstance(spatial_shapes, torch.Tensor):
-        spatial_shapes = spatial_shapes.tolist()
-    return CPUDeformableAttention.apply(value, locations, weights, spatial_shapes)
+        return multi_scale_deformable_attn_pytorch(value, shapes, locations, weights)
+    if isinstance(shapes, Tensor):
+        shapes = shapes.tolist()
+    return CPUDeformableAttention.apply(value, locations, weights, shapes)
 
 
-def _pytorch_attn(value, spatial_shapes, _, locations, weights, __):
-    """Take the arguments of the compiled operator."""
-    return multi_scale_deformable_attn_pytorch(value, spatial_shapes, locations, weights)
+def _pytorch_attn(
+    value: Tensor, shapes: Union[Tensor, Shapes], starts: Tensor, locations: Tensor, weights: Tensor, im2col_step: int
+) -> Tensor:
+    return multi_scale_deformable_attn_pytorch(value, shapes, locations, weights)
 
 
-def _mx_driving_attn(
-    value: torch.Tensor,
-    spatial_shapes: torch.Tensor,
-    level_start_index: torch.Tensor,
-    sampling_locations: torch.Tensor,
-    attention_weights: torch.Tensor,
-    im2col_step: int,
-) -> torch.Tensor:
-    """Call Ascend's operator, which knows no ``im2col_step``."""
-    mx_driving = import_mx_driving()
-    return mx_driving.multi_scale_deformable_attn(
-        value, spatial_shapes, level_start_index, sampling_locations, attention_weights
-    )
+def _npu_attn(
+    value: Tensor, shapes: Tensor, starts: Tensor, locations: Tensor, weights: Tensor, im2col_step: int
+) -> Tensor:
+    return mx_driving_deformable_attn(value, shapes, starts, locations, weights)

@@ -6,6 +6,8 @@ import torch
 from mmdet.models.task_modules.prior_generators import MlvlPointGenerator
 from torch import Tensor, nn
 
+from recipe.models.execution import kept_constants
+
 # Training has one set of shapes, whole-image testing one for each image size.
 _MAX_GEOMETRIES = 16
 
@@ -80,8 +82,7 @@ def _kept(module: nn.Module, key: Hashable, make: Callable[[], Any]) -> Any:
     """Return what a module made for a key before, or make it now."""
     kept = module.__dict__.setdefault('_geometries', {})
     if key not in kept:
-        # Tensors made in inference mode could not be used in training.
-        with torch.inference_mode(False), torch.no_grad():
+        with kept_constants():
             made = make()
         if len(kept) >= _MAX_GEOMETRIES:
             kept.pop(next(iter(kept)))

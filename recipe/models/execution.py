@@ -1,11 +1,14 @@
-"""Under what a module runs: whoever has a faster way must know."""
+"""How a module runs at the moment: queries that decide whether a fast path is allowed."""
+
+from contextlib import contextmanager
+from typing import Iterator
 
 import torch
 from torch import nn
 
 
 def autocasts(device_type: str) -> bool:
-    """Say whether autocast is on for a kind of device, in torch 2.1 too."""
+    """Return whether autocast is on for a kind of device, also in torch 2.1."""
     try:
         return torch.is_autocast_enabled(device_type)
     except TypeError:  # before torch 2.4
@@ -16,13 +19,23 @@ def autocasts(device_type: str) -> bool:
 
 
 def is_compiling() -> bool:
-    """Say whether torch.compile is tracing, in torch 2.1 as well."""
+    """Return whether torch.compile is tracing, also in torch 2.1."""
     module = torch.compiler if hasattr(torch.compiler, 'is_compiling') else torch._dynamo
     return module.is_compiling()
 
 
 def is_plain(module: nn.Module) -> bool:
-    """Say whether nobody hooked into the forward pass of a module."""
+    """Return whether a module has no hooks of its own, so that its parts may be called without it."""
     return not (
         module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
     )
+
+
+@contextmanager
+def kept_constants() -> Iterator[None]:
+    """Make tensors that are kept from call to call.
+
+    They have no gradient. A tensor that was made in inference mode could not be used in training later.
+    """
+    with torch.inference_mode(False), torch.no_grad():
+        yield

@@ -1,67 +1,53 @@
 """Two linear layers with an activation between them, as one function.
 
-Autograd keeps three tensors of a feed-forward network: the input and both
-sides of the activation, and with a norm in front a fourth. One of them is
-enough: the others are cheap to compute again, while memory and the number of
+Autograd keeps three tensors of a feed-forward network: the input and both sides of the activation. With a norm before
+it, it keeps a fourth. One of them is enough: the others are cheap to compute again, while memory and the number of
 operators bound a step on every device.
 """
 
-from typing import Optional, Tuple
+from typing import Any, Optional, Tuple
 
 import torch
+import torch.nn.functional as F
+from mmcv.cnn.bricks.transformer import FFN
 from mmcv.cnn.bricks.wrappers import Linear
 from torch import Tensor, nn
 from torch.autograd.function import Function, once_differentiable
 
 from recipe.models.execution import autocasts, is_compiling, is_plain
-from recipe.models.kept_samples import KeptSamples, add_gradient, add_product, as_rows, product_backward
+
+
+class FastFFN(FFN):
+    """mmcv's feed-forward network, with :func:`feed_forward` for its layers."""
+
+    def forward(self, x: Tensor, identity: Optional[Tensor] = None) -> Tensor:
+        """Compute what :meth:`FFN.forward` computes.
+
+        Args:
+            x: Shape (..., C).
+            identity: What the result is added to, of the same shape. Default: ``x``.
+        """
+        out = self.gamma2(feed_forward(self.layers, x))
+        if not self.add_identity:
+            return self.dropout_layer(out)
+        return (x if identity is None else identity) + self.dropout_layer(out)
 
 
 def feed_forward(layers: nn.Sequential, x: Tensor, norm: Optional[nn.Module] = None) -> Tensor:
-    """Run the layers of an :class:`FFN`, with a norm before them if given.
+    """Run the layers of an :class:`FFN`, after a norm if one is given.
 
-    Where they are two linear layers around a ReLU or GELU that drop nothing,
-    and nobody listens to them, the backward pass computes the activation and
-    the norm again. There is then no second derivative. Under autocast and
-    torch.compile, and without gradients, the modules run one by one.
-
-    Args:
-        layers (nn.Sequential): ``FFN.layers``.
-        x (Tensor): Shape (..., C).
-        norm (nn.Module, optional): Applied to ``x`` first. Defaults to None.
-
-    Returns:
-        Tensor: Shape (..., C).
-    """
-    parts = _fitting_layers(layers, x, norm)
-    if parts is None:
-        return layers(x if norm is None else norm(x))
-    return _apply(parts, x, norm, None)
-
-
-def add_feed_forward(
-    layers: nn.Sequential, x: Tensor, norm: Optional[nn.Module], kept: KeptSamples
-) -> Optional[Tensor]:
-    """Add what :func:`feed_forward` returns to x, for some samples.
+    Two linear layers around a ReLU or GELU become one function if they drop nothing and have no hooks. Its backward
+    pass computes the activation and the norm again, and it has no second derivative. Under autocast, under
+    torch.compile and without gradients, the modules run one by one.
 
     Args:
-        layers (nn.Sequential): ``FFN.layers``.
-        x (Tensor): Shape (B, ..., C).
-        norm (nn.Module, optional): Applied to ``x`` first.
-        kept (KeptSamples): Which samples, and by which factor.
+        layers: ``FFN.layers``.
+        x: Shape (..., C).
+        norm: Applied to ``x`` first.
 
     Returns:
-        Tensor | None: Shape of ``x``; None where the layers have to run one
-        by one.
+        Shape (..., C).
     """
-    parts = _fitting_layers(layers, x, norm)
-    return None if parts is None else _apply(parts, x, norm, kept)
-
-
-def _fitting_layers(
-    layers: nn.Sequential, x: Tensor, norm: Optional[nn.Module]
-) -> Optional[Tuple[nn.Linear, nn.Linear, bool]]:
-    """``_two_layers`` where they may run as one function."""
     parts = _two_layers(layers)
     if (
         parts is None
@@ -71,28 +57,14 @@ def _fitting_layers(
         or not (norm is None or is_layer_norm(norm, x))
         or x.dtype != parts[0].weight.dtype
     ):
-        return None
-    return parts
-
-
-def _apply(
-    parts: Tuple[nn.Linear, nn.Linear, bool], x: Tensor, norm: Optional[nn.Module], kept: Optional[KeptSamples]
-) -> Tensor:
+        return layers(x if norm is None else norm(x))
     first, second, is_gelu = parts
-    return _FeedForward.apply(
-        x,
-        first.weight,
-        first.bias,
-        second.weight,
-        second.bias,
-        is_gelu,
-        kept,
-        *((None, None, 0.0) if norm is None else (norm.weight, norm.bias, norm.eps)),
-    )
+    of_norm = (None, None, 0.0) if norm is None else (norm.weight, norm.bias, norm.eps)
+    return _FeedForward.apply(x, first.weight, first.bias, second.weight, second.bias, is_gelu, *of_norm)
 
 
 def _two_layers(layers: nn.Sequential) -> Optional[Tuple[nn.Linear, nn.Linear, bool]]:
-    """Return both linear layers and whether GELU is between, if they fit."""
+    """Return both linear layers and whether GELU is between them, or None if the layers are others."""
     if len(layers) != 3 or not isinstance(layers[0], nn.Sequential) or len(layers[0]) != 3:
         return None
     (first, activation, dropout), second, last_dropout = layers
@@ -114,7 +86,7 @@ def _two_layers(layers: nn.Sequential) -> Optional[Tuple[nn.Linear, nn.Linear, b
 
 
 def is_layer_norm(norm: nn.Module, x: Tensor) -> bool:
-    """Say whether a norm is a LayerNorm over the last axis, with weights."""
+    """Return whether a norm is a LayerNorm with weights over the last axis of x."""
     return (
         type(norm) is nn.LayerNorm
         and norm.weight is not None
@@ -129,45 +101,45 @@ class _FeedForward(Function):
 
     @staticmethod
     def forward(
-        ctx,
+        ctx: Any,
         x: Tensor,
         weight1: Tensor,
         bias1: Tensor,
         weight2: Tensor,
         bias2: Tensor,
         is_gelu: bool,
-        kept: Optional[KeptSamples],
         norm_weight: Optional[Tensor],
         norm_bias: Optional[Tensor],
         eps: float,
     ) -> Tensor:
-        """Compute act(norm(x) W1^T + b1) W2^T + b2, added to x if kept."""
-        ctx.is_gelu, ctx.kept, ctx.eps = is_gelu, kept, eps
+        """Compute act(norm(x) W1^T + b1) W2^T + b2."""
+        ctx.is_gelu, ctx.eps = is_gelu, eps
         mean = rstd = None
-        rows = as_rows(x) if kept is None else kept.rows(x)
+        rows = x.reshape(-1, x.shape[-1])
         inner = rows
         if norm_weight is not None:
             inner, mean, rstd = torch.native_layer_norm(rows, rows.shape[-1:], norm_weight, norm_bias, eps)
         hidden = torch.addmm(bias1, inner, weight1.t())
         # The gradient of ReLU needs its result alone.
-        active = torch.nn.functional.gelu(hidden) if is_gelu else hidden.relu_()
-        out = add_product(x, bias2, active, weight2, kept)
+        active = F.gelu(hidden) if is_gelu else hidden.relu_()
+        out = torch.addmm(bias2, active, weight2.t())
         ctx.save_for_backward(rows, hidden, weight1, weight2, mean, rstd, norm_weight, norm_bias)
-        return out
+        return out.view(x.shape)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor) -> tuple:
-        """Gradients of the input and all parameters."""
-        (rows, hidden, weight1, weight2, mean, rstd, norm_weight, norm_bias) = ctx.saved_tensors
-        above = grad
-        active = torch.nn.functional.gelu(hidden) if ctx.is_gelu else hidden
-        grad, grad_weight2, grad_bias2 = product_backward(above, active, weight2, ctx.kept)
-        grad = (
-            torch.ops.aten.gelu_backward(grad, hidden)
-            if ctx.is_gelu
-            else torch.ops.aten.threshold_backward(grad, hidden, 0)
-        )
+    def backward(ctx: Any, grad: Tensor) -> tuple:
+        """Return the gradients of the input and of all parameters."""
+        rows, hidden, weight1, weight2, mean, rstd, norm_weight, norm_bias = ctx.saved_tensors
+        shape = grad.shape
+        grad = grad.reshape(-1, shape[-1])
+        active = F.gelu(hidden) if ctx.is_gelu else hidden
+        grad_weight2, grad_bias2 = grad.t() @ active, grad.sum(0)
+        grad = grad @ weight2
+        if ctx.is_gelu:
+            grad = torch.ops.aten.gelu_backward(grad, hidden)
+        else:
+            grad = torch.ops.aten.threshold_backward(grad, hidden, 0)
         grad_bias1 = grad.sum(0)
         inner = rows
         if norm_weight is not None:
@@ -179,14 +151,12 @@ class _FeedForward(Function):
             grad, grad_norm_weight, grad_norm_bias = torch.ops.aten.native_layer_norm_backward(
                 grad, rows, rows.shape[-1:], mean, rstd, norm_weight, norm_bias, [True, True, True]
             )
-        grad = add_gradient(above, grad, ctx.kept)
         return (
-            grad,
+            grad.view(shape),
             grad_weight1,
             grad_bias1,
             grad_weight2,
             grad_bias2,
-            None,
             None,
             grad_norm_weight,
             grad_norm_bias,

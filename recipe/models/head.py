@@ -1,107 +1,99 @@
-"""Loss and prediction of the Mask2Former head without full-size masks.
+"""The Mask2Former head: all layers and images at once, and no full-size masks."""
 
-The functions act where a head computes what its class says; a subclass that
-has its own methods, matching or losses keeps the path through them.
-"""
-
-from typing import Dict, Sequence, Tuple
+from typing import Any, Dict, List, Sequence, Tuple
 
 import torch
-from torch import Tensor, nn
-
-try:
-    from mmdet.models.dense_heads import Mask2FormerHead
-
-    from recipe.models.decode import QueryPredictions, decode
-    from recipe.models.loss import batched_loss, can_batch
-    from recipe.models.static_loss import static_loss
-except ModuleNotFoundError:
-    Mask2FormerHead = None
-
+from mmseg.models.decode_heads import Mask2FormerHead
 from mmseg.utils import SampleList
+from torch import Tensor
 
+from recipe.models.class_maps import class_scores
 from recipe.models.compiled_parts import parts_of
+from recipe.models.decode import QueryPredictions, can_decode, decode
+from recipe.models.host_read import HostRead
+from recipe.models.loss import batched_loss, can_batch
 from recipe.models.present_classes import present_classes
-
-LOSS_METHODS = ('loss_by_feat', '_loss_by_feat_single', 'get_targets', '_get_targets_single')
-
-
-def _has_own(head: nn.Module, name: str, owner: type) -> bool:
-    """Say whether a head's method is another one than its owner's."""
-    method = getattr(getattr(head, name), '__func__', None)
-    return method is not getattr(owner, name)
+from recipe.models.static_loss import static_loss
 
 
-def decodes_here(head: nn.Module) -> bool:
-    """Say whether a head's forward pass may be replaced by its decoder.
+class FastMask2FormerHead(Mask2FormerHead):
+    """mmseg's Mask2Former head, which computes the loss of all layers and images at once.
 
-    Args:
-        head (nn.Module): A ``Mask2FormerHead`` of mmseg.
+    If the decoder, the matching or a loss is not the usual one, upstream's methods run.
 
-    Returns:
-        bool: False where something overrides, or listens to, ``forward``.
+    Attributes:
+        host_read: The one host read of a training step.
     """
-    hooks = head._forward_hooks or head._forward_pre_hooks
-    return not hooks and not _has_own(head, 'forward', Mask2FormerHead) and head.decodes_fused()
 
+    def set_up(self) -> None:
+        """Make what upstream's head does not have."""
+        self.host_read = HostRead()
 
-def batches_loss(head: nn.Module) -> bool:
-    """Say whether a head's loss may be computed for all layers at once.
+    @property
+    def decodes_at_once(self) -> bool:
+        """Whether :func:`decode` computes what the modules compute, and nothing listens to the head."""
+        return not (self._forward_hooks or self._forward_pre_hooks) and can_decode(self)
 
-    Args:
-        head (nn.Module): A ``Mask2FormerHead`` of mmseg.
+    @property
+    def batches_loss(self) -> bool:
+        """Whether the loss is computed for all layers and images at once; the same on all ranks."""
+        return self.decodes_at_once and can_batch(self)
 
-    Returns:
-        bool: The same on all ranks, since it depends on the config only.
-    """
-    return (
-        decodes_here(head)
-        and can_batch(head)
-        and not any(_has_own(head, name, Mask2FormerHead) for name in LOSS_METHODS)
-    )
+    def forward(self, x: List[Tensor], batch_data_samples: SampleList) -> Tuple[List[Tensor], List[Tensor]]:
+        """Return class logits and mask logits of each layer, as upstream's method does.
 
+        Args:
+            x: Features of the backbone.
+            batch_data_samples: Not used, as upstream.
+        """
+        if not can_decode(self):
+            return super().forward(x, batch_data_samples)
+        predictions = decode(self, x)
+        layers = range(len(predictions.cls_logits))
+        return list(predictions.cls_logits), [predictions.masks(layer) for layer in layers]
 
-def last_predictions(head: nn.Module, x: Sequence[Tensor]) -> Tuple[Tensor, Tensor]:
-    """Run a head and return what its last layer predicts.
+    def loss(self, x: Sequence[Tensor], batch_data_samples: SampleList, train_cfg: Any) -> Dict[str, Tensor]:
+        """Run the head and compute its losses.
 
-    Args:
-        head (nn.Module): A head for which :func:`decodes_here` holds.
-        x (sequence[Tensor]): Features of the backbone.
+        Args:
+            x: Features of the backbone.
+            batch_data_samples: With ``gt_sem_seg``, of the same size in all samples.
+            train_cfg: Not used, as upstream.
 
-    Returns:
-        tuple[Tensor]: Class logits (B, Q, num_classes + 1) and mask logits
-        (B, Q, h, w).
-    """
-    predictions = decode(head, x)
-    return predictions.cls_logits[-1], predictions.masks(-1)
+        Returns:
+            The losses of each layer, as ``loss_by_feat`` names them.
+        """
+        if not self.batches_loss:
+            return super().loss(x, batch_data_samples, train_cfg)
+        maps = [sample.gt_sem_seg for sample in batch_data_samples]
+        classes = [present_classes(label_map, self.ignore_index) for label_map in maps]
+        parts = parts_of(self)
+        predictions = (parts.decode if parts else decode)(self, x)
+        # In float32 whatever the forward pass ran in: costs in half precision change the matching.
+        with torch.autocast(x[0].device.type, enabled=False):
+            predictions = QueryPredictions(*(p.float() for p in predictions))
+            data = [label_map.data for label_map in maps]
+            if parts:
+                return static_loss(self, predictions, torch.cat(data), classes, parts.costs, parts.point_losses)
+            return batched_loss(self, predictions, _class_masks(data, classes), classes)
 
+    def predict(self, x: Sequence[Tensor], batch_img_metas: List[dict], test_cfg: Any) -> Tensor:
+        """Return the score of each class at each pixel.
 
-def fused_loss(head: nn.Module, x: Sequence[Tensor], batch_data_samples: SampleList) -> Dict[str, Tensor]:
-    """Run a head and compute its losses.
+        Args:
+            x: Features of the backbone.
+            batch_img_metas: Give the size of the images, ``pad_shape`` or ``img_shape``.
+            test_cfg: Not used, as upstream.
 
-    Args:
-        head (nn.Module): A head for which :func:`batches_loss` holds.
-        x (sequence[Tensor]): Features of the backbone.
-        batch_data_samples (list[:obj:`SegDataSample`]): With ``gt_sem_seg``,
-            of the same size in all samples.
-
-    Returns:
-        dict[str, Tensor]: The losses of each layer, as ``loss_by_feat`` names
-        them.
-    """
-    maps = [sample.gt_sem_seg for sample in batch_data_samples]
-    classes = [present_classes(m, head.ignore_index) for m in maps]
-    parts = parts_of(head)
-    predictions = (parts.decode if parts else decode)(head, x)
-    # in float32 whatever the forward pass ran in: costs of half precision
-    # change the matching
-    with torch.autocast(x[0].device.type, enabled=False):
-        predictions = QueryPredictions(*(p.float() for p in predictions))
-        if parts:
-            return static_loss(
-                head, predictions, torch.cat([m.data for m in maps]), classes, parts.costs, parts.point_losses
-            )
-        return batched_loss(head, predictions, _class_masks([m.data for m in maps], classes), classes)
+        Returns:
+            Shape (B, C, H, W).
+        """
+        if not self.decodes_at_once:
+            return super().predict(x, batch_img_metas, test_cfg)
+        predictions = decode(self, x)
+        meta = batch_img_metas[0]
+        size = meta['pad_shape'] if 'pad_shape' in meta else meta['img_shape']
+        return class_scores(predictions.cls_logits[-1], predictions.masks(-1), size)
 
 
 def _class_masks(maps: Sequence[Tensor], classes: Sequence[Sequence[int]]) -> Tensor:

@@ -1,7 +1,7 @@
-"""The one host read of a training step, open to others.
+"""The one host read of a training step, which other parts can join.
 
-Mask2Former's matching brings its costs to the host in every iteration. What
-else the host wants to know of the device can go along at no further wait.
+Mask2Former's matching brings its costs to the host in every iteration, for which the host waits for the device. Other
+values can come along without another wait.
 """
 
 from typing import Callable, List, NamedTuple, Optional, Sequence
@@ -11,62 +11,54 @@ import torch
 from torch import Tensor
 
 
-class _Passenger(NamedTuple):
+class _Joined(NamedTuple):
     values: Tensor
     arrived: Callable[[np.ndarray], None]
 
 
 class HostRead:
-    """Joins what is to be read with the next read.
+    """Reads tensors on the host, together with the values that have joined.
+
+    Each accelerated Mask2Former head has one, as ``head.host_read``.
 
     Attributes:
-        on_bad_costs (Callable, optional): Called with a description where a
-            matching cost is not finite. The step then goes on, with losses
-            that are NaN, so that all ranks come to know. None: the matching
-            raises an error.
+        on_bad_costs: Called with a description if a matching cost is not finite. The step then goes on with losses that
+            are NaN, so that all ranks see it. None: the matching raises an error.
     """
 
     def __init__(self) -> None:
         self.on_bad_costs: Optional[Callable[[str], None]] = None
-        self._passengers: List[_Passenger] = []
+        self._joined: List[_Joined] = []
 
     def join(self, values: Tensor, arrived: Callable[[np.ndarray], None]) -> None:
-        """Have values brought along by the next read.
+        """Have values read together with the next tensors.
 
         Args:
-            values (Tensor): Floating point, on the device that is read from,
-                shape (N, ).
-            arrived (Callable): Called with the N values once they are there;
-                may raise, which ends the step.
+            values: Floating point, on the device that is read from, shape (N,).
+            arrived: Called with the N values after the read. An exception from it ends the step.
         """
-        self._passengers.append(_Passenger(values, arrived))
+        self._joined.append(_Joined(values, arrived))
 
     def leave(self, arrived: Callable[[np.ndarray], None]) -> bool:
-        """Take back what joined with a callback; say whether it was there."""
-        staying = [p for p in self._passengers if p.arrived is not arrived]
-        left = len(staying) < len(self._passengers)
-        self._passengers = staying
-        return left
+        """Take back what joined with this callback; returns whether there was any."""
+        staying = [one for one in self._joined if one.arrived is not arrived]
+        found = len(staying) < len(self._joined)
+        self._joined = staying
+        return found
 
-    def read(self, tensors: Sequence[Tensor]) -> np.ndarray:
-        """Bring tensors, and whatever joined, to the host in one copy.
+    def read(self, tensors: Sequence[Tensor]) -> List[np.ndarray]:
+        """Bring tensors, and all values that have joined, to the host in one copy.
 
         Args:
-            tensors (sequence[Tensor]): Of any shape, at least one.
+            tensors: At least one, of any shapes, on one device.
 
         Returns:
-            np.ndarray: The values of ``tensors`` one after the other, 1-D.
+            The values of each tensor, in its shape.
         """
-        passengers, self._passengers = self._passengers, []
-        parts = [tensor.flatten() for tensor in tensors]
-        end = sum(part.numel() for part in parts)
-        host = torch.cat(parts + [p.values for p in passengers]).cpu().numpy()
-        begin = end
-        for passenger in passengers:
-            stop = begin + passenger.values.numel()
-            passenger.arrived(host[begin:stop])
-            begin = stop
-        return host[:end]
-
-
-HOST_READ = HostRead()
+        joined, self._joined = self._joined, []
+        parts = [tensor.flatten() for tensor in tensors] + [one.values for one in joined]
+        host = torch.cat(parts).cpu().numpy()
+        arrays = np.split(host, np.cumsum([part.numel() for part in parts])[:-1])
+        for one, values in zip(joined, arrays[len(tensors) :]):
+            one.arrived(values)
+        return [array.reshape(tuple(tensor.shape)) for array, tensor in zip(arrays, tensors)]

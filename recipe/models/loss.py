@@ -16,6 +16,7 @@ from mmdet.utils import reduce_mean
 from torch import Tensor, nn
 
 from recipe.models.decode import QueryPredictions
+from recipe.models.execution import kept_constants
 from recipe.models.matching import MatchCosts, Pairs, assign, cost_matrix, match_costs
 from recipe.models.points import draw_points, keep_uncertain, sample
 
@@ -54,7 +55,7 @@ def can_batch(head: nn.Module) -> bool:
 @lru_cache(maxsize=16)
 def _constant(values: Tuple[float], dtype: torch.dtype, device: torch.device) -> Tensor:
     """Return values as a tensor that is sent to the device only once."""
-    with torch.inference_mode(False):
+    with kept_constants():
         return torch.tensor(values, dtype=dtype, device=device)
 
 
@@ -99,7 +100,9 @@ def _match(
         predicted = predictions.masks_of(image)
         logits = sample(predicted, grid.unsqueeze(1)).squeeze(2)
         matrices.append(cost_matrix(costs, probabilities[:, image], logits, targets.transpose(0, 1), classes[image]))
-    return assign(matrices, labels, num_queries, head.num_classes)
+    # The one place of a training step where the host waits for the device.
+    arrays = head.host_read.read(matrices)
+    return assign(arrays, labels, head.num_classes, device, head.host_read.on_bad_costs)
 
 
 def _matched_masks(predictions: QueryPredictions, pairs: Pairs, counts: List[int]) -> Tensor:
@@ -219,14 +222,23 @@ def batched_loss(
     else:
         # zeros that every parameter gets a gradient from
         mask_losses = dice_losses = masks.view(num_layers, 0).sum(1)
-    if not pairs.usable:
-        cls_losses, mask_losses, dice_losses = (x * float('nan') for x in (cls_losses, mask_losses, dice_losses))
+    return name_losses(cls_losses, mask_losses, dice_losses, pairs.usable)
 
-    names = [*(f'd{i}.' for i in range(num_layers - 1)), '']
-    per_layer = zip(names, cls_losses.unbind(), mask_losses.unbind(), dice_losses.unbind())
-    losses = {name: dict(loss_cls=cls, loss_mask=mask, loss_dice=dice) for name, cls, mask, dice in per_layer}
-    # the last layer comes first, as in loss_by_feat
-    return {f'{name}{key}': value for name in names[-1:] + names[:-1] for key, value in losses[name].items()}
+
+def name_losses(cls_losses: Tensor, mask_losses: Tensor, dice_losses: Tensor, usable: bool) -> Dict[str, Tensor]:
+    """Name the losses of each layer as :meth:`Mask2FormerHead.loss_by_feat` does, the last layer first.
+
+    Args:
+        cls_losses: Of each layer, (L,).
+        mask_losses: (L, 1) or (L,).
+        dice_losses: Likewise.
+        usable: Whether the matching was; if not, all losses become NaN.
+    """
+    kinds = {'loss_cls': cls_losses, 'loss_mask': mask_losses, 'loss_dice': dice_losses}
+    layers = {kind: (losses if usable else losses * float('nan')).unbind() for kind, losses in kinds.items()}
+    last = len(cls_losses) - 1
+    order = [('', last), *((f'd{layer}.', layer) for layer in range(last))]
+    return {f'{prefix}{kind}': losses[layer] for prefix, layer in order for kind, losses in layers.items()}
 
 
 @torch.no_grad()

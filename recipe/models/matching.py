@@ -1,10 +1,10 @@
 """Matching of queries and ground truth, all layers and images in one go.
 
-Costs stay on the device until all are there; one copy brings them to the
-host, where SciPy assigns, and one copy brings the pairs back.
+Costs stay on the device until all are known. One copy brings them to the host, where SciPy assigns, and one copy brings
+the pairs back.
 """
 
-from typing import List, NamedTuple, Optional, Sequence
+from typing import Callable, List, NamedTuple, Optional, Sequence
 
 import numpy as np
 import torch
@@ -18,8 +18,6 @@ from mmdet.models.task_modules.assigners import (
 )
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
-
-from recipe.models.host_read import HOST_READ
 
 
 class MatchCosts(NamedTuple):
@@ -119,41 +117,41 @@ def _fault(cost: np.ndarray, image: int, labels: Sequence[int]) -> Optional[str]
     )
 
 
-def assign(costs: List[Tensor], labels: List[Sequence[int]], num_queries: int, background: int) -> Pairs:
+def assign(
+    costs: List[np.ndarray],
+    labels: List[Sequence[int]],
+    background: int,
+    device: torch.device,
+    on_bad_costs: Optional[Callable[[str], None]] = None,
+) -> Pairs:
     """Match queries and ground truth at the least total cost.
 
-    This is the one place of a training step where the host waits for the
-    device. Others may have values brought along, see :class:`HostRead`.
-
     Args:
-        costs (list[Tensor]): For each image (L, Q, K).
-        labels (list[sequence[int]]): For each image the K classes.
-        num_queries (int): Q.
-        background (int): The class of queries without a pair.
+        costs: For each image (L, Q, K).
+        labels: For each image the K classes.
+        background: The class of queries without a pair.
+        device: Where the pairs are needed.
+        on_bad_costs: Called with a description if a cost is not finite; see :class:`HostRead`.
 
     Returns:
-        Pairs: On the device of the costs.
+        The pairs, on the device.
 
     Raises:
-        ValueError: If a cost is not finite and nobody else takes care of
-            that (``HostRead.on_bad_costs``); names image, prediction, query
-            and class.
+        ValueError: A cost is not finite and there is no ``on_bad_costs``; names image, prediction, query and class.
     """
-    num_layers, num_images = costs[0].shape[0], len(costs)
-    host = HOST_READ.read(costs)
+    num_layers, num_queries, _ = costs[0].shape
+    num_images = len(costs)
     usable = True
-    sizes = [cost.numel() for cost in costs]
     queries = [[] for _ in range(num_layers)]
     masks = [[] for _ in range(num_layers)]
     classes = np.full((num_layers, num_images, num_queries), background)
     first_mask = 0
-    for image, cost in enumerate(np.split(host, np.cumsum(sizes)[:-1])):
-        cost = cost.reshape(num_layers, num_queries, -1)
+    for image, cost in enumerate(costs):
         fault = _fault(cost, image, labels[image])
         if fault is not None:
-            if HOST_READ.on_bad_costs is None:
+            if on_bad_costs is None:
                 raise ValueError(fault)
-            HOST_READ.on_bad_costs(fault)
+            on_bad_costs(fault)
             usable = False
             cost = np.where(np.isfinite(cost), cost, 0)
         names = np.asarray(labels[image], dtype=np.int64)
@@ -170,5 +168,5 @@ def assign(costs: List[Tensor], labels: List[Sequence[int]], num_queries: int, b
     by_mask = np.zeros(first_mask * num_layers, dtype=np.int64)
     by_mask[by_pair] = np.arange(len(by_pair))
     parts = (queries, classes.reshape(-1), by_mask, by_pair)
-    packed = torch.from_numpy(np.concatenate(parts).astype(np.int64)).to(costs[0].device, non_blocking=True)
+    packed = torch.from_numpy(np.concatenate(parts).astype(np.int64)).to(device, non_blocking=True)
     return Pairs(*packed.split([len(part) for part in parts]), usable)

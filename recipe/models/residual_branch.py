@@ -1,4 +1,4 @@
-"""Residual branches that do not compute what DropPath throws away."""
+"""Residual branches that are not computed for samples whose path DropPath drops."""
 
 import threading
 from contextlib import contextmanager
@@ -10,27 +10,24 @@ import torch
 from mmcv.cnn.bricks.drop import DropPath
 from torch import Tensor, nn
 
-from recipe.models.execution import autocasts, is_compiling
-from recipe.models.kept_samples import KeptSamples
+from recipe.models.execution import autocasts, is_compiling, kept_constants
 
-# What paths_drawn has drawn, by the module that will ask for it.
+# The draws of the forward pass in progress, by the DropPath that will ask for them.
 _drawn = threading.local()
 
 
 @contextmanager
 def paths_drawn(drops: Sequence[nn.Module], x: Tensor) -> Iterator[None]:
-    """Draw at once for all DropPaths of a forward pass.
+    """Draw for all DropPaths of a forward pass before it begins.
 
-    Each draws a few numbers, with several operators each. On CPU the random
-    stream is that of separate draws in this order; on an accelerator it is
-    another one of the same distribution.
+    Each DropPath draws one number a sample and computes with it. Here the numbers are drawn in the same order from
+    the same generator, and computed with together.
 
     Args:
-        drops (sequence[nn.Module]): In the order of their use, each used once
-            within; those that drop nothing are left out.
-        x (Tensor): Has the batch size, the dtype and the device, (B, ...).
+        drops: Modules in the order of their use. Each is used once in the block. Those that drop nothing are left out.
+        x: Has the batch size, the dtype and the device of the branches, (B, ...).
     """
-    active = [d for d in drops if drops_paths(d)]
+    active = [drop for drop in drops if drops_paths(drop)]
     if not active or is_compiling():
         yield
         return
@@ -39,10 +36,13 @@ def paths_drawn(drops: Sequence[nn.Module], x: Tensor) -> Iterator[None]:
     if _computes_kept_samples(x):
         rows = torch.rand(shape, dtype=dtype).tolist()
     else:
-        draws = torch.rand(shape, dtype=dtype, device=x.device)
-        keep_probs = _keep_probs(tuple(d.drop_prob for d in active), dtype, x.device)
+        draws = torch.empty(shape, dtype=dtype, device=x.device)
+        # An accelerator draws other numbers for one large tensor than for many small ones.
+        for row in draws.unbind():
+            row.uniform_()
+        keep_probs = _keep_probs(tuple(drop.drop_prob for drop in active), dtype, x.device)
         rows = draws.add_(keep_probs).floor_().div_(keep_probs)
-        rows = rows.view(*rows.shape, *(1,) * (x.dim() - 1)).unbind()
+        rows = rows.view(*shape, 1, 1).unbind()
     _drawn.by_module = dict(zip(active, rows))
     try:
         yield
@@ -51,61 +51,45 @@ def paths_drawn(drops: Sequence[nn.Module], x: Tensor) -> Iterator[None]:
 
 
 def drops_paths(module: nn.Module) -> bool:
-    """Say whether a module is a DropPath that drops in its present mode."""
+    """Return whether a module is a DropPath that drops in its present mode."""
     return type(module) is DropPath and module.training and module.drop_prob > 0
 
 
-def add_branch(
-    x: Tensor, branch: Callable[[Tensor, Optional[KeptSamples]], Optional[Tensor]], drop: nn.Module
-) -> Tensor:
-    """Add drop(branch(x)) to x, computing it for the kept samples only.
+def add_branch(x: Tensor, branch: Callable[[Tensor], Tensor], drop: nn.Module) -> Tensor:
+    """Compute x + drop(branch(x)), with the branch on the kept samples only.
 
-    DropPath (stochastic depth, arXiv:1603.09382) draws one number a sample.
-    Where the host can read the draws without waiting, which is on CPU, they
-    are drawn first and the branch runs on the samples that are kept. The
-    random stream is that of DropPath, provided that the branch draws
-    nothing. If no sample is kept, the branch runs on an empty batch, so that
-    its parameters have gradients, which are 0, as with DropPath.
+    DropPath (stochastic depth, arXiv:1603.09382) draws one number a sample. On a CPU the host can read the numbers
+    without waiting: they are drawn first, and the branch runs on the samples that are kept. The random numbers are
+    those of DropPath, provided that the branch draws none. If no sample is kept, the branch runs on an empty batch, so
+    that its parameters have gradients, which are 0, as with DropPath.
 
     Args:
-        x (Tensor): Shape (B, ...).
-        branch (Callable): Takes a tensor of the shape of ``x`` with any batch
-            size and None, and returns such a tensor; or takes ``x`` and
-            samples to which it adds its result, and returns the sum, or None
-            where it cannot. Draws no random number.
-        drop (nn.Module): DropPath, or any module applied to the result of
-            the branch.
+        x: Shape (B, L, C).
+        branch: Takes and returns a tensor of the shape of ``x`` with any batch size. Draws no random number.
+        drop: DropPath, or any module that is applied to the result of the branch.
 
     Returns:
-        Tensor: Shape of ``x``.
+        Shape of ``x``.
     """
     drawn = getattr(_drawn, 'by_module', {}).pop(drop, None)
     if not _computes_kept_samples(x):
         if drawn is None:
-            return x + drop(branch(x, None))
-        result = branch(x, None)
+            return x + drop(branch(x))
+        result = branch(x)
         if result.dtype != x.dtype:  # autocast
             return x + result * drawn
         return torch.addcmul(x, result, drawn.to(x.dtype))
     if not drops_paths(drop):
-        if type(drop) not in (DropPath, nn.Identity):
-            return x + drop(branch(x, None))
-        kept, scale = list(range(x.shape[0])), 1
-    else:
-        kept, scale = _kept(drop, drawn, x)
-    if not kept or kept[-1] - kept[0] == len(kept) - 1:
-        first = kept[0] if kept else 0
-        total = branch(x, KeptSamples(first, first + len(kept), scale))
-        if total is not None:
-            return total
+        return x + drop(branch(x))
+    kept, scale = _kept(drop, drawn, x)
     if len(kept) == x.shape[0]:
-        return torch.add(x, branch(x, None), alpha=scale)
-    kept = torch.tensor(kept, dtype=torch.long)
-    return x.index_add(0, kept, branch(x.index_select(0, kept), None), alpha=scale)
+        return torch.add(x, branch(x), alpha=scale)
+    index = torch.tensor(kept, dtype=torch.long)
+    return x.index_add(0, index, branch(x.index_select(0, index)), alpha=scale)
 
 
 def _computes_kept_samples(x: Tensor) -> bool:
-    """Say whether the host may choose what to compute."""
+    """Return whether the host may choose the samples for which a branch is computed."""
     return (
         x.device.type == 'cpu'
         and x.dtype in (torch.float32, torch.float64)
@@ -115,7 +99,7 @@ def _computes_kept_samples(x: Tensor) -> bool:
 
 
 def _kept(drop: DropPath, draws: Optional[List[float]], x: Tensor) -> Tuple[List[int], float]:
-    """Which samples a DropPath keeps, and what it multiplies them with."""
+    """Return which samples a DropPath keeps, and the factor that it multiplies them by."""
     if draws is None:
         draws = torch.rand(x.shape[0], dtype=x.dtype).tolist()
     keep_prob = 1 - drop.drop_prob
@@ -126,7 +110,6 @@ def _kept(drop: DropPath, draws: Optional[List[float]], x: Tensor) -> Tuple[List
 
 @lru_cache(maxsize=16)
 def _keep_probs(drop_probs: Tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """-> (N, 1); kept, since bringing it to a device can wait for it."""
-    # Tensors made in inference mode could not be used in training.
-    with torch.inference_mode(False):
+    """Return (N, 1); kept, since the host could wait for the copy to the device."""
+    with kept_constants():
         return torch.tensor([[1 - p] for p in drop_probs], dtype=dtype, device=device)

@@ -1,3 +1,5 @@
+"""The sum of the loss terms, and the terms in one tensor for the log."""
+
 from collections import OrderedDict
 from typing import Any, Dict, List, Tuple, Union
 
@@ -20,8 +22,8 @@ class StackedScalars(OrderedDict):
 class SumThatSpreadsNan(torch.autograd.Function):
     """The sum of loss terms, whose gradient is NaN if the sum is not finite.
 
-    The gradient of a loss that is infinite may be finite. Here it is not, so
-    that whoever looks at gradients, which all ranks share, knows of the loss.
+    The gradient of an infinite loss may be finite. Here it is not. All ranks share the gradients, so the guard of the
+    training sees on every rank that a loss was not finite.
     """
 
     @staticmethod

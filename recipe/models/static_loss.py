@@ -14,7 +14,7 @@ from mmdet.utils import reduce_mean
 from torch import Tensor, nn
 
 from recipe.models.decode import QueryPredictions
-from recipe.models.loss import _check_labels, _class_loss, _point_losses, can_batch
+from recipe.models.loss import _check_labels, _class_loss, _point_losses, can_batch, name_losses
 from recipe.models.matching import Pairs, assign, cost_matrix, match_costs
 from recipe.models.points import draw_points, keep_uncertain, sample
 
@@ -176,24 +176,21 @@ def static_loss(
 
     # drawn in one with the others, their strides vary with the masks
     points = [drawn.contiguous() for drawn in draws.matching]
-    # the one place of a step where the host waits for the device
-    host = costs(head, predictions, gt_masks, names, points).cpu()
+    # The one place of a training step where the host waits for the device.
+    host = head.host_read.read([costs(head, predictions, gt_masks, names, points)])[0]
     pairs = assign(
-        [cost[:, :, : len(image)] for cost, image in zip(host, labels)], labels, num_queries, head.num_classes
+        [cost[:, :, : len(image)] for cost, image in zip(host, labels)],
+        labels,
+        head.num_classes,
+        torch.device('cpu'),
+        head.host_read.on_bad_costs,
     )
     rooms = into_rooms(pairs, labels, counts, num_queries, head.num_classes, num_layers, device)
 
     cls_losses = _class_loss(head, predictions.cls_logits, rooms.labels)
     candidates, others = (_spread(drawn, rooms, num_layers) for drawn in (draws.candidates, draws.others))
     mask_losses, dice_losses = point_losses(head, predictions, gt_masks, rooms, candidates, others, num_masks)
-    names = [*(f'd{i}.' for i in range(num_layers - 1)), '']
-    per_layer = dict(zip(names, zip(cls_losses.unbind(), mask_losses.unbind(), dice_losses.unbind())))
-    # the last layer comes first, as in loss_by_feat
-    return {
-        f'{name}{key}': value
-        for name in names[-1:] + names[:-1]
-        for key, value in zip(('loss_cls', 'loss_mask', 'loss_dice'), per_layer[name])
-    }
+    return name_losses(cls_losses, mask_losses, dice_losses, pairs.usable)
 
 
 def into_rooms(

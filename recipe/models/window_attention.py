@@ -47,7 +47,7 @@ def window_attention(
     """
     hw_shape = (int(hw_shape[0]), int(hw_shape[1]))
     maps = window_maps(hw_shape, window_size, shift_size, qkv.device)
-    B, L, C3 = qkv.shape
+    B, _, C3 = qkv.shape
     num_heads, N = position_bias.shape[:2]
     windows = _to_windows(qkv, qkv_bias, maps)
     # (3, B * nW, num_heads, N, head_dim)

@@ -15,9 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import Function, once_differentiable
 
-from recipe.models.execution import autocasts, is_plain
+from recipe.models.execution import autocasts, is_plain, kept_constants
 from recipe.models.feed_forward import is_layer_norm
-from recipe.models.kept_samples import KeptSamples, add_gradient, add_product, product_backward
 from recipe.models.window_maps import window_maps
 
 # Elements of a buffer: the logits of 1152 windows and heads of 144 x 144.
@@ -123,7 +122,6 @@ class CPUWindowMSA(Function):
         norm_weight: Optional[Tensor],
         norm_bias: Optional[Tensor],
         eps: float,
-        kept: Optional[KeptSamples],
     ) -> Tensor:
         """Swin Transformer (arXiv:2103.14030), equation 4 and section 3.2.
 
@@ -145,16 +143,13 @@ class CPUWindowMSA(Function):
                 projection, shape (C, ); None for no norm.
             norm_bias (Tensor, optional): Likewise.
             eps (float): Of that norm.
-            kept (KeptSamples, optional): Adds the result to ``x``, for these
-                samples only. None does not add.
 
         Returns:
             Tensor: Shape (B, H*W, C).
         """
         ctx.windows, ctx.scale, ctx.eps = windows, scale, eps
-        ctx.kept = kept
         mean = rstd = None
-        tokens = x.reshape(-1, x.shape[-1]) if kept is None else kept.rows(x)
+        tokens = x.reshape(-1, x.shape[-1])
         normed = tokens
         if norm_weight is not None:
             normed, mean, rstd = torch.native_layer_norm(tokens, tokens.shape[-1:], norm_weight, norm_bias, eps)
@@ -189,7 +184,7 @@ class CPUWindowMSA(Function):
             norm_weight,
             norm_bias,
         )
-        return add_product(x, proj_bias, out, proj_weight, kept)
+        return torch.addmm(proj_bias, out, proj_weight.t()).view(x.shape)
 
     @staticmethod
     @once_differentiable
@@ -213,8 +208,10 @@ class CPUWindowMSA(Function):
         head_dim = grad.shape[-1] // num_heads
         hw_shape = ctx.windows.hw_shape
         rows = _row_maps(ctx.windows, len(tokens) // (hw_shape[0] * hw_shape[1]), num_heads)
-        above = grad
-        grad, grad_proj_weight, grad_proj_bias = product_backward(above, out, proj_weight, ctx.kept)
+        shape = grad.shape
+        grad = grad.reshape(-1, shape[-1])
+        grad_proj_weight, grad_proj_bias = grad.t() @ out, grad.sum(0)
+        grad = grad @ proj_weight
         grad = torch.embedding(grad.view(-1, head_dim), rows.out_windows)
         if len(rows.out_padding):
             grad.view(-1, head_dim).index_fill_(0, rows.out_padding, 0)
@@ -237,9 +234,8 @@ class CPUWindowMSA(Function):
             grad, grad_norm_weight, grad_norm_bias = torch.ops.aten.native_layer_norm_backward(
                 grad, tokens, tokens.shape[-1:], mean, rstd, norm_weight, norm_bias, [True, True, True]
             )
-        grad = add_gradient(above, grad, ctx.kept)
         return (
-            grad,
+            grad.view(shape),
             grad_qkv_weight,
             grad_qkv_bias,
             grad_table,
@@ -250,7 +246,6 @@ class CPUWindowMSA(Function):
             None,
             grad_norm_weight,
             grad_norm_bias,
-            None,
             None,
         )
 
@@ -397,8 +392,7 @@ def _mask(windows: Windows, part: Tuple[int, int], count: int, dtype: torch.dtyp
     """Masks of ``count`` windows, (count, 1, N, N), on end for each image."""
     first, last = part
     images = count // (last - first)
-    # Tensors made in inference mode could not be used in training.
-    with torch.inference_mode(False):
+    with kept_constants():
         mask = window_maps(*windows, torch.device('cpu')).mask
         mask = mask[first:last, None].to(dtype)
         return mask if images == 1 else mask.repeat(images, 1, 1, 1)
@@ -420,7 +414,7 @@ def _buffers(which: int, dtype: torch.dtype, rows: int, position_bias: Tensor) -
     kept = _scratch.__dict__.setdefault((which, dtype), {})
     numel = rows * N * N
     if not kept or kept['all'].numel() < numel:
-        with torch.inference_mode(False):
+        with kept_constants():
             kept.clear()
             kept['all'] = torch.empty(numel, dtype=dtype)
     key = (rows, num_heads, N)

@@ -5,6 +5,8 @@ from typing import Dict, NamedTuple, Optional, Tuple
 import torch
 from torch import Tensor
 
+from recipe.models.execution import kept_constants
+
 
 class WindowMaps(NamedTuple):
     """Index maps between a feature map and its (shifted) windows.
@@ -54,8 +56,7 @@ def window_maps(hw_shape: Tuple[int, int], window_size: int, shift_size: int, de
     if key not in _kept:
         if len(_kept) >= _MAX_KEPT:
             _kept.pop(next(iter(_kept)))
-        # Tensors made in inference mode could not be used in training.
-        with torch.inference_mode(False):
+        with kept_constants():
             _kept[key] = _make_maps(hw_shape, window_size, shift_size, device)
     return _kept[key]
 

@@ -1,7 +1,7 @@
 """Mixed precision in float16."""
 
-from contextlib import contextmanager, nullcontext
-from typing import Any, ContextManager, Iterator, Union
+from contextlib import contextmanager
+from typing import Any, Iterator, Union
 
 import torch
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
@@ -9,7 +9,6 @@ from mmengine.registry import OPTIM_WRAPPERS
 from torch import nn
 
 from recipe.engine.optimizers.float32_norms import keep_norms_in_float32
-from recipe.engine.optimizers.half_products import products_for
 
 
 @OPTIM_WRAPPERS.register_module()
@@ -28,8 +27,6 @@ class Fp16OptimWrapper(AmpOptimWrapper):
     Raises:
         RuntimeError: On a CPU, if torch is older than 2.3.
     """
-
-    products: ContextManager = nullcontext()
 
     def __init__(self, loss_scale: Union[str, float, dict] = 'dynamic', **kwargs: Any) -> None:
         first = kwargs['optimizer'].param_groups[0]['params'][0]
@@ -52,14 +49,8 @@ class Fp16OptimWrapper(AmpOptimWrapper):
         """Run the forward pass of ``model`` under autocast to float16."""
         device = next(model.parameters()).device.type
         keep_norms_in_float32(device)
-        self.products = products_for(model, torch.float16)
-        with OptimWrapper.optim_context(self, model), self.products, torch.autocast(device, dtype=self.cast_dtype):
+        with OptimWrapper.optim_context(self, model), torch.autocast(device, dtype=self.cast_dtype):
             yield
-
-    def backward(self, loss: torch.Tensor, **kwargs: Any) -> None:
-        """Compute the gradients, with products as in the forward pass."""
-        with self.products:
-            super().backward(loss, **kwargs)
 
 
 def _cpu_scaler(**kwargs: Any) -> Any:

@@ -1,0 +1,66 @@
+"""The segmentor: sums of losses, and predictions at the size of the image."""
+
+from typing import Dict, List, Tuple
+
+from mmengine.structures import PixelData
+from mmseg.models.segmentors import EncoderDecoder
+from mmseg.models.utils import resize
+from mmseg.structures import SegDataSample
+from mmseg.utils import OptSampleList, SampleList
+from torch import Tensor
+
+from recipe.models.class_maps import most_likely
+from recipe.models.compiled_parts import parts_of
+from recipe.models.stacked_losses import parse_losses
+
+
+class FastEncoderDecoder(EncoderDecoder):
+    """mmseg's segmentor, which reads no loss on the host and copies no logits without need."""
+
+    def extract_feat(self, inputs: Tensor) -> List[Tensor]:
+        """Extract features from images, in a graph of torch.compile if there is one."""
+        parts = parts_of(self)
+        if parts is None:
+            return super().extract_feat(inputs)
+        x = parts.backbone(self.backbone, inputs)
+        return self.neck(x) if self.with_neck else x
+
+    def parse_losses(self, losses: Dict[str, Tensor]) -> Tuple[Tensor, Dict[str, Tensor]]:
+        """Add up the loss terms; see :func:`recipe.models.stacked_losses.parse_losses`."""
+        return parse_losses(losses)
+
+    def postprocess_result(self, seg_logits: Tensor, data_samples: OptSampleList = None) -> SampleList:
+        """Bring logits to the size of each image and choose the classes, as upstream's method does.
+
+        Args:
+            seg_logits: Shape (B, C, H, W), with the padding of the batch.
+            data_samples: Say what was padded, flipped and resized. None: nothing was.
+
+        Returns:
+            The samples, with ``seg_logits`` (C, h, w) and ``pred_sem_seg`` (1, h, w).
+        """
+        if seg_logits.shape[1] == 1:
+            return super().postprocess_result(seg_logits, data_samples)
+        if data_samples is None:
+            data_samples = [SegDataSample() for _ in seg_logits]
+            restored = seg_logits.unbind()
+        else:
+            restored = [self._restore(*one) for one in zip(seg_logits.split(1), data_samples)]
+        for sample, logits in zip(data_samples, restored):
+            sample.set_data({'seg_logits': PixelData(data=logits), 'pred_sem_seg': PixelData(data=most_likely(logits))})
+        return data_samples
+
+    def _restore(self, logits: Tensor, sample: SegDataSample) -> Tensor:
+        """Undo padding, flip and resize of one image: (1, C, H, W) -> (C, h, w)."""
+        meta = sample.metainfo
+        left, right, top, bottom = meta.get('img_padding_size', meta.get('padding_size', [0] * 4))
+        height, width = logits.shape[2:]
+        logits = logits[:, :, top : height - bottom, left : width - right]
+        if meta.get('flip'):
+            direction = meta.get('flip_direction')
+            assert direction in ('horizontal', 'vertical')
+            logits = logits.flip(dims=(3 if direction == 'horizontal' else 2,))
+        size = tuple(meta['ori_shape'][:2])
+        if tuple(logits.shape[2:]) != size:
+            logits = resize(logits, size=size, mode='bilinear', align_corners=self.align_corners, warning=False)
+        return logits.squeeze(0)
