@@ -23,8 +23,9 @@ def where_packages_are():
 
 
 def versions():
-    import mmcv
     import mmseg
+
+    import mmcv
 
     return mmcv.__version__, mmseg.__version__
 
