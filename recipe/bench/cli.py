@@ -1,11 +1,15 @@
-"""Our trainer against the unpatched upstream's, in one run: same weights, same batches, A B A B.
+"""Our trainer against upstream's, in one process: same weights, same batches, A B A B.
 
     python tools/bench.py step                                     # the demo's small model
     python tools/bench.py step --backbone=base --crop=512x1024     # the recipe's size; needs much memory on a CPU
     python tools/bench.py profile --backbone=base --crop=512x1024  # operators, host synchronisations, peak memory
     python tools/bench.py loader                                   # samples per second and core, with and without cache
     python tools/bench.py validation                               # images per second, prediction and metric included
-    python tools/bench.py guards                                   # ours with and without its guards; no upstream
+    python tools/bench.py guards                                   # ours with and without its guards
+    python tools/bench.py parts --backbone=base --crop=512x1024    # what each part for CPUs alone gains
+
+Upstream is the patched checkouts without the recipe: its own model, loop, hooks and AdamW. A test shows that on a CPU
+they compute what the unpatched upstream computes, bit for bit.
 
 An iteration is all that mmengine's loop does for one: hooks, preprocessing, forward pass and losses, backward pass,
 clipping, optimizer, schedules; no log line is due. ``step`` gives medians after warm-up, with the device synchronised.
@@ -17,13 +21,12 @@ synchronisation is said in recipe/bench/counts.py, what peak memory is in recipe
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import json
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 from recipe.bench import report as bench_report
 from recipe.core import console
@@ -66,7 +69,7 @@ def parse(arguments: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument('mode', choices=['step', 'profile', 'loader', 'validation', 'guards'])
+    parser.add_argument('mode', choices=['step', 'profile', 'loader', 'validation', 'guards', 'parts'])
     parser.add_argument('--device', choices=['auto', 'npu', 'cuda', 'cpu'], default='auto')
     parser.add_argument(
         '--backbone', choices=list(BACKBONES), default='demo', help='demo: the model of configs/demo.py'
@@ -108,62 +111,67 @@ def parse(arguments: Optional[Sequence[str]] = None) -> argparse.Namespace:
         parser.error(f'--json: the folder {args.json.parent} does not exist')
     if args.upstream_amp != 'off' and devices.likely_device(args.device) == 'cpu':
         parser.error(f"--upstream_amp={args.upstream_amp}: upstream's trainer refuses it on a CPU")
+    if args.mode == 'parts' and devices.likely_device(args.device) != 'cpu':
+        parser.error('parts: measures what serves a CPU alone; give --device=cpu')
     return args
 
 
 def model_options(args: argparse.Namespace) -> Tuple[str, Dict[str, Any]]:
     """Config file and overrides for the backbone and the crop."""
-    from recipe.bench import sides_model
+    from recipe.bench import model
 
     overrides = {'model.data_preprocessor.size': args.crop}
     if args.backbone == 'demo':
-        return sides_model.DEMO, overrides
+        return model.DEMO, overrides
     backbone = BACKBONES[args.backbone]
     overrides.update({f'model.backbone.{key}': value for key, value in backbone.items()})
     width = backbone['embed_dims']
     overrides['model.decode_head.in_channels'] = [width, 2 * width, 4 * width, 8 * width]
-    return sides_model.RECIPE, overrides
+    return model.RECIPE, overrides
 
 
 def run_step(args: argparse.Namespace) -> Dict[str, Any]:
     """Time both sides; see the module's text."""
     from recipe.bench import worker
 
-    with _pair(args) as (sides, trainers, batch):
-        facts = sides.call(worker.describe, trainers)
-        rows: Dict[str, List[Dict[str, Any]]] = {'upstream': [], 'ours': []}
-        for number in range(args.warmup + args.repeats):
-            theirs, ours = sides.call(worker.timed, trainers, batch, args.seed + number)
-            if number == 0:
-                difference, term = worst_term(theirs['losses'], ours['losses'])
-                if not difference <= args.tolerance:
-                    raise console.UserError(
-                        f'the losses differ: {term} is {ours["losses"].get(term)}, upstream has '
-                        f'{theirs["losses"].get(term)} (relative {difference:.1e}, tolerance {args.tolerance:.0e}); '
-                        'nothing is reported'
-                    )
-            if number >= args.warmup:
-                rows['upstream'].append(theirs)
-                rows['ours'].append(ours)
-            console.say(f'step {number + 1}: upstream {theirs["whole_s"]:.3f} s, ours {ours["whole_s"]:.3f} s')
+    trainers = {side: make_trainer(args, side) for side in SIDES}
+    trainers['ours'].model.load_state_dict(trainers['upstream'].model.state_dict())
+    batch = make_batch(args)
+    rows: Dict[str, List[Dict[str, Any]]] = {side: [] for side in SIDES}
+    for number in range(args.warmup + args.repeats):
+        taken = {side: worker.timed(trainer, batch, args.seed + number) for side, trainer in trainers.items()}
+        theirs, ours = (taken[side] for side in SIDES)
+        if number == 0:
+            difference, term = worst_term(theirs['losses'], ours['losses'])
+            if not difference <= args.tolerance:
+                raise console.UserError(
+                    f'the losses differ: {term} is {ours["losses"].get(term)}, upstream has '
+                    f'{theirs["losses"].get(term)} (relative {difference:.1e}, tolerance {args.tolerance:.0e}); '
+                    'nothing is reported'
+                )
+        if number >= args.warmup:
+            for side in SIDES:
+                rows[side].append(taken[side])
+        console.say(f'step {number + 1}: upstream {theirs["whole_s"]:.3f} s, ours {ours["whole_s"]:.3f} s')
     times = {
         part: bench_report.compare(
-            *([row['whole_s'] if part == 'whole' else row['parts_s'][part] for row in rows[side]] for side in rows)
+            *([row['whole_s'] if part == 'whole' else row['parts_s'][part] for row in rows[side]] for side in SIDES)
         )
         for part in (*worker.PARTS, 'whole')
     }
-    result = {'seconds': times, 'largest_relative_loss_difference': difference, 'upstream': facts[0], 'ours': facts[1]}
-    return {**result, 'images_per_second': {side: args.batch / times['whole'][side]['median'] for side in rows}}
+    facts = {side: worker.describe(trainer) for side, trainer in trainers.items()}
+    result = {'seconds': times, 'largest_relative_loss_difference': difference, **facts}
+    return {**result, 'images_per_second': {side: args.batch / times['whole'][side]['median'] for side in SIDES}}
 
 
 def worst_term(theirs: Dict[str, float], ours: Dict[str, float]) -> Tuple[float, str]:
     """The loss term that differs most, relatively; infinite where one side lacks it or is not finite."""
-    from recipe.bench import sides_model
+    from recipe.bench import model
 
     infinite = float('inf')
     return max(
         (
-            sides_model.relative_difference(theirs[name], ours[name]) if name in theirs and name in ours else infinite,
+            model.relative_difference(theirs[name], ours[name]) if name in theirs and name in ours else infinite,
             name,
         )
         for name in {*theirs, *ours}
@@ -171,29 +179,31 @@ def worst_term(theirs: Dict[str, float], ours: Dict[str, float]) -> Tuple[float,
 
 
 def run_profile(args: argparse.Namespace) -> Dict[str, Any]:
-    """Count and weigh both sides; see the module's text."""
-    from recipe.bench import memory as bench_memory
+    """Count and weigh both sides, one after the other; see the module's text."""
     from recipe.bench import worker
 
+    batch = make_batch(args)
+    if args.trace:
+        args.trace.mkdir(parents=True, exist_ok=True)
     result: Dict[str, Any] = {}
-    with _pair(args, env=bench_memory.ENVIRONMENT) as (sides, trainers, batch):
-        facts = sides.call(worker.describe, trainers)
-        first = sides.call(worker.timed, trainers, batch, args.seed)
-        result['largest_relative_loss_difference'] = worst_term(first[0]['losses'], first[1]['losses'])[0]
-        counts = sides.call(worker.counted, trainers, batch, args.seed + 1)
-        memory = sides.call(worker.measured_memory, trainers, batch, args.seed + 2)
-        for index, side in enumerate(('upstream', 'ours')):
-            result[side] = {**facts[index], **counts[index], **memory[index]}
+    losses: List[Dict[str, float]] = []
+    weights: Dict[str, Any] = {}
+    for side in SIDES:
+        trainer = make_trainer(args, side)  # the other one would count as memory
+        trainer.model.load_state_dict(weights or trainer.model.state_dict())
+        weights = {} if weights else {name: value.cpu().clone() for name, value in trainer.model.state_dict().items()}
+        losses.append(worker.timed(trainer, batch, args.seed)['losses'])
+        counts = worker.counted(trainer, batch, args.seed + 1)
+        memory = worker.measured_memory(trainer, batch, args.seed + 2)
+        result[side] = {**worker.describe(trainer), **counts, **memory}
         if args.trace:
-            args.trace.mkdir(parents=True, exist_ok=True)
-            for index, side in enumerate((sides.upstream, sides.ours)):
-                path = str(args.trace.resolve() / f'{side.name}.json')
-                console.say(f'trace: {side.call(worker.traced, trainers[index], batch, args.seed + 3, path)}')
-    return result
+            path = str(args.trace.resolve() / f'{side}.json')
+            console.say(f'trace: {worker.traced(trainer, batch, args.seed + 3, path)}')
+    return {'largest_relative_loss_difference': worst_term(*losses)[0], **result}
 
 
 def run_loader(args: argparse.Namespace) -> Dict[str, Any]:
-    """Time the loading of samples on both sides; see ``bench_loader``."""
+    """Time the loading of samples on both sides; see ``recipe.bench.loader``."""
     from recipe.bench import loader
     from recipe.core import inputs
 
@@ -208,11 +218,11 @@ def run_loader(args: argparse.Namespace) -> Dict[str, Any]:
 
 
 def run_validation(args: argparse.Namespace) -> Dict[str, Any]:
-    """Time the validation of both sides; see ``bench_validation``."""
-    from recipe.bench import sides_train, validation
-    from recipe.bench.sides import Sides
+    """Time the validation of both sides; see ``recipe.bench.validation``."""
+    from recipe.bench import validation
     from recipe.core import inputs
 
+    set_up_process(args)
     config, overrides = model_options(args)
     overrides.pop('model.data_preprocessor.size')
     with tempfile.TemporaryDirectory(prefix='bench-') as scratch:
@@ -221,57 +231,80 @@ def run_validation(args: argparse.Namespace) -> Dict[str, Any]:
             root = validation.scenes(Path(scratch), args.images, height, width)
         else:
             root = inputs.require_cityscapes(str(args.data_path))
-        with Sides(threads=args.threads or 0, env={'PYTHONWARNINGS': 'ignore'}) as sides:
-            both = sides.keep(validation.build, config, overrides, str(root), args.images, args.workers, args.seed)
-            sides.ours.call(sides_train.load, both.ours, sides.upstream.call(sides_train.state, both.upstream))
-            rows: Dict[str, List[float]] = {'upstream': [], 'ours': []}
-            for number in range(args.repeats + 1):
-                theirs, ours = sides.call(validation.run, both)
-                validation.require_same(theirs['metrics'], ours['metrics'])
-                if number:  # the first one warms up
-                    rows['upstream'].append(theirs['images'] / theirs['seconds'])
-                    rows['ours'].append(ours['images'] / ours['seconds'])
-                console.say(f'round {number}: upstream {theirs["seconds"]:.2f} s, ours {ours["seconds"]:.2f} s')
+        both = {
+            side: validation.Validation(
+                config, overrides, str(root), args.images, args.workers, args.seed, upstream=side == 'upstream'
+            )
+            for side in SIDES
+        }
+        both['ours'].model.load_state_dict(both['upstream'].model.state_dict())
+        rows: Dict[str, List[float]] = {side: [] for side in SIDES}
+        for number in range(args.repeats + 1):
+            taken = {side: one.run() for side, one in both.items()}
+            metrics = {side: found for side, (_, found) in taken.items()}
+            validation.require_same(metrics['upstream'], metrics['ours'])
+            if number:  # the first one warms up
+                for side, (seconds, _) in taken.items():
+                    rows[side].append(len(both[side].loop.dataloader.dataset) / seconds)
+            theirs, ours = (taken[side][0] for side in SIDES)
+            console.say(f'round {number}: upstream {theirs:.2f} s, ours {ours:.2f} s')
     rates = {side: bench_report.summary(values) for side, values in rows.items()}
     ratio = rates['ours']['median'] / rates['upstream']['median']
-    return {
-        'images_per_second': {**rates, 'ratio': ratio},
-        'metrics': {'upstream': theirs['metrics'], 'ours': ours['metrics']},
-    }
+    return {'images_per_second': {**rates, 'ratio': ratio}, 'metrics': metrics}
 
 
 def run_guards(args: argparse.Namespace) -> Dict[str, Any]:
-    """Count and time ours with and without its guards; see ``bench_guards``."""
-    from recipe.bench import guards, sides_model
+    """Count and time ours with and without its guards; see ``recipe.bench.guards``."""
+    from recipe.bench import guards
 
+    set_up_process(args)
     config, overrides = model_options(args)
-    batch = sides_model.random_batch(args.batch, *args.crop, seed=args.seed, block=32)
-    result = guards.measure(config, overrides, batch, args.warmup, args.repeats, args.seed, args.threads)
+    result = guards.measure(config, overrides, make_batch(args), args.warmup, args.repeats, args.seed)
     guards.show(result)
     return result
 
 
-@contextlib.contextmanager
-def _pair(args: argparse.Namespace, env: Optional[Dict[str, str]] = None) -> Iterator[Tuple[Any, Any, Any]]:
-    """Both workers with a trainer each of the same weights, and a batch.
+def run_parts(args: argparse.Namespace) -> Dict[str, Any]:
+    """Time ours without each part that serves a CPU alone; see ``recipe.bench.parts``."""
+    from recipe.bench import parts
 
-    Args:
-        args: Of the command line.
-        env: Environment variables of the workers.
-    """
-    from recipe.bench import sides_model, sides_train
-    from recipe.bench.sides import Pair, Sides
+    result = parts.measure(make_trainer(args, 'ours'), make_batch(args), args.warmup, args.repeats, args.seed)
+    parts.show(result)
+    return result
 
+
+SIDES = ('upstream', 'ours')
+_COMPILED = {'upstream': ('both',), 'ours': ('ours', 'both')}
+
+
+def set_up_process(args: argparse.Namespace) -> None:
+    """Set the threads of torch, and keep warnings out of the report."""
+    import warnings
+
+    import torch
+
+    warnings.simplefilter('ignore')
+    if args.threads:
+        torch.set_num_threads(args.threads)
+
+
+def make_trainer(args: argparse.Namespace, side: str) -> Any:
+    """Build the trainer of one side."""
+    from recipe.bench.trainer import Trainer
+
+    set_up_process(args)
     config, overrides = model_options(args)
-    with Sides(threads=args.threads or 0, env={'PYTHONWARNINGS': 'ignore', **(env or {})}) as sides:
-        graphs = Pair(*(args.compile in compiled for compiled in _COMPILED))
-        amp = Pair(args.upstream_amp, args.amp)
-        trainers = sides.keep(sides_train.build, config, overrides, seed=args.seed, amp=amp, graphs=graphs)
-        sides.ours.call(sides_train.load, trainers.ours, sides.upstream.call(sides_train.state, trainers.upstream))
-        yield sides, trainers, sides_model.random_batch(args.batch, *args.crop, seed=args.seed, block=32)
+    is_upstream = side == 'upstream'
+    amp = args.upstream_amp if is_upstream else args.amp
+    graphs = args.compile in _COMPILED[side]
+    return Trainer(config, overrides, args.seed, amp, graphs=graphs, upstream=is_upstream)
 
 
-_COMPILED = (('both',), ('ours', 'both'))  # for upstream, for ours
+def make_batch(args: argparse.Namespace) -> Dict[str, List[Any]]:
+    """Draw the batch of all iterations."""
+    from recipe.bench import model
+
+    return model.random_batch(args.batch, *args.crop, seed=args.seed, block=32)
 
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:
@@ -284,6 +317,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         'loader': run_loader,
         'validation': run_validation,
         'guards': run_guards,
+        'parts': run_parts,
     }[args.mode](args)
     settings = {
         name: getattr(args, name)
@@ -293,6 +327,6 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     result['command'] = ['python', 'tools/bench.py', *(sys.argv[1:] if arguments is None else arguments)]
     if args.json:
         args.json.write_text(json.dumps(result, indent=2) + '\n')
-    if args.mode not in ('loader', 'guards'):
+    if args.mode not in ('loader', 'guards', 'parts'):
         bench_report.show(result)
     return 0

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import os
 import statistics
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Tuple
 
 from recipe.core import console
 
@@ -24,18 +24,16 @@ def measure(
     warmup: int,
     repeats: int,
     seed: int = 0,
-    threads: Optional[int] = None,
 ) -> Dict[str, Any]:
     """Count and time iterations with and without the guards.
 
     Args:
         config: Path, relative to the repository or absolute.
         overrides: Of the config, by dotted key.
-        batch: From ``sides_model.random_batch``.
+        batch: From ``model.random_batch``.
         warmup: Iterations of each before the clock.
         repeats: Timed pairs of iterations.
         seed: Of weights and random states.
-        threads: Of torch; None leaves torch's choice.
 
     Returns:
         ``without`` and ``with`` (counts of ``bench_counts``, ``seconds`` of each iteration), and ``difference_s``, with
@@ -43,12 +41,11 @@ def measure(
     """
     import torch
 
-    from recipe.bench import sides_train, worker
+    from recipe.bench import worker
+    from recipe.bench.trainer import Trainer
 
-    if threads:
-        torch.set_num_threads(threads)
-    plain = sides_train.Trainer(config, overrides, seed, left_out=['nonfinite_guard'])
-    guarded = sides_train.Trainer(config, overrides, seed)
+    plain = Trainer(config, overrides, seed, left_out=['nonfinite_guard'])
+    guarded = Trainer(config, overrides, seed)
     leave_marks(guarded.runner)
     trainers = {'without': plain, 'with': guarded}
     times: Dict[str, List[float]] = {name: [] for name in trainers}

@@ -1,7 +1,7 @@
-"""How many training samples one core loads in a second: the unpatched pipeline, ours, and ours with the decoded cache.
+"""How many training samples one core loads in a second: upstream's pipeline, ours, and ours with the decoded cache.
 
-``bench.py loader`` runs it. Each side is the pipeline of the recipe's own config file, in a process of its own (see
-``sides``) with one thread, on the same pictures and random numbers; the sides take turns, and each turn is one round.
+``bench.py loader`` runs it. Each side is the pipeline of the recipe's own config file, with one thread, on the same
+pictures and random numbers; the sides take turns, and each turn is one round.
 Every sample that is timed is also compared: ours must equal upstream's.
 """
 
@@ -77,25 +77,24 @@ def measure(
     Raises:
         console.UserError: No pictures, or our samples are not upstream's.
     """
-    from recipe.bench.sides import Sides
-
     pairs = _pairs(data_root)
-    with Sides(threads=1) as both:
-        sides = {UPSTREAM: (both.upstream, UPSTREAM_CONFIG, None), PNG: (both.ours, OUR_CONFIG, None)}
-        if cache is not None:
-            sides[CACHE] = (both.ours, OUR_CONFIG, {'folder': str(cache), 'data_root': str(data_root)})
-        times: Dict[str, List[Dict[str, Any]]] = {name: [] for name in sides}
-        for index in range(rounds + 1):
-            for name, (side, config, decoded) in sides.items():
-                taken = side.call(load_samples, config, decoded, pairs, samples, seed + index)
-                if taken['digest'] != (times[UPSTREAM] or [taken])[-1]['digest'] and name != UPSTREAM:
-                    raise console.UserError(f'{name}: the samples are not those of the unpatched pipeline')
-                times[name].append(taken)
-        decoder = both.ours.call(decoder_name)
+    sides: Dict[str, Tuple[str, Optional[Dict[str, str]]]] = {
+        UPSTREAM: (UPSTREAM_CONFIG, None),
+        PNG: (OUR_CONFIG, None),
+    }
+    if cache is not None:
+        sides[CACHE] = (OUR_CONFIG, {'folder': str(cache), 'data_root': str(data_root)})
+    times: Dict[str, List[Dict[str, Any]]] = {name: [] for name in sides}
+    for index in range(rounds + 1):
+        for name, (config, decoded) in sides.items():
+            taken = load_samples(config, decoded, pairs, samples, seed + index)
+            if taken['digest'] != (times[UPSTREAM] or [taken])[-1]['digest'] and name != UPSTREAM:
+                raise console.UserError(f"{name}: the samples are not those of upstream's pipeline")
+            times[name].append(taken)
     # The first round warms up.
     figures = [_figures(name, taken[1:], times[UPSTREAM][1:]) for name, taken in times.items()]
     size = statistics.mean(Path(image).stat().st_size for image, _ in pairs)
-    return LoaderReport(figures, len(pairs), size / 1e6, decoder)
+    return LoaderReport(figures, len(pairs), size / 1e6, decoder_name())
 
 
 def _figures(name: str, taken: List[Dict[str, Any]], upstream: List[Dict[str, Any]]) -> LoaderFigures:
@@ -121,7 +120,7 @@ def _pairs(data_root: Path) -> List[Tuple[str, str]]:
 def load_samples(
     config: str, decoded: Optional[Dict[str, str]], pairs: List[Tuple[str, str]], count: int, seed: int
 ) -> Dict[str, Any]:
-    """Load samples with a config's training pipeline; runs in the process of one side.
+    """Load samples with a config's training pipeline.
 
     Args:
         config: Name of a file in mmsegmentation's configs/mask2former.
@@ -167,7 +166,7 @@ def load_samples(
 
 
 def decoder_name() -> str:
-    """What decodes PNG files; runs in the process of our side."""
+    """What decodes PNG files on our side."""
     from importlib import metadata
 
     from mmseg.datasets.transforms import png

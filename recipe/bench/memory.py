@@ -2,19 +2,21 @@
 
 On an accelerator: the most that torch's allocator had handed out (``max_memory_allocated``). On a CPU: the most memory
 that the process had resident (``VmHWM`` of ``/proc/self/status``, reset before), weights and libraries included; and by
-how much that exceeds what was resident before. For this to be the step's and not that of earlier ones, freed memory has
-to go back to the system at once: ``ENVIRONMENT`` tells glibc so. That slows a step down, so nothing is timed with it.
+how much that exceeds what was resident before. Freed memory of earlier steps must not count, so glibc is told to give
+it back to the system at once. That slows a step down, so nothing is timed after it.
 """
 
 from __future__ import annotations
 
+import ctypes
 import gc
 from pathlib import Path
 from typing import Any, Callable, Dict
 
 import torch
 
-ENVIRONMENT = {'MALLOC_MMAP_THRESHOLD_': '65536', 'MALLOC_TRIM_THRESHOLD_': '65536'}
+# Settings of glibc's malloc.h, and the size of blocks from which on freed memory goes back.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _BYTES = -1, -3, 65536
 _STATUS, _RESET = Path('/proc/self/status'), Path('/proc/self/clear_refs')
 
 
@@ -27,6 +29,7 @@ def peak(device: str, run: Callable[[], Any]) -> Dict[str, int]:
     """
     gc.collect()
     if device == 'cpu':
+        _give_freed_memory_back()
         _RESET.write_text('5')  # Linux: the mark goes down to what is resident now
         before = _resident('VmRSS')
         run()
@@ -40,6 +43,13 @@ def peak(device: str, run: Callable[[], Any]) -> Dict[str, int]:
         memory.synchronize()
         most = memory.max_memory_allocated()
     return {'peak_bytes': most, 'above_before_bytes': most - before}
+
+
+def _give_freed_memory_back() -> None:
+    libc = ctypes.CDLL(None)
+    for name in (_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD):
+        libc.mallopt(name, _BYTES)
+    libc.malloc_trim(0)
 
 
 def _resident(name: str) -> int:

@@ -1,9 +1,9 @@
-"""How many images a second a validation takes: the unpatched upstream and ours, in turns, on the same pictures.
+"""How many images a second a validation takes: upstream's and ours, in turns, on the same pictures.
 
-``bench.py validation`` runs it. Each side runs mmengine's own validation of the same config, weights and pictures, in a
-process of its own (see ``sides``): loading, preprocessing, model, prediction at full size, and the metric. The loaders'
-processes stay from one round to the next. A round is one pass over the pictures; the first one warms up. Nothing is
-reported where a metric of the first round is not upstream's.
+``bench.py validation`` runs it. Each side runs mmengine's own validation of the same config, weights and pictures:
+loading, preprocessing, model, prediction at full size, and the metric. The loaders' processes stay from one round to
+the next. A round is one pass over the pictures; the first one warms up. Nothing is reported if a metric of a round is
+not upstream's.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any, Dict, Optional, Tuple
 
 from recipe.core import console
+from recipe.core.paths import ROOT
 
-# What only the patches have, and what upstream has in its place.
+# What the recipe adds, and what upstream has in its place.
 _UPSTREAM_STEPS = {
     'FastLoadImageFromFile': 'LoadImageFromFile',
     'FastLoadAnnotations': 'LoadAnnotations',
@@ -56,6 +57,7 @@ class Validation:
         images: Pictures of the set that are used; None takes all.
         workers: Loader processes.
         seed: Of the weights.
+        upstream: Whether model, transforms and metric are upstream's.
     """
 
     def __init__(
@@ -66,16 +68,20 @@ class Validation:
         images: Optional[int] = None,
         workers: int = 2,
         seed: int = 0,
+        upstream: bool = False,
     ) -> None:
         from mmengine.config import Config
         from mmengine.runner import Runner
+        from mmseg.engine.device import prepare_device
+        from mmseg.engine.loaders import prepare_loaders
         from mmseg.utils import register_all_modules
 
-        from recipe.bench import sides_model, sides_train
+        from recipe.bench import trainer
+        from recipe.engine.runner import RecipeRunner
 
         register_all_modules()
         self._folder = tempfile.TemporaryDirectory(prefix='validation-')
-        cfg = Config.fromfile(sides_model.ROOT / config)
+        cfg = Config.fromfile(ROOT / config)
         cfg.model.backbone.init_cfg = None
         cfg.merge_from_dict({'randomness': dict(seed=seed), 'log_level': 'ERROR', **overrides})
         loader = cfg.val_dataloader
@@ -85,16 +91,15 @@ class Validation:
         loader.dataset.data_root = data_root
         if images is not None:
             loader.dataset.indices = images
-        patched = sides_train.is_patched()
-        if patched:
-            from mmseg.engine.device import prepare_device
-            from mmseg.engine.loaders import prepare_loaders
-
-            prepare_loaders(cfg, prepare_device(cfg))
+        cfg.work_dir = self._folder.name
+        device = prepare_device(cfg)
+        if not upstream:
+            prepare_loaders(cfg, device)
+            cfg.val_evaluator['type'] = 'DeviceIoUMetric'
         else:
             loader.dataset.pipeline = [_upstream_step(step) for step in loader.dataset.pipeline]
-        with sides_train.unformatted_configs():
-            self.runner = Runner(
+        with trainer.unformatted_configs():
+            self.runner = (Runner if upstream else RecipeRunner)(
                 model=cfg.model,
                 work_dir=self._folder.name,
                 val_dataloader=loader,
@@ -104,6 +109,7 @@ class Validation:
                 env_cfg=cfg.env_cfg,
                 log_level='ERROR',
                 default_scope=cfg.default_scope,
+                experiment_name=Path(self._folder.name).name,
                 default_hooks=dict(logger=dict(type='LoggerHook', interval=10**9), checkpoint=None),
             )
         self.model.init_weights()
@@ -138,17 +144,6 @@ def _upstream_step(step: Dict[str, Any]) -> Dict[str, Any]:
         **{name: value for name, value in step.items() if name not in ('label_dtype', 'decoded_cache')},
         'type': kind,
     }
-
-
-def build(*args: Any, **kwargs: Any) -> Validation:
-    """Build a ``Validation``; its arguments."""
-    return Validation(*args, **kwargs)
-
-
-def run(validation: Validation) -> Dict[str, Any]:
-    """Validate once."""
-    seconds, metrics = validation.run()
-    return {'seconds': seconds, 'metrics': metrics, 'images': len(validation.loop.dataloader.dataset)}
 
 
 def require_same(theirs: Dict[str, float], ours: Dict[str, float]) -> None:

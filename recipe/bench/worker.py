@@ -1,4 +1,4 @@
-"""What a benchmark runs in each of the two worker processes; see ``sides``."""
+"""One iteration of a trainer: timed, counted, weighed or traced."""
 
 from __future__ import annotations
 
@@ -9,17 +9,19 @@ from typing import Any, Callable, Dict, List
 import torch
 
 from recipe.bench import counts as bench_counts
-from recipe.bench import memory, sides_model, sides_train
+from recipe.bench import memory
+from recipe.bench import model as bench_model
+from recipe.bench.trainer import Trainer
 
 PARTS = ('forward+loss', 'backward', 'optimizer', 'loop')
 
 
-def device_of(trainer: sides_train.Trainer) -> torch.device:
+def device_of(trainer: Trainer) -> torch.device:
     """The device that a trainer trains on."""
     return next(trainer.model.parameters()).device
 
 
-def describe(trainer: sides_train.Trainer) -> Dict[str, Any]:
+def describe(trainer: Trainer) -> Dict[str, Any]:
     """Device, precision and versions, for the report."""
     device = device_of(trainer)
     name = 'cpu' if device.type == 'cpu' else getattr(torch, device.type).get_device_name(device)
@@ -38,7 +40,7 @@ def _synchronize(device: torch.device) -> None:
         getattr(torch, device.type).synchronize()
 
 
-def timed(trainer: sides_train.Trainer, batch: Dict[str, List[torch.Tensor]], seed: int) -> Dict[str, Any]:
+def timed(trainer: Trainer, batch: Dict[str, List[torch.Tensor]], seed: int) -> Dict[str, Any]:
     """Run one iteration with a clock.
 
     Args:
@@ -86,21 +88,19 @@ def timed(trainer: sides_train.Trainer, batch: Dict[str, List[torch.Tensor]], se
     return {'whole_s': whole, 'parts_s': parts, 'losses': losses}
 
 
-def one_iteration(
-    trainer: sides_train.Trainer, batch: Dict[str, List[torch.Tensor]], seed: int, device: torch.device
-) -> float:
+def one_iteration(trainer: Trainer, batch: Dict[str, List[torch.Tensor]], seed: int, device: torch.device) -> float:
     """Seconds of one iteration, with the device synchronised before and after."""
     return _run(trainer, batch, seed, device, {})
 
 
 def _run(
-    trainer: sides_train.Trainer,
+    trainer: Trainer,
     batch: Dict[str, List[torch.Tensor]],
     seed: int,
     device: torch.device,
     marks: Dict[str, float],
 ) -> float:
-    data = sides_model.samples(batch)
+    data = bench_model.samples(batch)
     _synchronize(device)
     begin = marks['begins'] = time.perf_counter()
     trainer.iterate(data, seed)
@@ -108,30 +108,30 @@ def _run(
     return time.perf_counter() - begin
 
 
-def counted(trainer: sides_train.Trainer, batch: Dict[str, List[torch.Tensor]], seed: int) -> Dict[str, Any]:
+def counted(trainer: Trainer, batch: Dict[str, List[torch.Tensor]], seed: int) -> Dict[str, Any]:
     """Run one iteration and count its operators and host synchronisations."""
     bench_counts.mark_step_counts(trainer.runner.optim_wrapper.optimizer)
-    data = sides_model.samples(batch)
+    data = bench_model.samples(batch)
     bench_counts.mark_host([data['inputs'], [sample.gt_sem_seg.data for sample in data['data_samples']]])
     with bench_counts.counting() as counts:
         trainer.iterate(data, seed)
     return counts.as_dict()
 
 
-def measured_memory(trainer: sides_train.Trainer, batch: Dict[str, List[torch.Tensor]], seed: int) -> Dict[str, int]:
+def measured_memory(trainer: Trainer, batch: Dict[str, List[torch.Tensor]], seed: int) -> Dict[str, int]:
     """Run one iteration and return its peak memory; the one before has brought the optimizer's state."""
-    data = sides_model.samples(batch)
+    data = bench_model.samples(batch)
     return memory.peak(device_of(trainer).type, lambda: trainer.iterate(data, seed))
 
 
-def traced(trainer: sides_train.Trainer, batch: Dict[str, List[torch.Tensor]], seed: int, path: str) -> str:
+def traced(trainer: Trainer, batch: Dict[str, List[torch.Tensor]], seed: int, path: str) -> str:
     """Run one iteration under the profiler of the device and write its trace.
 
     Returns:
         Path of the file, or of the folder that torch_npu makes.
     """
     device = device_of(trainer).type
-    data = sides_model.samples(batch)
+    data = bench_model.samples(batch)
     if device == 'npu':
         import torch_npu
 

@@ -1,12 +1,10 @@
-"""The recipe's model on one side: what ``sides`` runs in both workers, and how their results are compared.
-
-Everything here means the same on both sides: the config gives the model, and weights and batch come as plain tensors.
-"""
+"""A model of a config, random batches for it, and how the results of two models are compared."""
 
 from __future__ import annotations
 
 import contextlib
-from typing import Any, Dict, List, Optional
+import copy
+from typing import Any, Dict, List, Optional, Tuple
 
 import torch
 
@@ -34,9 +32,7 @@ def build(config: str = DEMO, overrides: Optional[Dict[str, Any]] = None, seed: 
 
     register_all_modules()
     cfg = Config.fromfile(ROOT / config)
-    cfg.model.backbone.init_cfg = (
-        None  # the pre-trained weights may be out of reach, and both sides get the same anyway
-    )
+    cfg.model.backbone.init_cfg = None  # the pre-trained weights may be out of reach
     cfg.merge_from_dict({f'model.{key}': value for key, value in (overrides or {}).items()})
     torch.manual_seed(seed)
     model = MODELS.build(cfg.model)
@@ -44,23 +40,14 @@ def build(config: str = DEMO, overrides: Optional[Dict[str, Any]] = None, seed: 
     return model.to(device).train()
 
 
-def state(model: Any) -> Dict[str, torch.Tensor]:
-    """Weights and buffers of a model, on the host."""
-    return {name: value.cpu() for name, value in model.state_dict().items()}
+def build_pair(*args: Any, **kwargs: Any) -> Tuple[Any, Any]:
+    """Build a model as upstream has it, and an accelerated copy of it; the arguments of ``build``."""
+    from recipe.models import accelerate
 
-
-def load(model: Any, weights: Dict[str, torch.Tensor]) -> None:
-    """Give a model the weights of the other side.
-
-    Raises:
-        RuntimeError: The names or shapes differ, which no patch may bring about.
-    """
-    model.load_state_dict(weights, strict=True)
-
-
-def same_weights(sides: Any, models: Any) -> None:
-    """Give our model upstream's weights; called in the driving process with ``Sides`` and a pair of handles."""
-    sides.ours.call(load, models.ours, sides.upstream.call(state, models.upstream))
+    plain = build(*args, **kwargs)
+    fast = copy.deepcopy(plain)
+    accelerate(fast)
+    return plain, fast
 
 
 def random_batch(

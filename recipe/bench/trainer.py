@@ -1,7 +1,8 @@
-"""The recipe's trainer on one side, held at the beginning of its loop: iterations are run one by one from outside.
+"""A trainer that is held at the beginning of its loop: iterations are run one by one from outside.
 
-Everything that belongs to an iteration is real on both sides: mmengine's Runner with its hooks, the optimizer wrapper,
-the schedules, gradient clipping, and DDP where there are several ranks. Only the batches come from outside.
+Everything that belongs to an iteration is real: mmengine's Runner with its hooks, the optimizer wrapper, the schedules,
+gradient clipping, and DDP if there are several ranks. Only the batches come from outside. There are two kinds of
+trainers: ours, and one with upstream's model, loop, hooks and optimizer.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from unittest import mock
 
 import torch
 
-from recipe.bench import sides_model
+from recipe.bench import model as bench_model
 
-# What the recipe names that only the patches have, and what upstream has in its place.
+# What the recipe adds, and what upstream has in its place.
 _UPSTREAM_TYPES = {
     'optim_wrapper.optimizer.type': ('DeviceAdamW', 'AdamW'),
     'train_dataloader.sampler.type': ('ResumableInfiniteSampler', 'InfiniteSampler'),
@@ -25,7 +26,7 @@ _UPSTREAM_TYPES = {
     'default_hooks.checkpoint.type': ('AtomicCheckpointHook', 'CheckpointHook'),
     'default_hooks.runtime_info.type': ('DeferredRuntimeInfoHook', 'RuntimeInfoHook'),
 }
-# Hooks that only the patches have and that take no part in an iteration's result.
+# Hooks that the recipe adds and that take no part in the result of an iteration.
 _OUR_HOOKS = ('loader_pace', 'nonfinite_guard')
 _NEVER = 10**9
 
@@ -51,9 +52,10 @@ class Trainer:
         overrides: Of the config, by dotted key.
         seed: Of the weights.
         amp: ``off``, ``bf16`` or ``fp16``.
-        graphs: Whether to train in graphs of torch.compile: in ours as ``--compile``, upstream as mmengine does it.
+        graphs: Whether to train in graphs of torch.compile: ours as with ``--compile``, upstream as mmengine does it.
         log_interval: Iterations between two log lines; 0 logs nothing.
         left_out: Default hooks to do without, by their names in the config.
+        upstream: Whether to train as upstream does, with the patches alone.
 
     Attributes:
         runner: The Runner.
@@ -62,15 +64,17 @@ class Trainer:
 
     def __init__(
         self,
-        config: str = sides_model.DEMO,
+        config: str = bench_model.DEMO,
         overrides: Optional[Dict[str, Any]] = None,
         seed: int = 0,
         amp: str = 'off',
         log_interval: int = 0,
         graphs: bool = False,
         left_out: Sequence[str] = (),
+        upstream: bool = False,
     ) -> None:
         from mmengine.hooks import Hook
+        from mmseg.engine.device import prepare_device
         from mmseg.utils import register_all_modules
 
         register_all_modules()
@@ -83,25 +87,27 @@ class Trainer:
                 trainer.outputs = outputs
 
         self._folder = tempfile.TemporaryDirectory(prefix='trainer-')
-        cfg = resolve(config, overrides, seed, amp, log_interval)
+        cfg = resolve(config, overrides, seed, amp, log_interval, upstream)
         for name in left_out:
             cfg.default_hooks.pop(name)
-        if graphs and is_patched():
+        if graphs and not upstream:
             cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), dict(type='CompileHook')]
         elif graphs:
             cfg.compile = True
         cfg.work_dir = self._folder.name
         # mmengine keeps what it builds by name, for the life of the process
         cfg.visualizer.name = cfg.experiment_name = Path(self._folder.name).name
-        _prepare_device(cfg)
+        prepare_device(cfg)
         self.outputs: Dict[str, torch.Tensor] = {}
         with unformatted_configs():
-            self._start(cfg, Capture())
+            self._start(cfg, Capture(), upstream)
 
-    def _start(self, cfg: Any, capture: Any) -> None:
+    def _start(self, cfg: Any, capture: Any, upstream: bool) -> None:
         from mmengine.runner import Runner
 
-        self.runner = Runner.from_cfg(cfg)
+        from recipe.engine.runner import RecipeRunner
+
+        self.runner = (Runner if upstream else RecipeRunner).from_cfg(cfg)
         self.runner.register_hook(capture, priority='LOWEST')
         build = self.runner.build_train_loop
 
@@ -132,7 +138,7 @@ class Trainer:
         """Run one iteration as the loop does.
 
         Args:
-            data: From ``sides_model.samples``, as the data loader brings it; good for one iteration.
+            data: From ``bench_model.samples``, as the data loader brings it; good for one iteration.
             seed: Of torch's random state before it; None leaves that.
         """
         if seed is not None:
@@ -142,12 +148,19 @@ class Trainer:
         loop.run_iter(data)
 
 
-def resolve(config: str, overrides: Optional[Dict[str, Any]], seed: int, amp: str, log_interval: int = 0) -> Any:
-    """Config of a training from scratch without validation, checkpoints and files, for the packages of this process."""
+def resolve(
+    config: str,
+    overrides: Optional[Dict[str, Any]],
+    seed: int,
+    amp: str,
+    log_interval: int = 0,
+    upstream: bool = False,
+) -> Any:
+    """Config of a training from scratch without validation, checkpoints and files; the arguments of ``Trainer``."""
     from mmengine.config import Config
     from mmseg.registry import DATASETS
 
-    cfg = Config.fromfile(sides_model.ROOT / config)
+    cfg = Config.fromfile(bench_model.ROOT / config)
     cfg.model.backbone.init_cfg = None
     cfg.randomness = dict(seed=seed)
     cfg.log_level = 'ERROR'
@@ -166,9 +179,9 @@ def resolve(config: str, overrides: Optional[Dict[str, Any]], seed: int, amp: st
     cfg.default_hooks.logger.interval = log_interval or _NEVER
     cfg.default_hooks.logger.interval_exp_name = _NEVER
     if amp != 'off':
-        _set_precision(cfg, amp)
+        _set_precision(cfg, amp, upstream)
     cfg.merge_from_dict(overrides or {})
-    if not is_patched():
+    if upstream:
         for name in _OUR_HOOKS:
             cfg.default_hooks.pop(name, None)
         for key, (ours, theirs) in _UPSTREAM_TYPES.items():
@@ -192,49 +205,16 @@ class _NoImages(torch.utils.data.Dataset):
         raise IndexError(index)
 
 
-def is_patched() -> bool:
-    """Whether this process has the patched packages."""
-    import importlib.util
-
-    return importlib.util.find_spec('mmseg.engine.loops') is not None
-
-
-def _set_precision(cfg: Any, amp: str) -> None:
+def _set_precision(cfg: Any, amp: str, upstream: bool) -> None:
     for name in ('dtype', 'loss_scale'):
         cfg.optim_wrapper.pop(name, None)
-    if is_patched():
+    if not upstream:
         cfg.optim_wrapper.type = {'bf16': 'Bf16OptimWrapper', 'fp16': 'Fp16OptimWrapper'}[amp]
     else:
         cfg.optim_wrapper.update(type='AmpOptimWrapper', dtype={'bf16': 'bfloat16', 'fp16': 'float16'}[amp])
 
 
-def _prepare_device(cfg: Any) -> None:
-    if is_patched():
-        from mmseg.engine.device import prepare_device
-
-        prepare_device(cfg)
-    elif cfg.launcher != 'none' and not torch.cuda.is_available():
-        # mmengine wraps the model for accelerators only
-        torch.distributed.init_process_group('gloo')
-        cfg.model_wrapper_cfg = dict(type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False)
-
-
-def build(*args: Any, **kwargs: Any) -> Trainer:
-    """Build a ``Trainer``; its arguments."""
-    return Trainer(*args, **kwargs)
-
-
-def state(trainer: Trainer) -> Dict[str, torch.Tensor]:
-    """Weights of a trainer's model, on the host."""
-    return sides_model.state(trainer.model)
-
-
-def load(trainer: Trainer, weights: Dict[str, torch.Tensor]) -> None:
-    """Give a trainer the weights of the other side."""
-    sides_model.load(trainer.model, weights)
-
-
 def iterate(trainer: Trainer, batch: Dict[str, List[torch.Tensor]], seed: Optional[int] = None) -> Dict[str, float]:
     """Run one iteration and read what it logs: loss terms by name, and ``loss``, their sum."""
-    trainer.iterate(sides_model.samples(batch), seed)
+    trainer.iterate(bench_model.samples(batch), seed)
     return {name: float(value) for name, value in trainer.outputs.items()}

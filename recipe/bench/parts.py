@@ -1,0 +1,83 @@
+"""What each part that serves a CPU alone gains: iterations with and without it, in turns, in one process.
+
+``bench.py parts`` runs it. A part stays in the recipe if an iteration at the recipe's size takes at least 5 % longer
+without it. All parts but one are in place while that one is measured. Processor time is compared as well as time,
+since it varies less on a machine that does other work.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+import time
+from typing import Any, Callable, ContextManager, Dict, Iterator, List
+from unittest import mock
+
+from recipe.core import console
+
+
+def parts() -> Dict[str, Callable[[], ContextManager[Any]]]:
+    """Return for each part what makes a context without it."""
+    from recipe.models import deform_attn, points, residual_branch, swin
+
+    def never(*args: Any) -> bool:
+        return False
+
+    @contextlib.contextmanager
+    def pytorch_sampling() -> Iterator[None]:
+        deform_attn._implementation.cache_clear()
+        with mock.patch.object(deform_attn, '_cpu_attn', deform_attn._pytorch_attn):
+            yield
+        deform_attn._implementation.cache_clear()
+
+    return {
+        'dropped paths not computed': lambda: mock.patch.object(residual_branch, '_computes_kept_samples', never),
+        'window attention on CPU': lambda: mock.patch.object(swin, 'fits_cpu_window_msa', never),
+        'deformable attention on CPU': pytorch_sampling,
+        'points drawn at once': lambda: mock.patch.object(points, '_draw_at_once', points._draw_one_by_one),
+    }
+
+
+def measure(trainer: Any, batch: Dict[str, List[Any]], warmup: int, repeats: int, seed: int) -> Dict[str, Any]:
+    """Time iterations with all parts, and without each part.
+
+    Args:
+        trainer: A ``Trainer`` on a CPU.
+        batch: From ``model.random_batch``.
+        warmup: Rounds before the clock.
+        repeats: Timed rounds. A round is one iteration without each part, and one with all.
+        seed: Of the random states.
+
+    Returns:
+        ``seconds`` and ``cpu_seconds`` by variant, ``all`` among them: the values of the rounds. ``gain`` and
+        ``cpu_gain`` by part: by how much an iteration takes longer without it, from the medians; 0.05 is 5 %.
+    """
+    from recipe.bench import worker
+
+    device = worker.device_of(trainer)
+    variants: Dict[str, Callable[[], ContextManager[Any]]] = {'all': contextlib.nullcontext, **parts()}
+    seconds: Dict[str, List[float]] = {name: [] for name in variants}
+    cpu_seconds: Dict[str, List[float]] = {name: [] for name in variants}
+    for number in range(warmup + repeats):
+        for name, without in variants.items():
+            with without():
+                begin = time.process_time()
+                taken = worker.one_iteration(trainer, batch, seed + number, device)
+                cpu = time.process_time() - begin
+            if number >= warmup:
+                seconds[name].append(taken)
+                cpu_seconds[name].append(cpu)
+        console.say(f'round {number + 1} of {warmup + repeats}')
+    gains = [
+        {name: statistics.median(values[name]) / statistics.median(values['all']) - 1 for name in parts()}
+        for values in (seconds, cpu_seconds)
+    ]
+    return {'seconds': seconds, 'cpu_seconds': cpu_seconds, 'gain': gains[0], 'cpu_gain': gains[1]}
+
+
+def show(result: Dict[str, Any]) -> None:
+    """Print what ``measure`` found."""
+    whole, cpu = (statistics.median(result[name]['all']) for name in ('seconds', 'cpu_seconds'))
+    console.say(f'an iteration takes {whole:.3f} s, {cpu:.3f} s of processors; without')
+    for name, gain in result['gain'].items():
+        console.say(f'  {name:30} {gain:+7.1%} time {result["cpu_gain"][name]:+7.1%} processor time')
