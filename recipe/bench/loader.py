@@ -16,8 +16,7 @@ from typing import Any, Dict, List, Optional, Tuple
 from recipe.core import console
 from recipe.data import layout
 
-UPSTREAM_CONFIG = 'mask2former_swin-b-in22k-384x384-pre_8xb2-90k_cityscapes-512x1024.py'
-OUR_CONFIG = UPSTREAM_CONFIG.replace('.py', '_any-device.py')
+CONFIG = 'mask2former_swin-b-in22k-384x384-pre_8xb2-90k_cityscapes-512x1024.py'
 UPSTREAM, PNG, CACHE = 'upstream', 'ours', 'ours, decoded cache'
 _SCENES = (8, 1, 2048, 1024, 0)  # of the set that is made: train, val, width, height, seed
 
@@ -78,16 +77,13 @@ def measure(
         console.UserError: No pictures, or our samples are not upstream's.
     """
     pairs = _pairs(data_root)
-    sides: Dict[str, Tuple[str, Optional[Dict[str, str]]]] = {
-        UPSTREAM: (UPSTREAM_CONFIG, None),
-        PNG: (OUR_CONFIG, None),
-    }
+    sides: Dict[str, Optional[Dict[str, str]]] = {UPSTREAM: None, PNG: None}
     if cache is not None:
-        sides[CACHE] = (OUR_CONFIG, {'folder': str(cache), 'data_root': str(data_root)})
+        sides[CACHE] = {'folder': str(cache), 'data_root': str(data_root)}
     times: Dict[str, List[Dict[str, Any]]] = {name: [] for name in sides}
     for index in range(rounds + 1):
-        for name, (config, decoded) in sides.items():
-            taken = load_samples(config, decoded, pairs, samples, seed + index)
+        for name, decoded in sides.items():
+            taken = load_samples(name != UPSTREAM, decoded, pairs, samples, seed + index)
             if taken['digest'] != (times[UPSTREAM] or [taken])[-1]['digest'] and name != UPSTREAM:
                 raise console.UserError(f"{name}: the samples are not those of upstream's pipeline")
             times[name].append(taken)
@@ -118,12 +114,12 @@ def _pairs(data_root: Path) -> List[Tuple[str, str]]:
 
 
 def load_samples(
-    config: str, decoded: Optional[Dict[str, str]], pairs: List[Tuple[str, str]], count: int, seed: int
+    fast: bool, decoded: Optional[Dict[str, str]], pairs: List[Tuple[str, str]], count: int, seed: int
 ) -> Dict[str, Any]:
-    """Load samples with a config's training pipeline.
+    """Load samples with the training pipeline of the recipe.
 
     Args:
-        config: Name of a file in mmsegmentation's configs/mask2former.
+        fast: Whether the pipeline is the one that ``equip()`` makes of upstream's.
         decoded: Decoded cache to use.
         pairs: Pictures and labels.
         count: How many samples.
@@ -142,11 +138,15 @@ def load_samples(
     from mmengine.config import Config
     from mmengine.registry import init_default_scope
 
+    from recipe.engine import components, equip  # noqa: F401  registers the transforms
+
     init_default_scope('mmseg')
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
     folder = Path(mmseg.datasets.__file__).resolve().parents[2] / 'configs' / 'mask2former'
-    steps = Config.fromfile(str(folder / config)).train_dataloader.dataset.pipeline
+    steps = Config.fromfile(str(folder / CONFIG)).train_dataloader.dataset.pipeline
+    if fast:
+        steps = equip.fast_pipeline(steps, 'uint8')
     if decoded:
         steps[0]['decoded_cache'] = decoded
     pipeline, digest = Compose(steps), hashlib.sha256()
@@ -169,7 +169,7 @@ def decoder_name() -> str:
     """What decodes PNG files on our side."""
     from importlib import metadata
 
-    from mmseg.datasets.transforms import png
+    from recipe.data.transforms import png
 
     if png.decode_image_png_u8 is None:
         return 'OpenCV and Pillow'

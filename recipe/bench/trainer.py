@@ -18,16 +18,6 @@ import torch
 
 from recipe.bench import model as bench_model
 
-# What the recipe adds, and what upstream has in its place.
-_UPSTREAM_TYPES = {
-    'optim_wrapper.optimizer.type': ('DeviceAdamW', 'AdamW'),
-    'train_dataloader.sampler.type': ('ResumableInfiniteSampler', 'InfiniteSampler'),
-    'train_cfg.type': ('ResumableIterBasedTrainLoop', 'IterBasedTrainLoop'),
-    'default_hooks.checkpoint.type': ('AtomicCheckpointHook', 'CheckpointHook'),
-    'default_hooks.runtime_info.type': ('DeferredRuntimeInfoHook', 'RuntimeInfoHook'),
-}
-# Hooks that the recipe adds and that take no part in the result of an iteration.
-_OUR_HOOKS = ('loader_pace', 'nonfinite_guard')
 _NEVER = 10**9
 
 
@@ -160,7 +150,13 @@ def resolve(
     from mmengine.config import Config
     from mmseg.registry import DATASETS
 
+    from recipe.engine import equip
+
     cfg = Config.fromfile(bench_model.ROOT / config)
+    if upstream:
+        cfg.optim_wrapper.optimizer.type = 'AdamW'
+    else:
+        equip.equip(cfg)
     cfg.model.backbone.init_cfg = None
     cfg.randomness = dict(seed=seed)
     cfg.log_level = 'ERROR'
@@ -175,21 +171,13 @@ def resolve(
     cfg.train_dataloader.dataset = dict(type='NoImages')
     cfg.default_hooks.pop('visualization', None)
     cfg.visualizer.vis_backends = [dict(type='LocalVisBackend')]  # ours writes files too, and takes no part
-    cfg.default_hooks.checkpoint = dict(type='AtomicCheckpointHook', interval=-1, by_epoch=False, save_last=False)
+    cfg.default_hooks.checkpoint.update(interval=-1, save_last=False)
+    cfg.default_hooks.checkpoint.pop('save_best', None)
     cfg.default_hooks.logger.interval = log_interval or _NEVER
     cfg.default_hooks.logger.interval_exp_name = _NEVER
     if amp != 'off':
         _set_precision(cfg, amp, upstream)
     cfg.merge_from_dict(overrides or {})
-    if upstream:
-        for name in _OUR_HOOKS:
-            cfg.default_hooks.pop(name, None)
-        for key, (ours, theirs) in _UPSTREAM_TYPES.items():
-            *path, last = key.split('.')
-            node = cfg
-            for name in path:
-                node = node[name]
-            node[last] = theirs if node[last] == ours else node[last]
     return cfg
 
 

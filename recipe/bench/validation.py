@@ -16,12 +16,6 @@ from typing import Any, Dict, Optional, Tuple
 from recipe.core import console
 from recipe.core.paths import ROOT
 
-# What the recipe adds, and what upstream has in its place.
-_UPSTREAM_STEPS = {
-    'FastLoadImageFromFile': 'LoadImageFromFile',
-    'FastLoadAnnotations': 'LoadAnnotations',
-    'FastPackSegInputs': 'PackSegInputs',
-}
 # Points of mIoU, mAcc and aAcc: a pixel whose two best classes are equal but for rounding may change sides.
 TOLERANCE = 0.05
 _SCENE_SEED = 0
@@ -73,10 +67,11 @@ class Validation:
         from mmengine.config import Config
         from mmengine.runner import Runner
         from mmseg.engine.device import prepare_device
-        from mmseg.engine.loaders import prepare_loaders
         from mmseg.utils import register_all_modules
 
         from recipe.bench import trainer
+        from recipe.engine import equip
+        from recipe.engine.loaders import prepare_loaders
         from recipe.engine.runner import RecipeRunner
 
         register_all_modules()
@@ -94,10 +89,8 @@ class Validation:
         cfg.work_dir = self._folder.name
         device = prepare_device(cfg)
         if not upstream:
+            equip.equip(cfg)
             prepare_loaders(cfg, device)
-            cfg.val_evaluator['type'] = 'DeviceIoUMetric'
-        else:
-            loader.dataset.pipeline = [_upstream_step(step) for step in loader.dataset.pipeline]
         with trainer.unformatted_configs():
             self.runner = (Runner if upstream else RecipeRunner)(
                 model=cfg.model,
@@ -135,15 +128,6 @@ class Validation:
         metrics = self.loop.run()
         synchronize()
         return time.perf_counter() - begin, {name: float(value) for name, value in metrics.items()}
-
-
-def _upstream_step(step: Dict[str, Any]) -> Dict[str, Any]:
-    """The transform that upstream has for one of ours."""
-    kind = _UPSTREAM_STEPS.get(step['type'], step['type'])
-    return {
-        **{name: value for name, value in step.items() if name not in ('label_dtype', 'decoded_cache')},
-        'type': kind,
-    }
 
 
 def require_same(theirs: Dict[str, float], ours: Dict[str, float]) -> None:

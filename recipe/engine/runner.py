@@ -15,6 +15,7 @@ from mmseg.registry import RUNNERS
 from torch import nn
 from torch.utils.data import DataLoader
 
+from recipe.data.position_seeded_dataset import PositionSeededDataset
 from recipe.data.unreadable import FileNamingDataset
 from recipe.models import accelerate
 
@@ -59,8 +60,9 @@ class RecipeRunner(Runner):
         dataloader: Union[DataLoader, Dict], seed: Optional[int] = None, diff_rank_seed: bool = False
     ) -> DataLoader:
         """Build a data loader whose errors name the file; see :class:`FileNamingDataset`."""
-        if isinstance(dataloader, dict) and isinstance(dataloader.get('dataset'), dict):
-            dataloader = {**dataloader, 'dataset': {'type': FileNamingDataset, 'dataset': dataloader['dataset']}}
+        dataset = dataloader.get('dataset') if isinstance(dataloader, dict) else None
+        if isinstance(dataset, dict) and dataset['type'] is not PositionSeededDataset:  # which names files itself
+            dataloader = {**dataloader, 'dataset': {'type': FileNamingDataset, 'dataset': dataset}}
         return Runner.build_dataloader(dataloader, seed, diff_rank_seed)
 
     def load_checkpoint(self, *args: Any, **kwargs: Any) -> Dict:

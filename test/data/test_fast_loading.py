@@ -1,4 +1,4 @@
-"""The loader of the patched mmseg: decoding, resizing, settings by device, the warning; and the areas of the metric."""
+"""The fast loader: decoding, resizing, settings by device, the warning."""
 
 from __future__ import annotations
 
@@ -15,16 +15,15 @@ from PIL import Image
 
 torch = pytest.importorskip('torch')
 mmcv = pytest.importorskip('mmcv')
-pytest.importorskip('mmseg.datasets.transforms.png', reason='no patched mmseg; run bash tools/setup.sh')
+pytest.importorskip('recipe.data.transforms.png', reason='no patched mmseg; run bash tools/setup.sh')
 
 # Below what skips where the patched packages are missing, since these imports would fail there.
 from mmengine.registry import init_default_scope  # noqa: E402
-from mmseg.datasets import transforms  # noqa: E402
-from mmseg.datasets.transforms import picture_file, png, window_resize  # noqa: E402
-from mmseg.engine import loaders  # noqa: E402
-from mmseg.engine.hooks import LoaderPaceHook  # noqa: E402
-from mmseg.evaluation.metrics import IoUMetric, label_areas  # noqa: E402
-from mmseg.structures import SegDataSample  # noqa: E402
+from mmseg.datasets.transforms import PhotoMetricDistortion  # noqa: E402
+
+from recipe.data.transforms import fast_augment, fast_loading, picture_file, png, window_resize  # noqa: E402
+from recipe.engine import loaders  # noqa: E402
+from recipe.engine.hooks.loader_pace_hook import LoaderPaceHook  # noqa: E402
 
 # Around a whole number, from what float32 cannot tell to what OpenCV's rounding can.
 OFF = st.sampled_from([0.0, 1e-9, -1e-9, 1e-7, -1e-7, 1e-5, -1e-5, 1e-4, -1e-4, 2e-4, -2e-4, 1e-3, -1e-3])
@@ -157,8 +156,8 @@ def test_values_are_changed_as_upstream_changes_them(data):
     image = np.arange(256 * 3 * 7, dtype=np.uint8).reshape(7, 256, 3)[:, : data.draw(st.integers(1, 256), 'width')]
     if data.draw(st.booleans(), 'one channel'):
         image = image[..., 1]
-    theirs = transforms.PhotoMetricDistortion().convert(image, alpha, beta)
-    ours = transforms.TablePhotoMetricDistortion().convert(image, alpha, beta)
+    theirs = PhotoMetricDistortion().convert(image, alpha, beta)
+    ours = fast_augment.TablePhotoMetricDistortion().convert(image, alpha, beta)
     np.testing.assert_array_equal(ours.reshape(theirs.shape), theirs)
 
 
@@ -169,7 +168,7 @@ def test_colours_are_turned_as_upstream_turns_them(method, seed):
     hues = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[None], cv2.COLORMAP_HSV)
     image = np.concatenate([hues, NOISE[..., :3].reshape(1, -1, 3)], axis=1)
     results = []
-    for kind in (transforms.PhotoMetricDistortion, transforms.TablePhotoMetricDistortion):
+    for kind in (PhotoMetricDistortion, fast_augment.TablePhotoMetricDistortion):
         np.random.seed(seed)
         results.append(getattr(kind(hue_delta=180), method)(image.copy()))
     np.testing.assert_array_equal(results[1], results[0])
@@ -192,60 +191,20 @@ def test_crops_are_mixed_where_upstream_says_so(data):
     init_default_scope('mmseg')
     resize = dict(type='RandomChoiceResize', scales=[8], resize_type='ResizeShortestEdge', max_size=64)
     crop = dict(type='RandomCrop', crop_size=(4, 4), cat_max_ratio=ratio)
-    assert transforms.LoadResizedCrop(resize=resize, crop=crop)._is_mixed(labels) == theirs
+    assert fast_loading.LoadResizedCrop(resize=resize, crop=crop)._is_mixed(labels) == theirs
 
 
 def test_transforms_that_it_cannot_stand_for_are_refused():
     init_default_scope('mmseg')
     resize = dict(type='RandomChoiceResize', scales=[32], resize_type='ResizeShortestEdge', max_size=64)
     crop = dict(type='RandomCrop', crop_size=(8, 8))
-    transforms.LoadResizedCrop(resize, crop)
+    fast_loading.LoadResizedCrop(resize, crop)
     with pytest.raises(TypeError, match='RandomResize'):
-        transforms.LoadResizedCrop(dict(type='RandomResize', scale=(64, 32), ratio_range=(0.5, 2.0)), crop)
+        fast_loading.LoadResizedCrop(dict(type='RandomResize', scale=(64, 32), ratio_range=(0.5, 2.0)), crop)
     with pytest.raises(TypeError, match='keep the ratio'):
-        transforms.LoadResizedCrop(dict(type='RandomChoiceResize', scales=[(64, 32)], keep_ratio=False), crop)
+        fast_loading.LoadResizedCrop(dict(type='RandomChoiceResize', scales=[(64, 32)], keep_ratio=False), crop)
     with pytest.raises(ValueError, match='label_dtype'):
-        transforms.FastPackSegInputs(label_dtype='float32')
-
-
-@pytest.mark.parametrize('count', [label_areas._count_on_host, label_areas._count_on_device])
-@pytest.mark.parametrize(('num_classes', 'ignore_index'), [(19, 255), (5, 2), (2, 255)])
-def test_areas_are_upstreams(count, num_classes, ignore_index, monkeypatch):
-    generator = torch.Generator().manual_seed(0)
-    pred = torch.randint(0, num_classes, (60, 70), generator=generator)
-    label = torch.randint(0, num_classes + 2, (60, 70), generator=generator)  # stray values, too
-    label[:9] = 255
-    monkeypatch.setattr(label_areas, '_count_on_host', count)
-    ours = label_areas.read_areas([label_areas.confusion(pred, label.byte(), num_classes, ignore_index)])[0]
-    theirs = IoUMetric.intersect_and_union(pred, label, num_classes, ignore_index)
-    for one, other in zip(ours, theirs):
-        assert one.dtype == other.dtype and torch.equal(one, other)
-
-
-def test_the_host_reads_nothing_before_the_end(monkeypatch):
-    """On the path of an accelerator, no batch makes the host wait: neither a number nor a size is read."""
-    from torch.utils._python_dispatch import TorchDispatchMode
-
-    class Calls(TorchDispatchMode):
-        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-            called.append(function.__name__.split('.')[0])
-            return function(*args, **(kwargs or {}))
-
-    monkeypatch.setattr(label_areas, '_count_on_host', label_areas._count_on_device)
-    called = []
-    metric = IoUMetric()
-    metric.dataset_meta = {'classes': list('abc')}
-    sample = {
-        'pred_sem_seg': {'data': torch.randint(0, 3, (1, 8, 8))},
-        'gt_sem_seg': {'data': torch.randint(0, 3, (1, 8, 8), dtype=torch.uint8)},
-    }
-    with Calls():
-        metric.process({}, [sample, sample])
-    assert 'histc' in called
-    assert not {'_local_scalar_dense', 'nonzero', 'index', 'masked_select', 'unique', '_unique2'} & set(called)
-    assert not metric.results
-    metric.evaluate(2)
-    assert not metric._confusions
+        fast_augment.FastPackSegInputs(label_dtype='float32')
 
 
 @pytest.mark.parametrize('device', ['npu', 'cuda', 'cpu'])
@@ -274,9 +233,9 @@ def test_labels_are_pinned_with_their_sample(monkeypatch):
     from torch.utils.data._utils.pin_memory import pin_memory
 
     monkeypatch.setattr(torch.Tensor, 'pin_memory', lambda tensor, *_: tensor + 1)
-    sample = SegDataSample(gt_sem_seg=PixelData(data=torch.zeros(1, 2, 2)))
+    sample = fast_augment.PinnableSample(gt_sem_seg=PixelData(data=torch.zeros(1, 2, 2)))
     assert pin_memory([sample])[0].gt_sem_seg.data.sum() == 4
-    assert pin_memory([SegDataSample()])
+    assert pin_memory([fast_augment.PinnableSample()])
 
 
 def run_hook(hook, folder, times, logger):

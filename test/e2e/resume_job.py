@@ -18,11 +18,14 @@ import torch
 from mmengine.config import Config
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import Runner
-from mmseg.engine.checkpoint import find_resumable, load_from_local
 from mmseg.engine.device import prepare_device
-from mmseg.engine.exit_status import leave
-from mmseg.engine.loaders import prepare_loaders
+from mmseg.registry import RUNNERS
 from PIL import Image
+
+from recipe.engine.checkpoint import find_resumable, load_from_local
+from recipe.engine.equip import equip
+from recipe.engine.loaders import prepare_loaders
+from recipe.engine.termination import leave
 
 Sabotage = Callable[[Runner], None]
 
@@ -33,7 +36,9 @@ RECIPE = (
 TRAIN_IMAGES = 7
 MAX_ITERS = 12
 CONTEXT = multiprocessing.get_context('forkserver')
-CONTEXT.set_forkserver_preload(['resume_faults', 'mmseg.models', 'mmdet.models', 'torch._dynamo'])
+CONTEXT.set_forkserver_preload(
+    ['resume_faults', 'recipe.engine.components', 'mmseg.models', 'mmdet.models', 'torch._dynamo']
+)
 
 
 def plain_text(cfg: Config) -> str:
@@ -58,8 +63,11 @@ def write_cityscapes(root: Path) -> Path:
     return root
 
 
-def recipe(data: Path, work_dir: Path, workers: int = 0, **options) -> Config:
-    """Return the recipe's config with a tiny model and 12 iterations; options override it by dotted key."""
+def recipe(data: Path, work_dir: Path, workers: int = 0, equipped: bool = True, **options) -> Config:
+    """Return the recipe's config with a tiny model and 12 iterations; options override it by dotted key.
+
+    With ``equipped=False`` it is upstream's, to be trained by mmengine's own loop.
+    """
     cfg = Config.fromfile(RECIPE)
     crop = (64, 64)
     head = {
@@ -95,9 +103,9 @@ def recipe(data: Path, work_dir: Path, workers: int = 0, **options) -> Config:
     }
     cfg.merge_from_dict({f'model.backbone.{key}': value for key, value in backbone.items()})
     cfg.merge_from_dict({f'model.decode_head.{key}': value for key, value in head.items()})
-    load = cfg.train_dataloader.dataset.pipeline[0]
-    load.resize.update(scales=[64, 72, 80, 96], max_size=256)
-    load.crop.update(crop_size=crop)
+    _, _, resize, crop_step, *_ = cfg.train_dataloader.dataset.pipeline
+    resize.update(scales=[64, 72, 80, 96], max_size=256)
+    crop_step.update(crop_size=crop)
     cfg.val_dataloader.dataset.pipeline[1].scale = (96, 80)
     loaders = {}
     for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
@@ -111,16 +119,17 @@ def recipe(data: Path, work_dir: Path, workers: int = 0, **options) -> Config:
             'param_scheduler': [dict(type='PolyLR', eta_min=0, power=0.9, begin=0, end=MAX_ITERS, by_epoch=False)],
             'optim_wrapper.optimizer.lr': 1e-2,
             **loaders,
-            'train_dataloader.sampler': dict(type='ResumableInfiniteSampler', shuffle=True),
-            'train_cfg': dict(type='ResumableIterBasedTrainLoop', max_iters=MAX_ITERS, val_interval=4),
+            'train_cfg': dict(type='IterBasedTrainLoop', max_iters=MAX_ITERS, val_interval=4),
             'default_hooks.checkpoint': dict(
-                type='AtomicCheckpointHook', interval=2, max_keep_ckpts=2, save_best='mIoU'
+                type='CheckpointHook', by_epoch=False, interval=2, max_keep_ckpts=2, save_best='mIoU'
             ),
             'default_hooks.logger.interval': 1,
             'randomness': dict(seed=3),
             'work_dir': str(work_dir),
         }
     )
+    if equipped:
+        equip(cfg)
     cfg.merge_from_dict(options)
     # less text to format for each checkpoint
     cfg.optim_wrapper.paramwise_cfg.custom_keys = dict(backbone=dict(lr_mult=0.1), query_embed=dict(decay_mult=0.0))
@@ -150,12 +159,12 @@ def train_rank(
         line = f'RESUMED {Path(cfg.load_from).name} {[(Path(path).name, why) for path, why in skipped]}\n'
         os.write(1, line.encode())  # in one piece: print() writes word by word, and the ranks share the file
     prepare_loaders(cfg, prepare_device(cfg))
-    runner = Runner.from_cfg(cfg)
+    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     if sabotage is not None:
         sabotage(runner)
     try:
         runner.train()
-    except SystemExit as ended:  # as tools/train.py does
+    except SystemExit as ended:  # as recipe.engine.train does
         leave(ended)
 
 

@@ -8,13 +8,14 @@ from multiprocessing.queues import Queue
 
 import pytest
 from mmengine.registry import init_default_scope
-from mmseg.datasets import PositionSeededDataset, UnreadableSampleError
-from mmseg.datasets.samplers import StreamIndex
-from mmseg.engine.checkpoint import load_from_local
-from mmseg.engine.loops.loader_deaths import explain_dead_worker, hand_on_what_cannot_be_shared, last_words
 from torch.utils.data import DataLoader
 
 import data_faults
+from recipe.data.position_seeded_dataset import PositionSeededDataset
+from recipe.data.resumable_sampler import StreamIndex
+from recipe.data.unreadable import UnreadableSampleError
+from recipe.engine.checkpoint import load_from_local
+from recipe.engine.loops.loader_deaths import explain_dead_worker, send_errors_in_place_of_batches, worker_death_reason
 from resume_faults import kill_before_iter
 from resume_job import assert_same_end, recipe, train, write_cityscapes
 
@@ -58,7 +59,7 @@ def test_other_ways_not_to_be_readable(data):
     assert 'No such file' in first.unreadable and 'No such file' in other.unreadable
     for number in range(7):
         data_faults.image(data, number).unlink(missing_ok=True)
-    with pytest.raises(UnreadableSampleError, match='neither can 20 others'):
+    with pytest.raises(UnreadableSampleError, match='20 other samples'):
         replacing[StreamIndex(4, 1, 40)]
 
 
@@ -104,8 +105,8 @@ def test_a_file_of_the_validation_is_named_and_not_replaced(data, tmp_path, dama
 @pytest.mark.parametrize(
     ('sabotage', 'cause'),
     [
-        (data_faults.kill_a_loader, 'want of memory'),
-        (data_faults.kill_a_loader_in_a_careless_call, 'want of memory'),
+        (data_faults.kill_a_loader, 'lack of memory'),
+        (data_faults.kill_a_loader_in_a_careless_call, 'lack of memory'),
         (data_faults.break_shared_memory, '/dev/shm'),
     ],
 )
@@ -123,7 +124,7 @@ def test_a_loader_process_that_dies_while_it_hands_a_batch_over(data, tmp_path, 
     assert 'Traceback' not in outcome.output
     last = outcome.output.splitlines()[-1]
     assert last.startswith('error: rank 0, iteration 1: ')
-    assert 'is killed by signal: Killed' in last and 'want of memory' in last
+    assert 'is killed by signal: Killed' in last and 'lack of memory' in last
 
 
 def test_a_loader_process_that_hangs_up_and_lives(data, tmp_path):
@@ -148,11 +149,11 @@ def test_loader_processes_without_means(data, tmp_path, sabotage, cause):
 def test_a_batch_that_cannot_be_sent_for_another_reason_is_an_error_of_the_program(monkeypatch):
     """Where Python alone drops the batch, and the training would wait for ever."""
     monkeypatch.setattr(Queue, '_on_queue_feeder_error', Queue._on_queue_feeder_error)  # set back afterwards
-    hand_on_what_cannot_be_shared()
+    send_errors_in_place_of_batches()
     batches = iter(DataLoader([lambda: None], num_workers=1, collate_fn=list))
     with pytest.raises(Exception, match='pickle') as raised:
         next(batches)
-    assert last_words(raised.value) is None
+    assert worker_death_reason(raised.value) is None
 
 
 def test_connections_that_are_not_the_loaders(data):
@@ -160,8 +161,8 @@ def test_connections_that_are_not_the_loaders(data):
     try:
         raise ConnectionResetError(104, 'Connection reset by peer')
     except ConnectionResetError as error:
-        assert last_words(error) is None
-    assert last_words(RuntimeError('Pin memory thread exited unexpectedly')) is not None
+        assert worker_death_reason(error) is None
+    assert worker_death_reason(RuntimeError('Pin memory thread exited unexpectedly')) is not None
 
 
 def test_what_a_loader_process_died_of():

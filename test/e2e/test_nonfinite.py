@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmseg.engine.checkpoint import load_from_local
-from mmseg.engine.nonfinite import read_dump
 
 import step_faults
 from recipe.core import console, paths
 from recipe.engine import replay as replay_step
+from recipe.engine.checkpoint import load_from_local
+from recipe.engine.nonfinite import read_dump
 from resume_job import assert_same_end, differences, recipe, train, write_cityscapes
 from step_faults import count_iteration, go_bad, go_bad_and_die, go_bad_and_show, read_before_each_step, sometimes
 

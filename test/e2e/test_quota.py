@@ -10,9 +10,9 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from mmseg.engine.checkpoint import find_resumable
 
 import quota
+from recipe.engine.checkpoint import find_resumable
 from resume_job import assert_same_end, recipe, train, write_cityscapes
 
 CACHE = Path(__file__).resolve().parents[2] / 'tools/cityscapes.py'

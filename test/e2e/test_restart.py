@@ -18,9 +18,9 @@ PULSE = """
 sys.path.insert(0, sys.argv[2])
 import faulthandler
 from recipe.launch import watchdog
-from recipe.launch.pulse import Beat
+from recipe.launch.pulse import Heartbeat
 faulthandler.register(watchdog.DUMP)
-beat = Beat.of_this_rank()
+beat = Heartbeat.of_this_rank()
 attempt = int(os.environ['TORCHELASTIC_RESTART_COUNT'])
 """
 

@@ -12,8 +12,9 @@ import time
 from functools import partial
 
 import pytest
-from mmseg.engine.checkpoint import CheckpointError, find_resumable, load_from_local
 
+from recipe.core import paths
+from recipe.engine.checkpoint import CheckpointError, find_resumable, load_from_local
 from resume_faults import (
     copy_before_file_operations,
     fill_disk,
@@ -23,7 +24,7 @@ from resume_faults import (
     signal_all_before_iter,
     terminate_rank_0_before_iter,
 )
-from resume_job import CHECKOUT, MAX_ITERS, assert_same_end, free_port, recipe, start, train, write_cityscapes
+from resume_job import MAX_ITERS, assert_same_end, free_port, recipe, start, train, write_cityscapes
 
 
 @pytest.fixture(scope='module')
@@ -220,11 +221,11 @@ def test_disk_full_for_a_while(data, tmp_path):
 
 
 def test_killed_under_torchrun(data, unbroken, tmp_path):
-    """The patched tools/train.py as users start it; both ranks and torchrun are killed at once."""
+    """The training entry under plain torchrun; both ranks and torchrun are killed at once."""
     config = tmp_path / 'config.py'
     recipe(data, tmp_path, workers=1).dump(config)
     command = [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node=2', f'--master_port={free_port()}']
-    command += [str(CHECKOUT / 'tools/train.py'), str(config), '--launcher=pytorch']
+    command += [str(paths.PACKAGE), 'train', str(config), f'--work-dir={tmp_path}', '--device=cpu']
     with (tmp_path / 'output.txt').open('w') as output:
         job = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
         while not (tmp_path / 'iter_4.pth').exists() and job.poll() is None:

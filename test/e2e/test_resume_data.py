@@ -8,9 +8,9 @@ from itertools import islice
 import pytest
 import torch
 from mmengine.dataset import InfiniteSampler
-from mmseg.datasets import ResumableInfiniteSampler
-from mmseg.engine.checkpoint import load_from_local
 
+from recipe.data.resumable_sampler import ResumableInfiniteSampler
+from recipe.engine.checkpoint import load_from_local
 from resume_faults import compare_table_gradients, count_opened_images, kill_before_iter, record_images
 from resume_job import TRAIN_IMAGES, recipe, train, write_cityscapes
 
@@ -20,10 +20,9 @@ def data(tmp_path_factory):
     return write_cityscapes(tmp_path_factory.mktemp('data'))
 
 
-def plainly(cfg):
-    """Return the config with mmengine's own loop, sampler and checkpoints."""
-    cfg.train_dataloader.sampler.type = 'InfiniteSampler'
-    cfg.train_cfg.type = 'IterBasedTrainLoop'
+def plain(data, work_dir, **options):
+    """Return the config with mmengine's own runner, loop, sampler and checkpoints."""
+    cfg = recipe(data, work_dir, equipped=False, **options)
     cfg.default_hooks.checkpoint = dict(type='CheckpointHook', by_epoch=False, interval=4)
     return cfg
 
@@ -74,11 +73,11 @@ def line(iteration, position, count):
 
 
 def test_checkpoint_of_plain_mmsegmentation(data, tmp_path):
-    cfg = plainly(recipe(data, tmp_path, **{'train_cfg.max_iters': 6}))
+    cfg = plain(data, tmp_path, **{'train_cfg.max_iters': 6})
     images = tmp_path / 'images.txt'
     outcome = train(cfg, sabotage=partial(record_images, images))
     assert outcome.codes == [0], outcome.output
-    plain = images.read_text().splitlines()
+    seen = images.read_text().splitlines()
     images.unlink()
     (tmp_path / 'iter_6.pth').unlink()
     outcome = train(
@@ -87,7 +86,7 @@ def test_checkpoint_of_plain_mmsegmentation(data, tmp_path):
     assert outcome.codes == [0], outcome.output
     assert 'RESUMED iter_4.pth' in outcome.output
     assert 'not bit by bit as if it had never been stopped: the checkpoint was not written by' in outcome.output
-    assert images.read_text().splitlines() == plain[4:]
+    assert images.read_text().splitlines() == seen[4:]
 
 
 def test_other_number_of_processes_goes_on_behind_the_used_samples(data, tmp_path):
@@ -115,7 +114,7 @@ def test_gradients_do_not_depend_on_the_order_of_threads(data, tmp_path):
 
 def test_gradients_depend_on_it_upstream(data, tmp_path):
     """Shows that the test above can fail."""
-    outcome = train(plainly(recipe(data, tmp_path, **{'train_cfg.max_iters': 1})), sabotage=compare_table_gradients)
+    outcome = train(plain(data, tmp_path, **{'train_cfg.max_iters': 1}), sabotage=compare_table_gradients)
     assert 'the sum depends on the threads' in outcome.output
 
 

@@ -7,8 +7,8 @@ from functools import partial
 
 import pytest
 import torch
-from mmseg.engine.checkpoint import load_from_local
 
+from recipe.engine.checkpoint import load_from_local
 from resume_faults import kill_before_iter
 from resume_job import assert_same_end, recipe, train, write_cityscapes
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmseg.engine.checkpoint import (
+
+from recipe.engine.checkpoint import (
     CheckpointError,
     check_file,
     find_resumable,
@@ -15,7 +16,7 @@ from mmseg.engine.checkpoint import (
     remove_temporary_files,
     write_atomically,
 )
-from mmseg.engine.hooks import AtomicCheckpointHook
+from recipe.engine.hooks.atomic_checkpoint_hook import AtomicCheckpointHook
 
 
 def names(folder: Path) -> list:

@@ -21,8 +21,9 @@ from mmengine.logging import HistoryBuffer, MessageHub
 from mmengine.runner import checkpoint as mmengine_checkpoint
 from mmengine.runner import save_checkpoint
 from mmengine.runner.checkpoint import CheckpointLoader
-from mmseg.engine.checkpoint import CheckpointError, UntrustedCheckpointError, check_file, load_from_local, remote
-from mmseg.engine.checkpoint.load import LEGACY_MAGIC
+
+from recipe.engine.checkpoint import CheckpointError, UntrustedCheckpointError, check_file, load_from_local, remote
+from recipe.engine.checkpoint.load import LEGACY_MAGIC
 
 
 def contents() -> dict:

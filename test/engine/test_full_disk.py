@@ -11,9 +11,10 @@ import signal
 
 import pytest
 from mmengine.logging import MMLogger
-from mmseg.engine.loops import StepTimes
-from mmseg.utils.appended_lines import AppendedLines
-from mmseg.visualization import SturdyVisBackend
+
+from recipe.engine.appended_lines import AppendedLines
+from recipe.engine.loops import StepTimes
+from recipe.engine.sturdy_vis_backend import SturdyVisBackend
 
 
 @contextlib.contextmanager

@@ -7,16 +7,17 @@ import uuid
 import numpy as np
 import pytest
 import torch
-from mmdet.models.dense_heads.host_read import HostRead
 from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS
 from mmengine.runner import Runner
-from mmseg.engine.exit_status import TrainingEnded
-from mmseg.engine.hooks.nonfinite_guard_hook import OVERFLOWS, SKIPPED
-from mmseg.engine.optimizers.guarded_adamw import guarded as guard
-from mmseg.models.utils.stacked_losses import parse_losses
 from torch import nn
+
+from recipe.engine.hooks.nonfinite_guard_hook import OVERFLOWS, SKIPPED
+from recipe.engine.optimizers.guarded_adamw import guarded as guard
+from recipe.engine.termination import TrainingEnded
+from recipe.models.host_read import HostRead
+from recipe.models.stacked_losses import parse_losses
 
 BAD = 6  # iteration
 

@@ -6,8 +6,9 @@ import pytest
 import torch
 from mmengine.optim import DefaultOptimWrapperConstructor
 from mmengine.optim.scheduler import CosineAnnealingLR, LinearLR, PolyLR
-from mmseg.engine.optimizers.merged_groups import adopt_checkpoint
 from torch import nn
+
+from recipe.engine.optimizers.merged_groups import adopt_checkpoint
 
 PARAMWISE = dict(
     norm_decay_mult=0.0,

@@ -13,7 +13,8 @@ import pytest
 # Importing the trainer takes most of the time, so one process does it and each job is a fork of that.
 FORKS = """
 import json, os, sys
-from mmseg.engine import exit_status
+from recipe.core import exit_status
+from recipe.engine import termination
 
 for line in sys.stdin:
     job, *outputs = json.loads(line)
@@ -73,24 +74,24 @@ def end(forks, tmp_path: Path):
         ('SystemExit(143)', 143, ''),
         ('SystemExit()', 0, ''),
         ("SystemExit('said by a hook of the user')", 1, 'said by a hook of the user\n'),
-        ("exit_status.TrainingEnded('no number', exit_status.NONFINITE)", 65, '\nerror: no number\n'),
+        ("termination.TrainingEnded('no number', exit_status.NONFINITE)", 65, '\nerror: no number\n'),
     ],
 )
 def test_what_was_registered_is_done_and_the_interpreter_left_whole(end, ended, status, said):
     """Native threads that reach for an interpreter that is taken apart abort the process."""
-    done = end(f'{JOB}\nexit_status.leave({ended})')
+    done = end(f'{JOB}\ntermination.leave({ended})')
     assert done == (status, 'written last, with no end of line exit function\n', said)
 
 
 @pytest.mark.parametrize(('name', 'status'), [('UNREADABLE', 66), ('LOADER_DIED', 71)])
 def test_a_rank_alone_waits_for_nothing(end, name, status):
-    done = end(f"{JOB}\nexit_status.leave(exit_status.TrainingEnded('gone', exit_status.{name}))")
+    done = end(f"{JOB}\ntermination.leave(termination.TrainingEnded('gone', exit_status.{name}))")
     assert done == (status, 'written last, with no end of line ', '\nerror: gone\n')
 
 
 def test_a_thread_that_is_not_done_is_waited_for(end):
     thread = "threading.Thread(target=lambda: (time.sleep(0.5), print('the thread is done'))).start()"
-    done = end(f'import threading, time\n{thread}\n{JOB}\nexit_status.leave()')
+    done = end(f'import threading, time\n{thread}\n{JOB}\ntermination.leave()')
     assert done.status == 0
     assert 'the thread is done' in done.out
 

@@ -12,11 +12,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional
 
-from mmseg.engine.checkpoint import CheckpointError, find_resumable
-
 import resume_job
 from launch_sandbox import Sandbox, alive, descendants
 from recipe.core import processes
+from recipe.engine.checkpoint import CheckpointError, find_resumable
 from resume_faults import kill_before_iter
 from resume_job import CONTEXT, assert_same_end, plain_text, recipe, start, train
 

@@ -11,10 +11,10 @@ from random import Random
 from typing import Callable, Dict
 
 import torch
-from mmseg.engine.checkpoint import CheckpointError, find_resumable
 
 from fault import UnavailableError, kind
 from fault_bench import Bench, iterations, newest_good
+from recipe.engine.checkpoint import CheckpointError, find_resumable
 from resume_faults import at_iteration, fill_disk
 from resume_job import MAX_ITERS, assert_same_end, recipe, train
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from recipe.bench.sides import Pair, SideError
 
 from recipe.bench import sides_model
-from recipe.bench.sides import Pair, SideError
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -18,7 +18,7 @@ from cityscapes_sets import TOOL, make_demo, run_tool
 from recipe.core import console
 from recipe.data import cache, layout, prepare
 
-pytest.importorskip('mmseg.datasets.transforms.decoded_cache', reason='no patched mmseg; run bash tools/setup.sh')
+pytest.importorskip('recipe.data.transforms.decoded_cache', reason='no patched mmseg; run bash tools/setup.sh')
 
 
 @pytest.fixture(scope='module')
@@ -39,7 +39,7 @@ def pictures(root: Path) -> list:
 
 
 def cache_of(root: Path, folder: Path):
-    from mmseg.datasets.transforms.decoded_cache import DecodedCache
+    from recipe.data.transforms.decoded_cache import DecodedCache
 
     return DecodedCache(str(folder), str(root))
 
@@ -127,7 +127,7 @@ def test_a_killed_build_goes_on(root: Path, tmp_path: Path) -> None:
     folder, read, write = tmp_path / 'decoded', *os.pipe()
     child = os.fork()
     if not child:
-        from mmseg.datasets.transforms import decoded_cache
+        from recipe.data.transforms import decoded_cache
 
         whole = decoded_cache.write_entry
 
@@ -164,7 +164,8 @@ def test_bad_input_is_one_line(root: Path, tmp_path: Path) -> None:
 def test_training_pipeline_from_the_cache(root: Path, tmp_path: Path) -> None:
     """Same samples from the cache; a stale entry is passed over with a warning, in favour of the file."""
     from mmengine.registry import init_default_scope
-    from mmseg.datasets.transforms import LoadResizedCrop
+
+    from recipe.data.transforms.fast_loading import LoadResizedCrop
 
     init_default_scope('mmseg')
     folder = tmp_path / 'decoded'

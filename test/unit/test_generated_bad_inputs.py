@@ -19,13 +19,13 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from mmseg.engine.checkpoint import CheckpointError, find_resumable
 
 import cityscapes_sets
 from recipe.core import console, inputs
 from recipe.data import verify
 from recipe.engine import config as run_config
 from recipe.engine import weights
+from recipe.engine.checkpoint import CheckpointError, find_resumable
 from recipe.launch import options
 
 REFUSED: Dict[str, set] = {}  # inputs by kind

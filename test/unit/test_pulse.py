@@ -6,7 +6,7 @@ import os
 import time
 
 from recipe.launch import pulse, trainer
-from recipe.launch.pulse import Beat, Pulses
+from recipe.launch.pulse import Heartbeat, Pulses
 
 
 def test_marks_are_seen_through_the_memory(monkeypatch):
@@ -14,7 +14,7 @@ def test_marks_are_seen_through_the_memory(monkeypatch):
     pulses = Pulses(3)
     assert pulses.read() == []
     monkeypatch.setenv('LOCAL_RANK', '1')
-    beat = Beat.of_this_rank()
+    beat = Heartbeat.of_this_rank()
     before = time.monotonic()
     beat.mark(step=True)
     beat.mark(step=True, slow=True)
@@ -26,8 +26,8 @@ def test_marks_are_seen_through_the_memory(monkeypatch):
 
 
 def test_a_rank_that_nobody_watches_goes_on(tmp_path):
-    Beat(None, 0).mark()
-    Beat(str(tmp_path / 'gone'), 0).mark()
+    Heartbeat(None, 0).mark()
+    Heartbeat(str(tmp_path / 'gone'), 0).mark()
 
 
 class Recorder:
@@ -48,7 +48,7 @@ class Runner:
 def marks_of(*names):
     """The marks that stages leave, and of the last stage those when it begins and when it is left."""
     recorder, runner_class = Recorder(), type('Runner', (Runner,), {})
-    trainer.show_pulse(runner_class, recorder)
+    trainer.show_progress(runner_class, recorder)
     for name in names:
         runner_class().call_hook(name, batch_idx=3)
     return recorder.marks[-2:]
@@ -62,9 +62,3 @@ def test_only_an_iteration_after_the_first_has_to_be_quick():
     assert marks_of(*train, 'before_val_iter') == [(True, True), (False, True)], 'the first validation may compile'
     assert marks_of(*train, 'before_save_checkpoint') == [(False, True), (False, True)]
     assert marks_of('before_run') == [(False, True), (False, True)]
-
-
-def test_a_restart_names_the_checkpoint_that_all_ranks_agreed_on():
-    given = ['config.py', '--resume', '--device=cpu']
-    assert trainer.arguments_of_restart(given, 'a b/iter_6.pth') == [*given, '--resume-from=a b/iter_6.pth']
-    assert trainer.arguments_of_restart(given, None) == given

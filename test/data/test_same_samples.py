@@ -1,8 +1,14 @@
-"""The pipeline that chooses the crop first gives upstream's samples."""
+"""The pipelines that equip() makes give upstream's samples."""
 
 import cv2
 import numpy as np
 import pytest
+from mmcv.transforms import Compose
+from mmengine.registry import init_default_scope
+
+from recipe.data.transforms import png
+from recipe.engine import components  # noqa: F401  registers the transforms
+from recipe.engine.equip import fast_pipeline
 
 HEIGHT, WIDTH = 1024, 2048
 RESIZE = dict(
@@ -21,29 +27,20 @@ UPSTREAM = [
     dict(type='PhotoMetricDistortion'),
     dict(type='PackSegInputs'),
 ]
-OURS = [
-    dict(type='LoadResizedCrop', resize=RESIZE, crop=CROP),
-    dict(type='FastRandomFlip', prob=0.5),
-    dict(type='TablePhotoMetricDistortion'),
-    dict(type='FastPackSegInputs', label_dtype='uint8'),
-]
 
 
 def samples(pipeline, files, seeds):
     """Run a training pipeline on each (picture, label) with each seed; arrays and metadata of the samples."""
-    import cv2
-    import mmseg.datasets  # noqa: F401  registers the transforms
-    import numpy as np
-    from mmcv.transforms import Compose
-    from mmengine.registry import init_default_scope
-
     init_default_scope('mmseg')
     cv2.setNumThreads(1)
     steps, done = Compose(pipeline), []
+    reduces = any(step.get('reduce_zero_label', False) for step in pipeline)
     for index, seed in enumerate(seeds):
         np.random.seed(seed)
         image, label = files[index % len(files)]
-        sample = steps(dict(img_path=image, seg_map_path=label, seg_fields=[], reduce_zero_label=False, label_map=None))
+        sample = steps(
+            dict(img_path=image, seg_map_path=label, seg_fields=[], reduce_zero_label=reduces, label_map=None)
+        )
         done.append(
             {
                 'image': sample['inputs'].numpy(),
@@ -84,30 +81,33 @@ def assert_same(theirs, ours):
 
 
 @pytest.mark.parametrize('decoder', ['fast', 'opencv'])
-def test_same_samples(sides, files, decoder):
+def test_same_samples(files, decoder, monkeypatch):
+    if decoder == 'opencv':  # as if the package of the fast decoder were not installed
+        monkeypatch.setattr(png, 'decode_image_png_u8', None)
+    pipeline = fast_pipeline(UPSTREAM, 'uint8')
+    assert pipeline[0]['type'] == 'LoadResizedCrop'
     seeds = list(range(32 if decoder == 'fast' else 4))
-    theirs = sides.upstream.call(samples, UPSTREAM, files, seeds)
-    ours = sides.ours.call(samples if decoder == 'fast' else samples_without_fast_decoder, OURS, files, seeds)
-    assert_same(theirs, ours)
+    theirs = samples(UPSTREAM, files, seeds)
+    assert_same(theirs, samples(pipeline, files, seeds))
     if decoder == 'fast':
         assert {one['meta']['flip'] for one in theirs} == {True, False}
         assert len({one['meta']['scale_factor'] for one in theirs}) > 5
 
 
-def samples_without_fast_decoder(pipeline, files, seeds):
-    """As ``samples``, where the package of the fast decoder is not installed."""
-    from mmseg.datasets.transforms import png
-
-    decoder, png.decode_image_png_u8 = png.decode_image_png_u8, None
-    try:
-        return samples(pipeline, files, seeds)
-    finally:
-        png.decode_image_png_u8 = decoder
-
-
-def test_loading_alone(sides, files):
-    """What validation loads is upstream's bit by bit."""
-    ours = [dict(type='FastLoadImageFromFile'), dict(type='FastLoadAnnotations'), OURS[-1]]
-    theirs = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations'), UPSTREAM[-1]]
-    pair = sides.upstream.call(samples, theirs, files, [0, 1]), sides.ours.call(samples, ours, files, [0, 1])
-    assert_same(*pair)
+@pytest.mark.parametrize(
+    'pipeline',
+    [
+        [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations'), UPSTREAM[-1]],  # what validation loads
+        # a resize that LoadResizedCrop does not know, and labels that are changed on the way
+        [
+            dict(type='LoadImageFromFile'),
+            dict(type='LoadAnnotations', reduce_zero_label=True),
+            dict(type='RandomResize', scale=(2048, 1024), ratio_range=(0.5, 2.0), keep_ratio=True),
+            *UPSTREAM[3:],
+        ],
+    ],
+)
+def test_other_pipelines(files, pipeline):
+    fast = fast_pipeline(pipeline, 'uint8')
+    assert [step['type'] for step in fast[:2]] == ['FastLoadImageFromFile', 'FastLoadAnnotations']
+    assert_same(samples(pipeline, files, [0, 1]), samples(fast, files, [0, 1]))
