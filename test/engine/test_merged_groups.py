@@ -8,6 +8,7 @@ from mmengine.optim import DefaultOptimWrapperConstructor
 from mmengine.optim.scheduler import CosineAnnealingLR, LinearLR, PolyLR
 from torch import nn
 
+from recipe.engine.optimizers import merged_adamw  # noqa: F401  registers it
 from recipe.engine.optimizers.merged_groups import adopt_checkpoint
 
 PARAMWISE = dict(
@@ -83,7 +84,7 @@ def assert_same(one, other):
 
 
 def test_groups_are_those_of_equal_settings():
-    model, wrapper, _ = make('DeviceAdamW')
+    model, wrapper, _ = make('MergedAdamW')
     groups = wrapper.optimizer.param_groups
     found = sorted((group['initial_lr'], group['weight_decay']) for group in groups)
     assert found == [(1e-3, 0.0), (1e-3, 0.05), (1e-2, 0.0), (1e-2, 0.05)]
@@ -93,7 +94,7 @@ def test_groups_are_those_of_equal_settings():
 
 
 def test_training_and_logged_rates_equal_those_of_a_group_each():
-    ours, theirs = make('DeviceAdamW'), make('AdamW')
+    ours, theirs = make('MergedAdamW'), make('AdamW')
     assert len(theirs[1].optimizer.param_groups) == len(list(theirs[0].parameters()))
     assert train(*ours, 0, 18) == train(*theirs, 0, 18)
     assert_same(ours[0], theirs[0])
@@ -101,7 +102,7 @@ def test_training_and_logged_rates_equal_those_of_a_group_each():
 
 @pytest.mark.parametrize('fused', [False, True])  # as upstream wrote it, and as this recipe did before it merged
 def test_a_checkpoint_with_a_group_each_is_taken_up(fused):
-    unbroken, resumed = make('AdamW', fused=fused), make('DeviceAdamW', seed=1)
+    unbroken, resumed = make('AdamW', fused=fused), make('MergedAdamW', seed=1)
     train(*unbroken, 0, 9)
     checkpoint = checkpoint_of(*unbroken[1:])
     resumed[0].load_state_dict(unbroken[0].state_dict())
@@ -113,7 +114,7 @@ def test_a_checkpoint_with_a_group_each_is_taken_up(fused):
 
 
 def test_its_own_checkpoint_is_taken_up():
-    unbroken, resumed = make('DeviceAdamW'), make('DeviceAdamW', seed=1)
+    unbroken, resumed = make('MergedAdamW'), make('MergedAdamW', seed=1)
     train(*unbroken, 0, 9)
     checkpoint = checkpoint_of(*unbroken[1:])
     resumed[0].load_state_dict(unbroken[0].state_dict())
@@ -123,7 +124,7 @@ def test_its_own_checkpoint_is_taken_up():
 
 
 def test_without_paramwise_options_nothing_changes():
-    ours, theirs = make('DeviceAdamW', paramwise=None), make('AdamW', paramwise=None)
+    ours, theirs = make('MergedAdamW', paramwise=None), make('AdamW', paramwise=None)
     train(*theirs, 0, 3)
     ours[0].load_state_dict(theirs[0].state_dict())
     resume(checkpoint_of(*theirs[1:]), *ours)
@@ -138,4 +139,4 @@ def test_a_checkpoint_of_other_settings_is_refused():
     trained = make('AdamW', paramwise=other)
     train(*trained, 0, 2)
     with pytest.raises(ValueError, match=r'differ in initial_lr, lr.*paramwise_cfg'):
-        resume(checkpoint_of(*trained[1:]), *make('DeviceAdamW'))
+        resume(checkpoint_of(*trained[1:]), *make('MergedAdamW'))

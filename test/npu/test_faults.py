@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import pytest
 from mmcv.utils.mx_driving_import import import_mx_driving
-from mmseg.engine.optimizers import device_adamw
 
 import demo_step
 import test_optimizer
 import test_training_step
+from recipe.engine.optimizers import merged_adamw
 
 
 @pytest.fixture(scope='module')
@@ -33,7 +33,7 @@ def test_height_and_width_swapped_for_the_attention(monkeypatch, cpu):
 
 
 def test_an_optimizer_that_is_not_fused(monkeypatch):
-    monkeypatch.setattr(device_adamw, '_device_type', lambda groups: 'elsewhere')
+    monkeypatch.setattr(merged_adamw, '_device_type', lambda groups: 'elsewhere')
     with pytest.raises(AssertionError, match='AdamW'):
         test_optimizer.test_steps_are_those_of_adamw()
 

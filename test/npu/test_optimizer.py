@@ -6,8 +6,9 @@ import copy
 
 import pytest
 import torch
-from mmseg.engine import DeviceAdamW
 from torch import nn
+
+from recipe.engine.optimizers.merged_adamw import MergedAdamW
 
 HYPER = dict(lr=1e-2, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.05)
 
@@ -38,7 +39,7 @@ def assert_close(a, b):
 
 def test_steps_are_those_of_adamw():
     on_cpu, on_npu = network(), network().npu()
-    fused = DeviceAdamW(groups(on_npu), **HYPER)
+    fused = MergedAdamW(groups(on_npu), **HYPER)
     assert 'NpuFusedAdamW' in [one.__name__ for one in type(fused).__mro__]
     plain = torch.optim.AdamW(groups(on_cpu), **HYPER)
     assert_close(train(on_npu, fused, 'npu', 5), train(on_cpu, plain, 'cpu', 5))
@@ -46,12 +47,12 @@ def test_steps_are_those_of_adamw():
 
 def test_a_saved_state_goes_on_in_the_same_way():
     net = network().npu()
-    fused = DeviceAdamW(groups(net), **HYPER)
+    fused = MergedAdamW(groups(net), **HYPER)
     train(net, fused, 'npu', 3)
     saved = copy.deepcopy((net.state_dict(), fused.state_dict()))
     through = train(net, fused, 'npu', 3, first=3)
     other = network().npu()
-    resumed = DeviceAdamW(groups(other), **HYPER)
+    resumed = MergedAdamW(groups(other), **HYPER)
     other.load_state_dict(saved[0])
     resumed.load_state_dict(saved[1])
     assert_close(train(other, resumed, 'npu', 3, first=3), through)
@@ -60,7 +61,7 @@ def test_a_saved_state_goes_on_in_the_same_way():
 def test_the_flag_leaves_out_a_step_and_changes_no_other():
     """Bit by bit; the flag is on the device, and the host has counted the step when it learns of it."""
     plain, flagged = network().npu(), network().npu()
-    optimizers = [DeviceAdamW(groups(net), **HYPER) for net in (plain, flagged)]
+    optimizers = [MergedAdamW(groups(net), **HYPER) for net in (plain, flagged)]
     optimizers[1].found_inf = torch.zeros((), device='npu')
     for first in (0, 3):
         for net, optimizer in zip((plain, flagged), optimizers):
@@ -90,7 +91,7 @@ def test_a_state_from_a_cpu_run_goes_on_on_an_npu():
     saved = copy.deepcopy((net.state_dict(), plain.state_dict()))
     through = train(net, plain, 'cpu', 3, first=3)
     other = network().npu()
-    resumed = DeviceAdamW(groups(other), **HYPER)
+    resumed = MergedAdamW(groups(other), **HYPER)
     other.load_state_dict(saved[0])
     resumed.load_state_dict(saved[1])
     assert_close(train(other, resumed, 'npu', 3, first=3), through)
@@ -99,4 +100,4 @@ def test_a_state_from_a_cpu_run_goes_on_on_an_npu():
 @pytest.mark.parametrize('bad', [dict(lr=-1.0), dict(eps=-1.0), dict(betas=(1.0, 0.9)), dict(weight_decay=-0.1)])
 def test_what_the_real_optimizer_refuses_is_refused(bad):
     with pytest.raises(ValueError, match='Invalid'):
-        DeviceAdamW(groups(network().npu()), **{**HYPER, **bad})
+        MergedAdamW(groups(network().npu()), **{**HYPER, **bad})
