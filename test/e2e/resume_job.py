@@ -33,6 +33,15 @@ CHECKOUT = Path(mmseg.__file__).resolve().parents[1]
 RECIPE = (
     CHECKOUT / 'configs/mask2former/mask2former_swin-b-in22k-384x384-pre_8xb2-90k_cityscapes-512x1024_any-device.py'
 )
+SWIN = {
+    'init_cfg': None,
+    'embed_dims': 16,
+    'depths': [1, 1, 1, 1],
+    'num_heads': [2, 2, 2, 2],
+    # 144 x 144 x 2 looked-up biases: enough for torch to add up their gradient in several threads
+    'window_size': 12,
+    'drop_path_rate': 0.3,
+}
 TRAIN_IMAGES = 7
 MAX_ITERS = 12
 CONTEXT = multiprocessing.get_context('forkserver')
@@ -63,12 +72,21 @@ def write_cityscapes(root: Path) -> Path:
     return root
 
 
-def recipe(data: Path, work_dir: Path, workers: int = 0, equipped: bool = True, **options) -> Config:
+def recipe(
+    data: Path,
+    work_dir: Path,
+    workers: int = 0,
+    equipped: bool = True,
+    config: Path = RECIPE,
+    backbone: Optional[dict] = None,
+    **options,
+) -> Config:
     """Return the recipe's config with a tiny model and 12 iterations; options override it by dotted key.
 
-    With ``equipped=False`` it is upstream's, to be trained by mmengine's own loop.
+    With ``equipped=False`` it is upstream's, to be trained by mmengine's own loop. Another config may be given, with
+    the settings that make its backbone tiny.
     """
-    cfg = Config.fromfile(RECIPE)
+    cfg = Config.fromfile(config)
     crop = (64, 64)
     head = {
         'in_channels': [16, 32, 64, 128],
@@ -92,16 +110,7 @@ def recipe(data: Path, work_dir: Path, workers: int = 0, equipped: bool = True, 
         'transformer_decoder.layer_cfg.ffn_cfg.feedforward_channels': 32,
         'train_cfg.num_points': 64,
     }
-    backbone = {
-        'init_cfg': None,
-        'embed_dims': 16,
-        'depths': [1, 1, 1, 1],
-        'num_heads': [2, 2, 2, 2],
-        # 144 x 144 x 2 looked-up biases: enough for torch to add up their gradient in several threads
-        'window_size': 12,
-        'drop_path_rate': 0.3,
-    }
-    cfg.merge_from_dict({f'model.backbone.{key}': value for key, value in backbone.items()})
+    cfg.merge_from_dict({f'model.backbone.{key}': value for key, value in (backbone or SWIN).items()})
     cfg.merge_from_dict({f'model.decode_head.{key}': value for key, value in head.items()})
     _, _, resize, crop_step, *_ = cfg.train_dataloader.dataset.pipeline
     resize.update(scales=[64, 72, 80, 96], max_size=256)
@@ -134,7 +143,7 @@ def recipe(data: Path, work_dir: Path, workers: int = 0, equipped: bool = True, 
     # less text to format for each checkpoint
     cfg.optim_wrapper.paramwise_cfg.custom_keys = dict(backbone=dict(lr_mult=0.1), query_embed=dict(decay_mult=0.0))
     for name in ('tta_model', 'tta_pipeline', 'train_pipeline', 'test_pipeline'):
-        cfg.pop(name)
+        cfg.pop(name, None)
     return cfg
 
 

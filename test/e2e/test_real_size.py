@@ -5,13 +5,15 @@ import math
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from mmengine.config import Config
 
+from recipe.core import paths
 from recipe.data import demo, prepare
+from recipe.engine.equip import equip
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = paths.ROOT
 CONFIG = ROOT / 'configs' / 'mask2former_swin-b_cityscapes.py'
 
 
@@ -24,8 +26,8 @@ def test_one_iteration_of_the_recipe(tmp_path):
         'train_dataloader.batch_size': 1,
         'train_dataloader.num_workers': 0,
         'train_dataloader.persistent_workers': False,
-        'train_dataloader.dataset.data_root': data,
-        'val_dataloader.dataset.data_root': data,
+        'train_dataloader.dataset.data_root': str(data),
+        'val_dataloader.dataset.data_root': str(data),
         'model.backbone.init_cfg': None,  # the pre-trained weights may be out of reach
         'train_cfg.max_iters': 1,
         'train_cfg.val_begin': 2,
@@ -33,8 +35,12 @@ def test_one_iteration_of_the_recipe(tmp_path):
         'default_hooks.checkpoint.interval': -1,
         'default_hooks.checkpoint.save_last': False,
     }
-    command = [sys.executable, ROOT / 'mmsegmentation/tools/train.py', CONFIG, '--work-dir', tmp_path / 'run']
-    command += ['--device=cpu', '--cfg-options', *(f'{key}={value}' for key, value in overrides.items())]
+    cfg = Config.fromfile(CONFIG)
+    equip(cfg)
+    cfg.merge_from_dict(overrides)
+    cfg.dump(tmp_path / 'config.py')
+    command = [sys.executable, paths.PACKAGE, 'train', tmp_path / 'config.py', f'--work-dir={tmp_path / "run"}']
+    command += ['--device=cpu']
     env = {**os.environ, 'CUDA_VISIBLE_DEVICES': '', 'ASCEND_RT_VISIBLE_DEVICES': ''}
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
