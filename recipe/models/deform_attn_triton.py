@@ -269,7 +269,7 @@ def _sizes(value: Tensor, locations: Tensor) -> Tuple[tuple, tuple, dict]:
 def _as_operator(name: str) -> Callable:
     """Make a function an operator that torch.compile need not look into."""
     if hasattr(torch.library, 'custom_op'):  # since torch 2.4
-        return torch.library.custom_op(f'mmcv::{name}', mutates_args=())
+        return torch.library.custom_op(f'recipe::{name}', mutates_args=())
     return torch._dynamo.disable
 
 

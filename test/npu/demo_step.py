@@ -9,7 +9,7 @@ from typing import Any, Dict, List, Tuple
 import numpy as np
 import torch
 
-from recipe.bench import sides_model
+from recipe.bench import model as bench_model
 from recipe.engine import config as run_config
 from recipe.launch import options
 
@@ -115,7 +115,7 @@ def gradients(built: torch.nn.Module) -> Dict[str, torch.Tensor]:
 
 def relative_difference(grads: Dict[str, torch.Tensor], expected: Dict[str, torch.Tensor]) -> float:
     """Norm of the difference of all gradients together, over the norm of the expected ones."""
-    return sides_model.relative_difference(
+    return bench_model.relative_difference(
         *(torch.cat([one[name].flatten() for name in expected]) for one in (expected, grads))
     )
 

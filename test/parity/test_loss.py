@@ -5,7 +5,7 @@ The head computes all decoder layers and images at once; upstream does one after
 
 import pytest
 
-from recipe.bench import sides_model
+from recipe.bench import model as bench_model
 
 CLASSES = {
     'mixed counts': [[0, 3, 7, 11, 18], [2]],
@@ -22,8 +22,8 @@ OVERRIDES = {'backbone.depths': [1, 1, 1, 1], 'decode_head.pixel_decoder.encoder
 
 def build_pair(sides, **overrides):
     """Build the demo's model on both sides, with upstream's weights."""
-    models = sides.keep(sides_model.build, sides_model.DEMO, {**OVERRIDES, **overrides}, seed=0)
-    sides_model.same_weights(sides, models)
+    models = sides.keep(bench_model.build, bench_model.DEMO, {**OVERRIDES, **overrides}, seed=0)
+    bench_model.same_weights(sides, models)
     return models
 
 
@@ -31,20 +31,20 @@ def state_of_the_generator(model, batch, seed):
     """Return a random number drawn after a loss: the next one, if the loss drew as many as upstream's."""
     import torch
 
-    sides_model.losses(model, batch, seed)
+    bench_model.losses(model, batch, seed)
     return torch.rand(1).item()
 
 
 def batch_of(classes, seed=1):
-    return sides_model.random_batch(images=len(classes), height=128, width=256, classes=classes, seed=seed)
+    return bench_model.random_batch(images=len(classes), height=128, width=256, classes=classes, seed=seed)
 
 
 def assert_equal_steps(sides, models, batch, seed=2):
-    theirs, ours = sides.call(sides_model.step, models, batch, seed=seed)
+    theirs, ours = sides.call(bench_model.step, models, batch, seed=seed)
     assert {k: v.shape for k, v in theirs['losses'].items()} == {k: v.shape for k, v in ours['losses'].items()}
     assert list(theirs['losses']) == list(ours['losses'])
-    assert sides_model.relative_difference(theirs['losses'], ours['losses']) < 1e-5
-    assert sides_model.relative_difference(theirs['gradients'], ours['gradients']) < 1e-4
+    assert bench_model.relative_difference(theirs['losses'], ours['losses']) < 1e-5
+    assert bench_model.relative_difference(theirs['gradients'], ours['gradients']) < 1e-4
 
 
 @pytest.fixture(scope='module')
@@ -64,9 +64,9 @@ def test_the_random_stream_goes_on_from_the_same_place(sides, models):
 
 def test_predictions(sides, models):
     for height, width in ((128, 256), (160, 96)):
-        batch = sides_model.random_batch(images=2, height=height, width=width, seed=3)
-        theirs, ours = sides.call(sides_model.predict, models, batch)
-        assert sides_model.relative_difference(theirs, ours) < 1e-5
+        batch = bench_model.random_batch(images=2, height=height, width=width, seed=3)
+        theirs, ours = sides.call(bench_model.predict, models, batch)
+        assert bench_model.relative_difference(theirs, ours) < 1e-5
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import torch
 
-from recipe.bench import sides_model
+from recipe.bench import model as bench_model
 
 HEIGHT, WIDTH = 64, 96
 
@@ -14,7 +14,7 @@ def build_head(num_things, num_stuff, seed=0):
     from mmengine.config import Config
 
     register_all_modules()
-    cfg = Config.fromfile(sides_model.ROOT / sides_model.DEMO).model.decode_head
+    cfg = Config.fromfile(bench_model.ROOT / bench_model.DEMO).model.decode_head
     for key in ('num_classes', 'align_corners', 'strides'):
         del cfg[key]
     classes = num_things + num_stuff
@@ -74,9 +74,9 @@ def run(head, seed):
 
 def test_panoptic_head(sides):
     heads = sides.keep(build_head, 2, 2)
-    sides_model.same_weights(sides, heads)
+    bench_model.same_weights(sides, heads)
     theirs, ours = sides.call(run, heads, 4)
     assert theirs.pop('types') == ours.pop('types')
     tolerance = {'forward': 1e-4, 'losses': 1e-5, 'gradients': 1e-4, 'inputs': 1e-4, 'predicted': 1e-4}
     for name, limit in tolerance.items():
-        assert sides_model.relative_difference(theirs[name], ours[name]) < limit, name
+        assert bench_model.relative_difference(theirs[name], ours[name]) < limit, name

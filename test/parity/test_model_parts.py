@@ -2,7 +2,7 @@
 
 import pytest
 
-from recipe.bench.sides_model import relative_difference
+from recipe.bench.model import relative_difference
 
 SWIN = {'embed_dims': 32, 'depths': [2, 2, 4, 2], 'num_heads': [1, 2, 4, 8], 'window_size': 6}
 

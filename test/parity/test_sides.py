@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-
-from recipe.bench import sides_model
 from recipe.bench.sides import Pair, SideError
+
+from recipe.bench import model as bench_model
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -23,8 +23,9 @@ def where_packages_are():
 
 
 def versions():
-    import mmcv
     import mmseg
+
+    import mmcv
 
     return mmcv.__version__, mmseg.__version__
 
@@ -92,20 +93,20 @@ def test_the_driving_process_is_left_alone(sides):
 
 
 def test_the_demo_model_is_equal_and_a_fault_in_it_is_not(sides):
-    models = sides.keep(sides_model.build, seed=0)
-    sides_model.same_weights(sides, models)
-    batch = sides_model.random_batch(images=2, classes=[[0, 3, 18], list(range(19))], seed=1)
-    theirs, ours = sides.call(sides_model.step, models, batch, seed=2)
+    models = sides.keep(bench_model.build, seed=0)
+    bench_model.same_weights(sides, models)
+    batch = bench_model.random_batch(images=2, classes=[[0, 3, 18], list(range(19))], seed=1)
+    theirs, ours = sides.call(bench_model.step, models, batch, seed=2)
     assert len(theirs['losses']) == 12  # class, mask and dice loss of 4 predictions
-    assert sides_model.relative_difference(theirs['losses'], ours['losses']) < 1e-5
-    assert sides_model.relative_difference(theirs['gradients'], ours['gradients']) < 1e-4
-    theirs, ours = sides.call(sides_model.predict, models, batch)
+    assert bench_model.relative_difference(theirs['losses'], ours['losses']) < 1e-5
+    assert bench_model.relative_difference(theirs['gradients'], ours['gradients']) < 1e-4
+    theirs, ours = sides.call(bench_model.predict, models, batch)
     assert theirs[0].shape == (19, 128, 256)
-    assert sides_model.relative_difference(theirs, ours) < 1e-5
+    assert bench_model.relative_difference(theirs, ours) < 1e-5
 
     sides.ours.call(scale_a_weight, models.ours, 1.001)
-    theirs, ours = sides.call(sides_model.step, models, batch, seed=2)
-    assert sides_model.relative_difference(theirs['losses'], ours['losses']) > 1e-5
+    theirs, ours = sides.call(bench_model.step, models, batch, seed=2)
+    assert bench_model.relative_difference(theirs['losses'], ours['losses']) > 1e-5
 
 
 @pytest.mark.parametrize(
@@ -119,11 +120,11 @@ def test_the_demo_model_is_equal_and_a_fault_in_it_is_not(sides):
     ],
 )
 def test_relative_difference(theirs, ours, expected):
-    assert sides_model.relative_difference(theirs, ours) == expected
+    assert bench_model.relative_difference(theirs, ours) == expected
 
 
 def test_results_of_another_form_are_refused():
     with pytest.raises(AssertionError, match='b'):
-        sides_model.relative_difference({'a': 1, 'b': 2}, {'a': 1})
+        bench_model.relative_difference({'a': 1, 'b': 2}, {'a': 1})
     with pytest.raises(AssertionError):
-        sides_model.relative_difference(torch.ones(2), torch.ones(3))
+        bench_model.relative_difference(torch.ones(2), torch.ones(3))

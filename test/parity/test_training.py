@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-
-from recipe.bench import sides_model, sides_train
 from recipe.bench.sides import OURS, UPSTREAM, Side, Sides
+
+from recipe.bench import model as bench_model
+from recipe.bench import trainer as bench_trainer
 from recipe.data import demo, prepare
 
 # The demo's model at a quarter of its pixels and of its points.
@@ -32,7 +33,7 @@ def scenes(tmp_path_factory):
 def train(trainer, batches, begin, end):
     """Train iterations ``begin`` to ``end`` on batches in turn; return the loss of each."""
     return [
-        sides_train.iterate(trainer, batches[number % len(batches)], seed=number)['loss']
+        bench_trainer.iterate(trainer, batches[number % len(batches)], seed=number)['loss']
         for number in range(begin, end)
     ]
 
@@ -68,8 +69,8 @@ def in_double_precision(trainer):
 
 def build_equal(sides, overrides):
     """Return a trainer on each side, with the same weights."""
-    trainers = sides.keep(sides_train.build, overrides=overrides)
-    sides.ours.call(sides_train.load, trainers.ours, sides.upstream.call(sides_train.state, trainers.upstream))
+    trainers = sides.keep(bench_trainer.build, overrides=overrides)
+    sides.ours.call(bench_trainer.load, trainers.ours, sides.upstream.call(bench_trainer.state, trainers.upstream))
     return trainers
 
 
@@ -88,11 +89,11 @@ def test_fifty_steps_end_at_upstreams_loss_and_a_fault_does_not(scenes):
 
 
 def test_a_checkpoint_of_upstreams_trainer_is_resumed(sides, scenes, tmp_path):
-    trainer = sides.upstream.keep(sides_train.build, overrides=SMALL)
+    trainer = sides.upstream.keep(bench_trainer.build, overrides=SMALL)
     sides.upstream.call(train, trainer, scenes, 0, 6)
     path = sides.upstream.call(save, trainer, tmp_path)
     assert sides.upstream.call(group_count, trainer) > 100
-    resumed = sides.ours.keep(sides_train.build, overrides={**SMALL, 'load_from': path, 'resume': True}, seed=1)
+    resumed = sides.ours.keep(bench_trainer.build, overrides={**SMALL, 'load_from': path, 'resume': True}, seed=1)
     theirs = sides.upstream.call(train, trainer, scenes, 6, 10)
     ours = sides.ours.call(train, resumed, scenes, 6, 10)
     assert ours == pytest.approx(theirs, rel=1e-4)
@@ -110,7 +111,7 @@ def step_with_gradients(trainer, batch, seed):
 
     wrapper.step = keeping
     try:
-        losses = sides_train.iterate(trainer, batch, seed)
+        losses = bench_trainer.iterate(trainer, batch, seed)
     finally:
         del wrapper.step
     return {'losses': losses, 'gradients': kept}
@@ -135,8 +136,8 @@ def distributed_steps(side, weights, batches):
     common = dict(WORLD_SIZE='2', MASTER_ADDR='127.0.0.1', MASTER_PORT=port, OMP_NUM_THREADS='1')
     ranks = [Side(side, 1, env={**common, 'RANK': str(rank), 'LOCAL_RANK': str(rank)}) for rank in range(2)]
     try:
-        trainers = on_all(ranks, sides_train.build, [sides_model.DEMO] * 2, [SMALL] * 2, keep=True)
-        on_all(ranks, sides_train.load, trainers, [weights] * 2)
+        trainers = on_all(ranks, bench_trainer.build, [bench_model.DEMO] * 2, [SMALL] * 2, keep=True)
+        on_all(ranks, bench_trainer.load, trainers, [weights] * 2)
         return [
             on_all(ranks, step_with_gradients, trainers, batches[number], [number] * 2)
             for number in range(len(batches))
@@ -147,11 +148,11 @@ def distributed_steps(side, weights, batches):
 
 
 def test_two_processes_equal_upstreams_two_processes(sides):
-    weights = sides.upstream.call(sides_train.state, sides.upstream.keep(sides_train.build, overrides=SMALL))
+    weights = sides.upstream.call(bench_trainer.state, sides.upstream.keep(bench_trainer.build, overrides=SMALL))
     # other images and other numbers of classes on each rank
     classes = [[[[0, 1, 2], [5]], [list(range(19)), [3, 4]]], [[[7], [8, 9]], [[1, 2, 3, 4, 5], [0]]]]
     batches = [
-        [sides_model.random_batch(2, 64, 128, seed=10 * step + rank, classes=classes[step][rank]) for rank in range(2)]
+        [bench_model.random_batch(2, 64, 128, seed=10 * step + rank, classes=classes[step][rank]) for rank in range(2)]
         for step in range(2)
     ]
     theirs = distributed_steps(UPSTREAM, weights, batches)
@@ -159,7 +160,7 @@ def test_two_processes_equal_upstreams_two_processes(sides):
     for step in range(2):
         for rank in range(2):
             one, other = theirs[step][rank], ours[step][rank]
-            assert sides_model.relative_difference(one['losses'], other['losses']) < 1e-5
+            assert bench_model.relative_difference(one['losses'], other['losses']) < 1e-5
             if step:  # from weights between which AdamW has widened what rounding left
                 continue
             # A gradient that is zero but for rounding, as of a key's bias, has the rounding of the others.
@@ -168,5 +169,5 @@ def test_two_processes_equal_upstreams_two_processes(sides):
                 difference = (other['gradients'][name] - gradient).norm()
                 assert difference <= 1e-4 * gradient.norm() + rounding, (name, difference, gradient.norm())
         # the ranks share their gradients, and not their losses
-        assert sides_model.relative_difference(*(ours[step][rank]['gradients'] for rank in range(2))) == 0
+        assert bench_model.relative_difference(*(ours[step][rank]['gradients'] for rank in range(2))) == 0
         assert ours[step][0]['losses'] != ours[step][1]['losses']

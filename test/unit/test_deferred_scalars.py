@@ -12,10 +12,10 @@ from mmengine.logging import HistoryBuffer, MessageHub
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
 from mmseg.engine.deferred_scalars import DeferredHistoryBuffer, DeferredScalars
-from mmseg.models.utils.stacked_losses import parse_losses
 from torch import nn
 
 from recipe.bench import counts as bench_counts
+from recipe.models.stacked_losses import parse_losses
 
 
 class ToyModel(BaseModel):

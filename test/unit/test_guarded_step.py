@@ -7,7 +7,6 @@ import uuid
 import numpy as np
 import pytest
 import torch
-from mmdet.models.dense_heads.host_read import HostRead
 from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS
@@ -15,8 +14,10 @@ from mmengine.runner import Runner
 from mmseg.engine.exit_status import TrainingEnded
 from mmseg.engine.hooks.nonfinite_guard_hook import OVERFLOWS, SKIPPED
 from mmseg.engine.optimizers.guarded_adamw import guarded as guard
-from mmseg.models.utils.stacked_losses import parse_losses
 from torch import nn
+
+from recipe.models.host_read import HostRead
+from recipe.models.stacked_losses import parse_losses
 
 BAD = 6  # iteration
 

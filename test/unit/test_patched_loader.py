@@ -23,7 +23,6 @@ from mmseg.datasets import transforms  # noqa: E402
 from mmseg.datasets.transforms import picture_file, png, window_resize  # noqa: E402
 from mmseg.engine import loaders  # noqa: E402
 from mmseg.engine.hooks import LoaderPaceHook  # noqa: E402
-from mmseg.evaluation.metrics import IoUMetric, label_areas  # noqa: E402
 from mmseg.structures import SegDataSample  # noqa: E402
 
 # Around a whole number, from what float32 cannot tell to what OpenCV's rounding can.
@@ -206,46 +205,6 @@ def test_transforms_that_it_cannot_stand_for_are_refused():
         transforms.LoadResizedCrop(dict(type='RandomChoiceResize', scales=[(64, 32)], keep_ratio=False), crop)
     with pytest.raises(ValueError, match='label_dtype'):
         transforms.FastPackSegInputs(label_dtype='float32')
-
-
-@pytest.mark.parametrize('count', [label_areas._count_on_host, label_areas._count_on_device])
-@pytest.mark.parametrize(('num_classes', 'ignore_index'), [(19, 255), (5, 2), (2, 255)])
-def test_areas_are_upstreams(count, num_classes, ignore_index, monkeypatch):
-    generator = torch.Generator().manual_seed(0)
-    pred = torch.randint(0, num_classes, (60, 70), generator=generator)
-    label = torch.randint(0, num_classes + 2, (60, 70), generator=generator)  # stray values, too
-    label[:9] = 255
-    monkeypatch.setattr(label_areas, '_count_on_host', count)
-    ours = label_areas.read_areas([label_areas.confusion(pred, label.byte(), num_classes, ignore_index)])[0]
-    theirs = IoUMetric.intersect_and_union(pred, label, num_classes, ignore_index)
-    for one, other in zip(ours, theirs):
-        assert one.dtype == other.dtype and torch.equal(one, other)
-
-
-def test_the_host_reads_nothing_before_the_end(monkeypatch):
-    """On the path of an accelerator, no batch makes the host wait: neither a number nor a size is read."""
-    from torch.utils._python_dispatch import TorchDispatchMode
-
-    class Calls(TorchDispatchMode):
-        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-            called.append(function.__name__.split('.')[0])
-            return function(*args, **(kwargs or {}))
-
-    monkeypatch.setattr(label_areas, '_count_on_host', label_areas._count_on_device)
-    called = []
-    metric = IoUMetric()
-    metric.dataset_meta = {'classes': list('abc')}
-    sample = {
-        'pred_sem_seg': {'data': torch.randint(0, 3, (1, 8, 8))},
-        'gt_sem_seg': {'data': torch.randint(0, 3, (1, 8, 8), dtype=torch.uint8)},
-    }
-    with Calls():
-        metric.process({}, [sample, sample])
-    assert 'histc' in called
-    assert not {'_local_scalar_dense', 'nonzero', 'index', 'masked_select', 'unique', '_unique2'} & set(called)
-    assert not metric.results
-    metric.evaluate(2)
-    assert not metric._confusions
 
 
 @pytest.mark.parametrize('device', ['npu', 'cuda', 'cpu'])

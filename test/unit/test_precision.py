@@ -6,11 +6,11 @@ import pytest
 import torch
 from mmengine.registry import OPTIM_WRAPPERS
 from mmseg.engine import device as mmseg_device
-from mmseg.engine.optimizers import fp16_optim_wrapper, half_products
+from mmseg.engine.optimizers import fp16_optim_wrapper
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from recipe.bench import sides_model, sides_train
+from recipe.bench import model as bench_model
+from recipe.bench import trainer as bench_trainer
 
 # Largest relative difference of a loss term from float32's on the model of the demo, freshly initialised.
 NEAR = {'bf16': 2e-2, 'fp16': 3e-3}
@@ -19,24 +19,24 @@ HALF = {'bf16': torch.bfloat16, 'fp16': torch.float16}
 
 def trainer(amp, **overrides):
     """The demo's trainer with its small model made smaller."""
-    return sides_train.Trainer(overrides={'model.decode_head.train_cfg.num_points': 256, **overrides}, amp=amp)
+    return bench_trainer.Trainer(overrides={'model.decode_head.train_cfg.num_points': 256, **overrides}, amp=amp)
 
 
 @pytest.fixture(scope='module')
 def batch():
-    return sides_model.random_batch(2, 64, 128, seed=1)
+    return bench_model.random_batch(2, 64, 128, seed=1)
 
 
 @pytest.fixture(scope='module')
 def exact(batch):
     """Loss terms in float32."""
-    return sides_train.iterate(trainer('off'), batch, seed=0)
+    return bench_trainer.iterate(trainer('off'), batch, seed=0)
 
 
 @pytest.mark.parametrize('amp', ['bf16', 'fp16'])
 def test_a_step_is_near_float32_and_what_has_to_be_float32_is(amp, batch, exact, monkeypatch):
-    from mmcv.ops import deform_attn_dispatch
-    from mmdet.models.dense_heads import mask2former_loss
+    from recipe.models import deform_attn
+    from recipe.models import loss as mask2former_loss
 
     one = trainer(amp)
     seen = {}
@@ -64,15 +64,15 @@ def test_a_step_is_near_float32_and_what_has_to_be_float32_is(amp, batch, exact,
         note('values', value)
         return original_attention(value, shapes, starts, locations, *rest)
 
-    original_attention = deform_attn_dispatch.multi_scale_deformable_attn
-    monkeypatch.setattr(deform_attn_dispatch, 'multi_scale_deformable_attn', attend)
+    original_attention = deform_attn.multi_scale_deformable_attn
+    monkeypatch.setattr(deform_attn, 'multi_scale_deformable_attn', attend)
     for module in one.model.modules():
         if isinstance(module, (nn.LayerNorm, nn.GroupNorm)):
             module.register_forward_hook(lambda module, args, result: note('norms', result))
         elif isinstance(module, nn.Linear):
             module.register_forward_hook(lambda module, args, result: note('linear layers', result))
 
-    losses = sides_train.iterate(one, batch, seed=0)
+    losses = bench_trainer.iterate(one, batch, seed=0)
 
     assert {name: dtypes for name, dtypes in seen.items() if dtypes != {torch.float32}} == {
         'values': {HALF[amp]},
@@ -100,78 +100,6 @@ def test_norms_without_autocast_are_left_alone():
         grouped = nn.functional.group_norm(x, 2)
     torch.testing.assert_close(normed, nn.functional.layer_norm(x.float(), (4,), eps=1e-3), rtol=0, atol=0)
     torch.testing.assert_close(grouped, nn.functional.group_norm(x.float(), 2), rtol=0, atol=0)
-
-
-class Products(TorchDispatchMode):
-    """Notes the types in which matrix products and convolutions arrive at torch's kernels."""
-
-    def __init__(self):
-        super().__init__()
-        self.seen = {}
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        name = func.overloadpacket.__name__
-        if name in ('mm', 'bmm', 'addmm', 'baddbmm', 'convolution', 'convolution_backward'):
-            self.seen.setdefault(name, set()).add(args[1].dtype)
-        return func(*args, **(kwargs or {}))
-
-
-SHAPES_OF_PRODUCTS = {
-    torch.mm: [(7, 300), (300, 5)],
-    torch.bmm: [(2, 7, 300), (2, 300, 5)],
-    torch.addmm: [(5,), (7, 300), (300, 5)],
-    torch.baddbmm: [(2, 7, 5), (2, 7, 300), (2, 300, 5)],
-    nn.functional.conv2d: [(2, 9, 12, 12), (5, 9, 3, 3), (5,)],
-}
-
-
-def product_and_gradients(function, dtype, exact):
-    """A product of whole numbers of the half type, computed as it is or in float64, and its gradients."""
-    generator = torch.Generator().manual_seed(0)
-    inputs = [torch.randint(-9, 10, shape, generator=generator).to(dtype) for shape in SHAPES_OF_PRODUCTS[function]]
-    inputs = [(one.double() if exact else one).requires_grad_() for one in inputs]
-    out = function(*inputs)
-    weight = torch.randint(-9, 10, out.shape, generator=generator).to(out.dtype)
-    return [out, *torch.autograd.grad(out, inputs, weight)]
-
-
-@pytest.mark.parametrize('dtype', HALF.values())
-@pytest.mark.parametrize('function', SHAPES_OF_PRODUCTS)
-def test_products_in_float32_are_rounded_once(function, dtype):
-    with Products() as kernels, half_products.ProductsInFloat32(dtype):
-        ours = product_and_gradients(function, dtype, exact=False)
-    assert kernels.seen and all(dtypes == {torch.float32} for dtypes in kernels.seen.values())
-    for one, exact in zip(ours, product_and_gradients(function, dtype, exact=True)):
-        torch.testing.assert_close(one, exact.to(dtype), rtol=0, atol=0)
-
-
-def test_products_of_other_types_are_left_alone():
-    with Products() as kernels, half_products.ProductsInFloat32(torch.bfloat16):
-        product_and_gradients(torch.mm, torch.float16, exact=False)
-    assert kernels.seen == {'mm': {torch.float16}}
-
-
-@pytest.mark.parametrize('amp', ['bf16', 'fp16'])
-def test_a_cpu_without_products_of_half_precision_computes_them_in_float32(amp, batch, monkeypatch):
-    losses = {}
-    for has in (True, False):
-        monkeypatch.setattr(half_products, 'has_products', lambda dtype, has=has: has)
-        with Products() as kernels:
-            losses[has] = sides_train.iterate(trainer(amp), batch, seed=0)
-        assert all((HALF[amp] in dtypes) == has for dtypes in kernels.seen.values()), (has, kernels.seen)
-        assert 'convolution_backward' in kernels.seen
-    off = {name: abs(losses[True][name] - losses[False][name]) / abs(losses[True][name]) for name in losses[True]}
-    assert max(value for name, value in off.items() if 'loss' in name) < NEAR[amp], off
-
-
-def test_graphs_and_other_devices_keep_their_own_products(monkeypatch):
-    monkeypatch.setattr(half_products, 'has_products', lambda dtype: False)
-    model = nn.Linear(2, 2)
-    assert isinstance(half_products.products_for(model, torch.bfloat16), half_products.ProductsInFloat32)
-    model.compiled_parts = object()
-    assert not isinstance(half_products.products_for(model, torch.bfloat16), half_products.ProductsInFloat32)
-    elsewhere = nn.Linear(2, 2, device='meta')
-    assert not isinstance(half_products.products_for(elsewhere, torch.bfloat16), half_products.ProductsInFloat32)
 
 
 def wrapper_of(model, **settings):
