@@ -24,6 +24,8 @@ from mmseg.engine.exit_status import leave
 from mmseg.engine.loaders import prepare_loaders
 from PIL import Image
 
+from recipe.engine.runner import RecipeRunner
+
 Sabotage = Callable[[Runner], None]
 
 CHECKOUT = Path(mmseg.__file__).resolve().parents[1]
@@ -33,7 +35,9 @@ RECIPE = (
 TRAIN_IMAGES = 7
 MAX_ITERS = 12
 CONTEXT = multiprocessing.get_context('forkserver')
-CONTEXT.set_forkserver_preload(['resume_faults', 'mmseg.models', 'mmdet.models', 'torch._dynamo'])
+CONTEXT.set_forkserver_preload(
+    ['resume_faults', 'mmseg.models', 'mmdet.models', 'recipe.engine.runner', 'torch._dynamo']
+)
 
 
 def plain_text(cfg: Config) -> str:
@@ -150,7 +154,7 @@ def train_rank(
         line = f'RESUMED {Path(cfg.load_from).name} {[(Path(path).name, why) for path, why in skipped]}\n'
         os.write(1, line.encode())  # in one piece: print() writes word by word, and the ranks share the file
     prepare_loaders(cfg, prepare_device(cfg))
-    runner = Runner.from_cfg(cfg)
+    runner = RecipeRunner.from_cfg(cfg)
     if sabotage is not None:
         sabotage(runner)
     try:

@@ -12,6 +12,7 @@ import torch
 from recipe.bench import model as bench_model
 from recipe.engine import config as run_config
 from recipe.launch import options
+from recipe.models import accelerate
 
 SEED = 7
 SIZE = (128, 256)  # height, width
@@ -40,6 +41,8 @@ def model(cfg: Any, device: str) -> torch.nn.Module:
     np.random.seed(SEED)
     built = MODELS.build(cfg.model)
     built.init_weights()
+    if cfg.fast:
+        accelerate(built)
     for name, parameter in built.named_parameters():
         if 'sampling_offsets' in name:
             # They begin at whole pixels, where the slope of the bilinear map is another on each side.

@@ -1,8 +1,11 @@
 """The pipeline that chooses the crop first gives upstream's samples."""
 
 import cv2
+import mmseg.datasets  # noqa: F401  registers the transforms
 import numpy as np
 import pytest
+from mmcv.transforms import Compose
+from mmengine.registry import init_default_scope
 
 HEIGHT, WIDTH = 1024, 2048
 RESIZE = dict(
@@ -31,12 +34,6 @@ OURS = [
 
 def samples(pipeline, files, seeds):
     """Run a training pipeline on each (picture, label) with each seed; arrays and metadata of the samples."""
-    import cv2
-    import mmseg.datasets  # noqa: F401  registers the transforms
-    import numpy as np
-    from mmcv.transforms import Compose
-    from mmengine.registry import init_default_scope
-
     init_default_scope('mmseg')
     cv2.setNumThreads(1)
     steps, done = Compose(pipeline), []
@@ -84,10 +81,10 @@ def assert_same(theirs, ours):
 
 
 @pytest.mark.parametrize('decoder', ['fast', 'opencv'])
-def test_same_samples(sides, files, decoder):
+def test_same_samples(files, decoder):
     seeds = list(range(32 if decoder == 'fast' else 4))
-    theirs = sides.upstream.call(samples, UPSTREAM, files, seeds)
-    ours = sides.ours.call(samples if decoder == 'fast' else samples_without_fast_decoder, OURS, files, seeds)
+    theirs = samples(UPSTREAM, files, seeds)
+    ours = (samples if decoder == 'fast' else samples_without_fast_decoder)(OURS, files, seeds)
     assert_same(theirs, ours)
     if decoder == 'fast':
         assert {one['meta']['flip'] for one in theirs} == {True, False}
@@ -105,9 +102,8 @@ def samples_without_fast_decoder(pipeline, files, seeds):
         png.decode_image_png_u8 = decoder
 
 
-def test_loading_alone(sides, files):
+def test_loading_alone(files):
     """What validation loads is upstream's bit by bit."""
     ours = [dict(type='FastLoadImageFromFile'), dict(type='FastLoadAnnotations'), OURS[-1]]
     theirs = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations'), UPSTREAM[-1]]
-    pair = sides.upstream.call(samples, theirs, files, [0, 1]), sides.ours.call(samples, ours, files, [0, 1])
-    assert_same(*pair)
+    assert_same(samples(theirs, files, [0, 1]), samples(ours, files, [0, 1]))
