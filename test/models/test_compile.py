@@ -71,13 +71,13 @@ def test_the_loss_in_fixed_shapes_is_the_loss(model, classes):
     assert shapes[0][:5] == [(2 * 2 * 19,), (2 * 2 * 20,), (2 * 19 * 2,), (2 * 2 * 19,), (2 * 19,)]
 
 
-def test_more_classes_than_queries_find_room():
+def test_more_classes_than_queries_are_padded():
     pairs = Pairs(*map(torch.tensor, ([0, 1], [5, 6, 4], [0, 1, 0, 0, 0], [1, 0])))  # masks 1 and 0 of 3, one layer
-    rooms = static.into_rooms(pairs, [[5, 6, 7], []], [2, 0], 2, 4, 1, torch.device('cpu'))
-    assert rooms.taken.tolist() == [1, 1, 0, 0]
-    assert rooms.queries.tolist() == [0, 1, 0, 0]
-    assert rooms.by_pair.tolist()[:2] == [1, 0]
-    assert rooms.by_mask.tolist() == [1, 0, 0, 0, 0, 0, 0, 0]
+    padded = static.pad_pairs(pairs, [[5, 6, 7], []], [2, 0], 2, 4, 1, torch.device('cpu'))
+    assert padded.is_pair.tolist() == [1, 1, 0, 0]
+    assert padded.queries.tolist() == [0, 1, 0, 0]
+    assert padded.by_pair.tolist()[:2] == [1, 0]
+    assert padded.by_mask.tolist() == [1, 0, 0, 0, 0, 0, 0, 0]
 
 
 def test_one_compilation_of_each_part_serves_every_number_of_classes(model):

@@ -1,5 +1,7 @@
 """Loss, gradients and predictions of an accelerated model equal those of upstream's modules."""
 
+import copy
+
 import pytest
 import torch
 
@@ -86,7 +88,13 @@ def test_predictions(models, height, width):
 
 @pytest.mark.parametrize('name', OF_UPSTREAM)
 def test_configs_of_the_checkout(name):
-    plain, fast = bench_model.build_pair(OF_UPSTREAM[name], SMALLER)
+    plain = bench_model.build(OF_UPSTREAM[name], SMALLER)
+    for key, parameter in plain.named_parameters():
+        if 'sampling_offsets' in key:
+            # They begin at whole pixels. There the slope differs on both sides, and rounding chooses the side.
+            parameter.data.add_(torch.rand_like(parameter) * 0.01 + 0.1)
+    fast = copy.deepcopy(plain)
+    accelerate(fast)
     assert list(plain.state_dict()) == list(fast.state_dict())
     assert accelerate(fast) == {}  # all that can be replaced was
     for case in ('batch of one', 'an empty image', 'batch of three'):
