@@ -29,7 +29,7 @@ main() {
   nvidia-smi >"$out/nvidia-smi.txt"
   MMCV_DEFORM_ATTN=triton "$python" - <<'END' || failed+=('Triton kernel')
 import torch
-from mmcv.ops.deform_attn_check import compare
+from recipe.models.deform_attn_check import compare
 
 for dtype in (torch.float32, torch.bfloat16, torch.float16):
     compare(torch.device('cuda'), dtype)

@@ -3,6 +3,6 @@
 Imports ``core``.
 """
 
-from recipe.models.adopt import accelerate, adopt
+from recipe.models.fast_modules import accelerate, adopt
 
 __all__ = ['accelerate', 'adopt']

@@ -1,8 +1,7 @@
 """From the masks of queries to a map of classes, part by part.
 
-At full size the masks of 100 queries of a 1024 x 2048 image are 839 MB, which
-are written and read several times. Here some rows at a time are enlarged and
-summed up, to the same bits.
+At full size the masks of 100 queries of a 1024 x 2048 image are 839 MB, which are written and read several times. Here
+some rows at a time are enlarged and added up, with the same result.
 """
 
 from typing import Tuple
@@ -11,24 +10,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Elements of the enlarged masks that are there at a time: what a cache of a
-# CPU holds, and enough for an accelerator to be busy.
+# Elements of the enlarged masks at a time: as many as the cache of a CPU holds, and enough to keep an accelerator busy.
 _PART_NUMEL = {'cpu': 2**22}
 _OTHER_PART_NUMEL = 2**27
 
 
 def class_scores(cls_logits: Tensor, mask_logits: Tensor, size: Tuple[int, int]) -> Tensor:
-    """Sum up softmax(class) * sigmoid(mask) of all queries.
+    """Add up softmax(class) * sigmoid(mask) of all queries.
 
     MaskFormer (arXiv:2107.06278), section 3.4, semantic inference.
 
     Args:
-        cls_logits (Tensor): (B, Q, C + 1), the last class being none.
-        mask_logits (Tensor): (B, Q, h, w); enlarged bilinearly.
-        size (tuple[int, int]): H and W.
+        cls_logits: (B, Q, C + 1), the last class being none.
+        mask_logits: (B, Q, h, w); enlarged bilinearly.
+        size: H and W.
 
     Returns:
-        Tensor: (B, C, H, W).
+        (B, C, H, W).
     """
     height, width = (int(side) for side in size)
     scores = F.softmax(cls_logits, dim=-1)[..., :-1]
@@ -44,7 +42,7 @@ def class_scores(cls_logits: Tensor, mask_logits: Tensor, size: Tuple[int, int])
     )
     for first in range(0, low, rows):
         last = min(first + rows, low)
-        # one row more on both sides, from which the outer ones are made
+        # One more row on both sides, since the outer rows are interpolated from it.
         begin, end = max(first - 1, 0), min(last + 1, low)
         masks = F.interpolate(
             mask_logits[:, :, begin:end], ((end - begin) * times, width), mode='bilinear', align_corners=False
@@ -55,7 +53,7 @@ def class_scores(cls_logits: Tensor, mask_logits: Tensor, size: Tuple[int, int])
 
 
 def _rows(mask_logits: Tensor, height: int, width: int) -> int:
-    """Return the rows (h, w) that are enlarged at a time."""
+    """Return how many rows of (h, w) are enlarged at a time."""
     numel = _PART_NUMEL.get(mask_logits.device.type, _OTHER_PART_NUMEL)
     images, queries, low, _ = mask_logits.shape
     return max(4, numel // (images * queries * width * (height // low or 1)))
@@ -66,15 +64,15 @@ def _needs_gradient(*tensors: Tensor) -> bool:
 
 
 def most_likely(logits: Tensor) -> Tensor:
-    """Return the class of each pixel, the first one of several.
+    """Return the most likely class of each pixel; the first of several equal ones.
 
     Args:
-        logits (Tensor): (C, H, W).
+        logits: (C, H, W).
 
     Returns:
-        Tensor: (1, H, W), int64.
+        (1, H, W), int64.
     """
     if logits.device.type == 'cpu':
-        # takes a third of the time of argmax
+        # This takes a third of the time of argmax.
         return logits.max(dim=0, keepdim=True).indices
     return logits.argmax(dim=0, keepdim=True)

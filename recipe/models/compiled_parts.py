@@ -9,16 +9,16 @@ NAME = 'compiled_parts'
 
 
 class CompiledParts(NamedTuple):
-    """Functions of modules and tensors, each of them one graph.
+    """Functions of modules and tensors, each compiled into one graph.
 
-    They take the modules as arguments, so that a copy of a model, such as a
-    moving average of it, does not run with the weights of the original.
+    They take the modules as arguments. Otherwise a copy of a model, such as a moving average of it, would run with the
+    weights of the original.
 
     Attributes:
-        backbone (Callable): (backbone, images) -> features.
-        decode (Callable): (head, features) -> ``QueryPredictions``.
-        costs (Callable): ``static_costs``.
-        point_losses (Callable): ``static_point_losses``.
+        backbone: (backbone, images) -> features.
+        decode: (head, features) -> ``QueryPredictions``.
+        costs: ``static_costs``.
+        point_losses: ``static_point_losses``.
     """
 
     backbone: Callable[..., Sequence[Tensor]]
@@ -32,11 +32,10 @@ def _run(module: nn.Module, x: Tensor) -> List[Tensor]:
 
 
 class _Warmed:
-    """Runs a function once as it is, for each input shape, before its graph.
+    """Runs a function once without a graph for each input shape, then its graph.
 
-    What depends on shapes alone, such as position encodings and the places
-    of windows, is made and kept then; in a graph it would be made anew in
-    every step.
+    The first run makes and keeps what depends on shapes alone, such as position encodings and the positions of windows.
+    A graph would make it again in every step.
     """
 
     def __init__(self, function: Callable, **options: Any) -> None:
@@ -57,19 +56,17 @@ class _Warmed:
 
 
 def compile_parts(model: nn.Module, **options: Any) -> None:
-    """Have a segmentor train in graphs: before and after the assignment.
+    """Have a segmentor train in graphs, before and after the assignment of the matching.
 
-    Only the training uses them; predictions are those of the model without.
-    Names of parameters and checkpoints stay what they are. All shapes follow
-    from batch size and crop, so that each part is compiled once.
+    Only the training uses them. Predictions do not change. Names of parameters and checkpoints stay
+    what they are. All shapes follow from batch size and crop, so that each part is compiled once.
 
     Args:
-        model (nn.Module): An ``EncoderDecoder`` with a ``Mask2FormerHead``.
-        options (Any): Of ``torch.compile``.
+        model: An ``EncoderDecoder`` with a ``Mask2FormerHead``.
+        options: Of ``torch.compile``.
 
     Raises:
-        ValueError: If the head, its matching or its losses are other ones
-            than those of which the graphs are made.
+        ValueError: The head, its matching or its losses are not those that the graphs are made of.
     """
     from recipe.models.decode import decode
     from recipe.models.static_loss import can_be_static, static_costs, static_point_losses
@@ -92,6 +89,6 @@ def parts_of(module: nn.Module) -> Any:
     """Return the graphs that a segmentor or head trains with.
 
     Returns:
-        CompiledParts: None where nothing was compiled, and in evaluation.
+        The ``CompiledParts``; None if nothing was compiled, and in evaluation.
     """
     return module.__dict__.get(NAME) if module.training else None

@@ -1,8 +1,8 @@
 """The forward pass of the Mask2Former head, without full-size masks.
 
-A mask of a query is the product of its embedding with the mask features. Only
-who needs masks multiplies; the attention masks between the layers come from
-mask features that were resized once for each level, since resizing is linear.
+The mask of a query is the product of its embedding with the mask features. It is computed only where masks are needed.
+The attention masks between the layers come from mask features that were resized once for each level, since resizing is
+linear.
 """
 
 from typing import Callable, List, NamedTuple, Sequence
@@ -18,13 +18,12 @@ from recipe.models.masked_attention import Keys, decoder_layer, is_fusible, is_p
 
 
 class QueryPredictions(NamedTuple):
-    """What the decoder says of each query, before and after each layer.
+    """What the decoder predicts for each query, before and after each layer.
 
     Attributes:
-        cls_logits (Tensor): (L, B, Q, num_classes + 1) with L the number of
-            decoder layers plus one.
-        mask_embeds (Tensor): (L, B, Q, C).
-        mask_features (Tensor): (B, C, h, w).
+        cls_logits: (L, B, Q, num_classes + 1) with L the number of decoder layers plus one.
+        mask_embeds: (L, B, Q, C).
+        mask_features: (B, C, h, w).
     """
 
     cls_logits: Tensor
@@ -42,13 +41,13 @@ class QueryPredictions(NamedTuple):
 
 
 def can_decode(head: nn.Module) -> bool:
-    """Say whether :func:`decode` computes what a head's modules compute.
+    """Return whether :func:`decode` computes what a head's modules compute.
 
     Args:
-        head (nn.Module): A ``Mask2FormerHead``.
+        head: A ``Mask2FormerHead``.
 
     Returns:
-        bool: False where parts of the decoder are not the usual ones.
+        False if parts of the decoder are not the usual ones.
     """
     return (
         type(head.decoder_positional_encoding) is SinePositionalEncoding
@@ -59,11 +58,10 @@ def can_decode(head: nn.Module) -> bool:
 
 
 def _detached(module: nn.Module) -> Callable[[Tensor], Tensor]:
-    """Return what a module computes, with its parameters without gradients.
+    """Return a function that computes what a module does, with its parameters detached.
 
-    Autocast caches its casts of parameters; a cast that was made without
-    gradients would cut them off for the rest of the forward pass. The weight
-    of a linear layer is transposed here and not in each call.
+    Autocast caches its casts of parameters. A cast made without gradients would cut off the gradients for the rest of
+    the forward pass. The weight of a linear layer is transposed here and not in each call.
     """
     if type(module) is nn.Linear and module.bias is not None and is_plain(module):
         weight, bias = module.weight.detach().t(), module.bias.detach()
@@ -87,18 +85,17 @@ class _AttentionMasks:
         """Threshold the masks of queries (B * Q, C) at the size of a level.
 
         Returns:
-            Tensor: Boolean, (B, Q, h * w). A query that would see nothing
-            sees everything.
+            Boolean, (B, Q, h * w). A query that would see nothing sees everything.
         """
-        # as a decorator it would be a break in the graph of torch.compile
+        # As a decorator it would break the graph of torch.compile.
         with torch.no_grad():
             for step in self.steps:
                 query = step(query)
             features = self.features[level]
             embeds = query.view(features.shape[0], -1, query.shape[-1])
-            # the same as sigmoid(logit) >= 0.5
+            # The same as sigmoid(logit) >= 0.5.
             allowed = torch.bmm(embeds, features) >= 0
-            # where any is, those that are; where none is, those that are not
+            # If a query may attend to no pixel, it attends to all of them.
             return allowed == allowed.any(-1, keepdim=True)
 
 
@@ -106,12 +103,11 @@ def _level_keys(head: nn.Module, memories: Sequence[Tensor]) -> List[Keys]:
     """Project keys and values for all layers.
 
     Args:
-        head (nn.Module): A ``Mask2FormerHead``.
-        memories (sequence[Tensor]): Outputs of the pixel decoder from low to
-            high resolution, each (B, C, h, w).
+        head: A ``Mask2FormerHead``.
+        memories: Outputs of the pixel decoder from low to high resolution, each (B, C, h, w).
 
     Returns:
-        list[Keys]: One for each layer.
+        One for each layer.
     """
     layers = head.transformer_decoder.layers
     num_levels = head.num_transformer_feat_level
@@ -136,12 +132,11 @@ def decode(head: nn.Module, x: Sequence[Tensor]) -> QueryPredictions:
     """Run pixel decoder and transformer decoder.
 
     Args:
-        head (nn.Module): A ``Mask2FormerHead`` for which :func:`can_decode`
-            holds.
-        x (sequence[Tensor]): Features of the backbone.
+        head: A ``Mask2FormerHead`` for which :func:`can_decode` holds.
+        x: Features of the backbone.
 
     Returns:
-        QueryPredictions: Of the learned queries, then of each layer.
+        Of the learned queries, then of each layer.
     """
     batch_size = x[0].shape[0]
     mask_features, memories = head.pixel_decoder(x)
@@ -158,7 +153,7 @@ def decode(head: nn.Module, x: Sequence[Tensor]) -> QueryPredictions:
         query = decoder_layer(layer, query, query_pos, positions, keys[i], allowed)
         queries.append(query)
 
-    # (L * B * Q, C); all layers in one go
+    # (L * B * Q, C): all layers at once
     stacked = head.transformer_decoder.post_norm(torch.cat(queries))
     shape = (len(queries), batch_size, -1)
     cls_logits = head.cls_embed(stacked)

@@ -22,20 +22,18 @@ def small_case(
     """Draw values, locations and weights, with samples outside of the maps.
 
     Args:
-        device (torch.device): Where they are.
-        dtype (torch.dtype): Of the values; the others are float32, or float64
-            with it. Defaults to torch.float32.
-        shapes (Sequence[tuple[int, int]]): (h, w) of each level.
-        heads (int): Heads. Defaults to 2.
-        dim (int): Channels of a head. Defaults to 32.
-        queries (int): Queries. Defaults to 37.
-        points (int): Samples of a level. Defaults to 2.
+        device: Where they are.
+        dtype: Of the values; the others are float32, or float64 with it. Defaults to torch.float32.
+        shapes: (h, w) of each level.
+        heads: Heads. Defaults to 2.
+        dim: Channels of a head. Defaults to 32.
+        queries: Queries. Defaults to 37.
+        points: Samples of a level. Defaults to 2.
 
     Returns:
-        tuple[Tensor, Tensor, Tensor]: The arguments ``value``,
-        ``sampling_locations`` and ``attention_weights`` of
-        :func:`~recipe.models.deform_attn.multi_scale_deformable_attn`. The same
-        at each call; the random state of torch stays as it is.
+        The arguments ``value``, ``sampling_locations`` and ``attention_weights`` of
+        :func:`~recipe.models.deform_attn.multi_scale_deformable_attn`. The same at each call; the random state of torch
+        stays as it is.
     """
     draw = torch.Generator().manual_seed(0)
     other = torch.float64 if dtype == torch.float64 else torch.float32
@@ -50,13 +48,12 @@ def compare(device: torch.device, dtype: torch.dtype = torch.float32) -> None:
     """Run the kernel forward and backward, and compare.
 
     Args:
-        device (torch.device): A GPU, or a CPU with ``TRITON_INTERPRET=1``.
-        dtype (torch.dtype): Of the values. Defaults to torch.float32.
+        device: A GPU, or a CPU with ``TRITON_INTERPRET=1``.
+        dtype: Of the values. Defaults to torch.float32.
 
     Raises:
-        AssertionError: If a result or gradient is not that of
-            ``multi_scale_deformable_attn_pytorch``.
-        Exception: Whatever Triton raises where it cannot run.
+        AssertionError: A result or gradient is not that of ``multi_scale_deformable_attn_pytorch``.
+        Exception: Triton cannot run; of any kind.
     """
     from recipe.models.deform_attn_triton import TritonDeformableAttention
 

@@ -1,12 +1,11 @@
 """Multi-scale deformable attention on CPU that keeps no sampled value.
 
-The samples of one layer of Mask2Former at 512 x 1024 are 264 MB an image
-pair, which upstream keeps for the backward pass of each layer. Here the
-levels are sampled one after the other, weighted in place and added up; the
-backward pass samples each level again.
+The samples of one layer of Mask2Former at 512 x 1024 are 264 MB an image pair, which upstream keeps for the backward
+pass of each layer. Here the levels are sampled one after the other, weighted in place and added up. The backward pass
+samples each level again.
 
-Queries are the last axis everywhere: neighbours then sample neighbouring
-pixels, and weighting and adding up run along contiguous memory.
+Queries are the last axis everywhere. Then neighbouring queries sample neighbouring pixels, and weights and sums run
+along contiguous memory.
 """
 
 from typing import Iterator, List, NamedTuple, Sequence, Tuple
@@ -18,16 +17,13 @@ from torch.autograd.function import Function, once_differentiable
 
 
 class Samples(NamedTuple):
-    """What is sampled, where, and with which weight.
+    """The values, the positions of the samples, and their weights.
 
     Attributes:
-        values (Tensor): Shape (bs, num_heads, head_dim, num_keys), float32
-            or float64.
-        grids (Tensor): (x, y) in [-1, 1], shape
-            (bs, num_heads, num_levels, num_points, 2, num_queries).
-        weights (Tensor): Shape
-            (bs, num_heads, num_levels, num_points, num_queries).
-        shapes (Sequence[tuple[int, int]]): (h, w) of each level.
+        values: Shape (bs, num_heads, head_dim, num_keys), float32 or float64.
+        grids: (x, y) in [-1, 1], shape (bs, num_heads, num_levels, num_points, 2, num_queries).
+        weights: Shape (bs, num_heads, num_levels, num_points, num_queries).
+        shapes: (h, w) of each level.
     """
 
     values: Tensor
@@ -39,10 +35,8 @@ class Samples(NamedTuple):
         """Yield feature map, sampling grid and weights of each level.
 
         Yields:
-            tuple[Tensor, Tensor, Tensor]: Shapes
-            (bs * num_heads, head_dim, h, w),
-            (bs * num_heads, num_points, num_queries, 2) and
-            (bs * num_heads, 1, num_points, num_queries).
+            Shapes (bs * num_heads, head_dim, h, w), (bs * num_heads, num_points, num_queries, 2) and (bs * num_heads,
+            1, num_points, num_queries).
         """
         sizes = [h * w for h, w in self.shapes]
         values = self.values.flatten(0, 1).split(sizes, -1)
@@ -56,10 +50,10 @@ def attend(samples: Samples) -> Tensor:
     """Sample, weight and add up: Deformable DETR, equation 3.
 
     Args:
-        samples (Samples): What, where, and how much of it.
+        samples: What, where, and how much of it.
 
     Returns:
-        Tensor: Shape (bs, num_heads * head_dim, num_queries).
+        Shape (bs, num_heads * head_dim, num_queries).
     """
     out = None
     for value, grid, weight in samples.levels():
@@ -69,18 +63,16 @@ def attend(samples: Samples) -> Tensor:
 
 
 def attend_backward(grad: Tensor, samples: Samples, grad_grids: Tensor, grad_weights: Tensor) -> Tensor:
-    """Gradients of :func:`attend`.
+    """Compute the gradients of :func:`attend`.
 
     Args:
-        grad (Tensor): Of its result, contiguous.
-        samples (Samples): Its argument.
-        grad_grids (Tensor): Receives the gradient of the grids, in their
-            shape.
-        grad_weights (Tensor): Receives that of the weights; contiguous.
+        grad: Of its result, contiguous.
+        samples: Its argument.
+        grad_grids: Receives the gradient of the grids, in their shape.
+        grad_weights: Receives that of the weights; contiguous.
 
     Returns:
-        Tensor: The gradient of the values, shape (bs, num_heads * head_dim,
-        num_keys).
+        The gradient of the values, shape (bs, num_heads * head_dim, num_keys).
     """
     bs, num_heads, head_dim = samples.values.shape[:3]
     grad = grad.view(bs * num_heads, head_dim, 1, -1)
@@ -108,16 +100,13 @@ class CPUDeformableAttention(Function):
 
         Args:
             ctx: Holds what the backward pass needs.
-            value (Tensor): Shape (bs, num_keys, num_heads, head_dim),
-                float32 or float64.
-            sampling_locations (Tensor): (x, y) in [0, 1], shape
-                (bs, num_queries, num_heads, num_levels, num_points, 2).
-            attention_weights (Tensor): Shape
-                (bs, num_queries, num_heads, num_levels, num_points).
-            shapes (Sequence[tuple[int, int]]): (h, w) of each level.
+            value: Shape (bs, num_keys, num_heads, head_dim), float32 or float64.
+            sampling_locations: (x, y) in [0, 1], shape (bs, num_queries, num_heads, num_levels, num_points, 2).
+            attention_weights: Shape (bs, num_queries, num_heads, num_levels, num_points).
+            shapes: (h, w) of each level.
 
         Returns:
-            Tensor: Shape (bs, num_queries, num_heads * head_dim).
+            Shape (bs, num_queries, num_heads * head_dim).
         """
         ctx.shapes = shapes
         ctx.save_for_backward(value, sampling_locations, attention_weights)
@@ -142,7 +131,7 @@ class CPUDeformableAttention(Function):
 
 
 def _queries_last(value: Tensor, locations: Tensor, weights: Tensor, shapes: Sequence[Tuple[int, int]]) -> Samples:
-    """Move the axes of keys and queries behind the others."""
+    """Move the axes of keys and queries to the end."""
     grids = locations.permute(0, 2, 3, 4, 5, 1)
     return Samples(
         value.permute(0, 2, 3, 1).contiguous(),

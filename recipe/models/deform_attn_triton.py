@@ -1,14 +1,12 @@
 """Multi-scale deformable attention in Triton, forward and backward.
 
-Needs no compiled extension. Values are read in their own precision, bfloat16
-and float16 included; everything is computed, and every gradient is added up,
-in float32 (float64 for float64), and coordinates stay in that precision
-throughout. Importing this module needs Triton.
+It needs no compiled extension. Values are read in their own precision, bfloat16 and float16 included. Coordinates are
+in float32, and everything is computed and added up in float32 (float64 for float64). Importing this module needs
+Triton.
 
-Several samples add to the gradient of one value, in whichever order they
-come: atomic additions of floating-point numbers, as in mmcv's compiled
-operator. With ``torch.use_deterministic_algorithms`` they are integers, which
-add up to the same sum in every order.
+Several samples add to the gradient of one value in any order, with atomic additions of floating-point numbers, as in
+mmcv's compiled operator. With ``torch.use_deterministic_algorithms`` the numbers are integers, whose sum is the same in
+every order.
 """
 
 from typing import Callable, Tuple
@@ -21,8 +19,7 @@ from torch.autograd.function import Function, once_differentiable
 
 # Queries of one program.
 _BLOCK = 32
-# Bits below the largest possible contribution in deterministic mode: int64
-# has room for 2^24 such contributions to one number.
+# Bits below the largest possible contribution in deterministic mode. An int64 holds the sum of 2^24 such contributions.
 _FIXED_BITS = 38
 
 
@@ -40,8 +37,8 @@ def _place(location_ptr, at, exists, h, w):
     """Return the upper left corner and the distances from it, (BLOCK, )."""
     x = tl.load(location_ptr + at * 2, mask=exists, other=0.0) * w - 0.5
     y = tl.load(location_ptr + at * 2 + 1, mask=exists, other=0.0) * h - 0.5
-    # A sample that far outside reads zeros anyway, and has to fit an int.
-    # (NaN goes through max and min as one of the bounds.)
+    # A sample that far outside reads zeros anyway, and its position has to fit into an int. (max and min make one of
+    # the bounds of NaN.)
     x = tl.minimum(tl.maximum(x, -2.0), w + 1.0)
     y = tl.minimum(tl.maximum(y, -2.0), h + 1.0)
     left = tl.floor(x)
@@ -267,9 +264,9 @@ def _sizes(value: Tensor, locations: Tensor) -> Tuple[tuple, tuple, dict]:
 
 
 def _as_operator(name: str) -> Callable:
-    """Make a function an operator that torch.compile need not look into."""
+    """Make a function an operator, which torch.compile does not trace."""
     if hasattr(torch.library, 'custom_op'):  # since torch 2.4
-        return torch.library.custom_op(f'mmcv::{name}', mutates_args=())
+        return torch.library.custom_op(f'recipe::{name}', mutates_args=())
     return torch._dynamo.disable
 
 
@@ -278,19 +275,15 @@ def run_forward(value: Tensor, shapes: Tensor, starts: Tensor, locations: Tensor
     """Deformable DETR (arXiv:2010.04159), equation 3.
 
     Args:
-        value (Tensor): Shape (bs, num_keys, num_heads, head_dim), of any
-            floating dtype.
-        shapes (Tensor): (h, w) of each level, integer, on the device.
-        starts (Tensor): First key of each level, integer, on the device.
-        locations (Tensor): (x, y) in [0, 1], shape
-            (bs, num_queries, num_heads, num_levels, num_points, 2), float32;
-            float64 for a ``value`` of float64.
-        weights (Tensor): Shape
-            (bs, num_queries, num_heads, num_levels, num_points).
+        value: Shape (bs, num_keys, num_heads, head_dim), of any floating dtype.
+        shapes: (h, w) of each level, integer, on the device.
+        starts: First key of each level, integer, on the device.
+        locations: (x, y) in [0, 1], shape (bs, num_queries, num_heads, num_levels, num_points, 2), float32; float64 for
+            a ``value`` of float64.
+        weights: Shape (bs, num_queries, num_heads, num_levels, num_points).
 
     Returns:
-        Tensor: Shape (bs, num_queries, num_heads * head_dim), dtype of
-        ``value``.
+        Shape (bs, num_queries, num_heads * head_dim), dtype of ``value``.
     """
     value, locations, weights = (t.contiguous() for t in (value, locations, weights))
     grid, sizes, constants = _sizes(value, locations)
@@ -308,20 +301,18 @@ def run_backward(
     """Gradients of :func:`run_forward`.
 
     Args:
-        grad (Tensor): Shape and dtype of its result.
-        value (Tensor): As there, like the other tensors.
-        shapes (Tensor): As there.
-        starts (Tensor): As there.
-        locations (Tensor): As there.
-        weights (Tensor): As there.
-        deterministic (bool): Add up in fixed point, where every order gives
-            the same sum, instead of in floating point. The step is 2^-38 of
-            the largest gradient times the largest weight.
+        grad: Shape and dtype of its result.
+        value: As in ``run_forward``.
+        shapes: As in ``run_forward``.
+        starts: As in ``run_forward``.
+        locations: As in ``run_forward``.
+        weights: As in ``run_forward``.
+        deterministic: Add up in fixed point, which gives the same sum in every order. The step is 2^-38 of the largest
+            gradient times the largest weight.
 
     Returns:
-        tuple[Tensor, Tensor, Tensor]: Of ``value``, ``locations`` and
-        ``weights``, each with its dtype. Where ``grad`` holds something that
-        is not finite, so does the first.
+        Of ``value``, ``locations`` and ``weights``, each with its dtype. If a number of ``grad`` is not finite, neither
+        are all of the first.
     """
     grad, value, locations, weights = (t.contiguous() for t in (grad, value, locations, weights))
     grid, sizes, constants = _sizes(value, locations)
@@ -333,8 +324,8 @@ def run_backward(
     if grad.numel():
         if deterministic:
             most = grad.abs().amax().to(acc_dtype) * weights.abs().amax()
-            # a power of two, so that scaling rounds nothing; of something
-            # not finite 0, with which no sum comes out finite
+            # A power of two, so that scaling rounds nothing. If a number is not finite, the scale is 0, and no sum
+            # comes out finite.
             scale = torch.exp2(_FIXED_BITS - torch.ceil(torch.log2(most.clamp(min=2.0**-80))))
         _backward[grid](
             grad,

@@ -1,4 +1,4 @@
-"""What a multi-scale encoder needs to know of feature shapes, made once."""
+"""Tensors of a multi-scale encoder that depend on feature shapes alone, made once for each set of shapes."""
 
 from typing import Any, Callable, Hashable, NamedTuple, Sequence, Tuple
 
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from recipe.models.execution import kept_constants
 
-# Training has one set of shapes, whole-image testing one for each image size.
+# Training has one set of shapes. Testing of whole images has one for each image size.
 _MAX_GEOMETRIES = 16
 
 
@@ -16,13 +16,10 @@ class EncoderGeometry(NamedTuple):
     """Tensors that depend on shapes alone, of an image without padding.
 
     Attributes:
-        positional_encodings (tuple[Tensor]): One (1, h * w, c) a level.
-        reference_points (Tensor): Normalised (x, y) of every key for each
-            level, shape (1, num_keys, num_levels, 2).
-        spatial_shapes (Tensor): (h, w) of each level, shape (num_levels, 2),
-            int64.
-        level_start_index (Tensor): First key of each level, shape
-            (num_levels, ), int64.
+        positional_encodings: One (1, h * w, c) a level.
+        reference_points: Normalised (x, y) of every key for each level, shape (1, num_keys, num_levels, 2).
+        spatial_shapes: (h, w) of each level, shape (num_levels, 2), int64.
+        level_start_index: First key of each level, shape (num_levels, ), int64.
     """
 
     positional_encodings: Tuple[Tensor, ...]
@@ -38,18 +35,17 @@ def encoder_geometry(
     shapes: Tuple[Tuple[int, int], ...],
     device: torch.device,
 ) -> EncoderGeometry:
-    """Return the geometry of these shapes, from the last calls if possible.
+    """Return the geometry of these shapes, which is kept for later calls.
 
     Args:
-        positional_encoding (nn.Module): Without parameters; the geometries
-            are kept in it.
-        point_generator (MlvlPointGenerator): Gives the centre of each cell.
-        levels (Sequence[int]): Index of each level for ``point_generator``.
-        shapes (tuple[tuple[int, int], ...]): (h, w) of each level.
-        device (torch.device): Where the tensors are needed.
+        positional_encoding: Without parameters; the geometries are kept in it.
+        point_generator: Gives the centre of each cell.
+        levels: Index of each level for ``point_generator``.
+        shapes: (h, w) of each level.
+        device: Where the tensors are needed.
 
     Returns:
-        EncoderGeometry: Shared: not to be changed in place.
+        The geometry. It is shared: do not change it in place.
     """
     return _kept(
         positional_encoding,
@@ -62,13 +58,11 @@ def unpadded_encoding(positional_encoding: nn.Module, feature: Tensor) -> Tensor
     """Return the encoding of a feature map without padding.
 
     Args:
-        positional_encoding (nn.Module): A ``SinePositionalEncoding``, in
-            which the encodings are kept.
-        feature (Tensor): The feature map, (B, C, h, w).
+        positional_encoding: A ``SinePositionalEncoding``, in which the encodings are kept.
+        feature: The feature map, (B, C, h, w).
 
     Returns:
-        Tensor: (1, h * w, c), float32. Shared: not to be changed in
-        place.
+        (1, h * w, c), float32. It is shared: do not change it in place.
     """
     shape = tuple(feature.shape[-2:])
     return _kept(
@@ -79,7 +73,7 @@ def unpadded_encoding(positional_encoding: nn.Module, feature: Tensor) -> Tensor
 
 
 def _kept(module: nn.Module, key: Hashable, make: Callable[[], Any]) -> Any:
-    """Return what a module made for a key before, or make it now."""
+    """Return what is kept in a module for a key; make it first if it is not there."""
     kept = module.__dict__.setdefault('_geometries', {})
     if key not in kept:
         with kept_constants():
@@ -97,7 +91,7 @@ def _geometry(
     shapes: Tuple[Tuple[int, int], ...],
     device: torch.device,
 ) -> EncoderGeometry:
-    """Compute it as MSDeformAttnPixelDecoder of upstream does."""
+    """Compute the geometry as upstream's MSDeformAttnPixelDecoder does."""
     encodings, points, starts = [], [], [0]
     for level, (h, w) in zip(levels, shapes):
         unpadded = torch.zeros((1, h, w), dtype=torch.bool, device=device)

@@ -1,8 +1,7 @@
-"""The Mask2Former loss, all decoder layers and images in one go.
+"""The Mask2Former loss, all decoder layers and images at once.
 
-Each ground truth mask is matched with one query as long as there are enough
-of them, so that all shapes, counts and average factors follow from the labels,
-which the host knows.
+Each ground truth mask is matched with one query as long as there are enough queries. So all shapes, counts and average
+factors follow from the labels, which the host knows.
 """
 
 from functools import lru_cache
@@ -25,14 +24,13 @@ EPS = torch.finfo(torch.float32).eps
 
 
 def can_batch(head: nn.Module) -> bool:
-    """Say whether :func:`batched_loss` computes what a head's parts compute.
+    """Return whether :func:`batched_loss` computes what a head's parts compute.
 
     Args:
-        head (nn.Module): A ``Mask2FormerHead``.
+        head: A ``Mask2FormerHead``.
 
     Returns:
-        bool: False where assigner, sampler or a loss are other ones, or have
-        options that the recipe does not use.
+        False if the assigner, the sampler or a loss is of another class, or has options that ``batched_loss`` lacks.
     """
     cls, mask, dice = head.loss_cls, head.loss_mask, head.loss_dice
     return (
@@ -60,7 +58,7 @@ def _constant(values: Tuple[float], dtype: torch.dtype, device: torch.device) ->
 
 
 def _check_labels(labels: List[Sequence[int]], num_classes: int) -> None:
-    """Refuse classes that the head does not have."""
+    """Raise ValueError if there are classes that the head does not have."""
     for image, names in enumerate(labels):
         stray = [name for name in names if not 0 <= name < num_classes]
         if stray:
@@ -82,7 +80,7 @@ def _match(
 ) -> Pairs:
     """Match the queries of all layers and images.
 
-    The masks of an image live only as long as it takes to sample them.
+    The predicted masks of an image are freed once they are sampled.
     """
     probabilities = predictions.cls_logits.softmax(-1)
     num_layers, _, num_queries, _ = probabilities.shape
@@ -96,7 +94,7 @@ def _match(
             matrices.append(probabilities.new_zeros(num_layers, num_queries, 0))
             continue
         targets = sample(masks.unsqueeze(0), grid.unsqueeze(0))[0]
-        # queries as channels: one grid for all masks of a layer
+        # Queries are channels: one grid serves all masks of a layer.
         predicted = predictions.masks_of(image)
         logits = sample(predicted, grid.unsqueeze(1)).squeeze(2)
         matrices.append(cost_matrix(costs, probabilities[:, image], logits, targets.transpose(0, 1), classes[image]))
@@ -109,12 +107,12 @@ def _matched_masks(predictions: QueryPredictions, pairs: Pairs, counts: List[int
     """Compute the full masks of matched queries only.
 
     Args:
-        predictions (QueryPredictions): Of all queries.
-        pairs (Pairs): N in each layer.
-        counts (list[int]): Pairs of each image, which add up to N.
+        predictions: Of all queries.
+        pairs: N in each layer.
+        counts: Pairs of each image, which add up to N.
 
     Returns:
-        Tensor: Mask logits, (L * N, h, w).
+        Mask logits, (L * N, h, w).
     """
     embeds, features = predictions.mask_embeds, predictions.mask_features
     height, width = features.shape[-2:]
@@ -141,14 +139,14 @@ def _point_losses(
     """Compute mask and dice loss of each layer.
 
     Args:
-        head (nn.Module): Holds options and weights of the losses.
-        logits (Tensor): Mask logits at points, (L * N, P).
-        targets (Tensor): Ground truth at the points, (L * N, P).
-        num_layers (int): L.
-        num_masks (Tensor): Matched masks per process, (1, ).
+        head: Holds options and weights of the losses.
+        logits: Mask logits at points, (L * N, P).
+        targets: Ground truth at the points, (L * N, P).
+        num_layers: L.
+        num_masks: Matched masks per process, (1, ).
 
     Returns:
-        tuple[Tensor]: Mask loss and dice loss, both (L, 1).
+        Mask loss and dice loss, both (L, 1).
     """
     mask = (
         F.binary_cross_entropy_with_logits(logits, targets, reduction='none').view(num_layers, -1).sum(1, keepdim=True)
@@ -174,26 +172,22 @@ def batched_loss(
 ) -> Dict[str, Tensor]:
     """Compute the losses of all layers.
 
-    They equal those of :meth:`Mask2FormerHead.loss_by_feat` up to rounding,
-    with the same random points for the same seed. The host waits for the
-    device once, for the costs of the matching.
+    They equal those of :meth:`Mask2FormerHead.loss_by_feat` up to rounding, with the same random points for the same
+    seed. The host waits for the device once, for the costs of the matching.
 
     Args:
-        head (nn.Module): A ``Mask2FormerHead`` for which :func:`can_batch`
-            holds.
-        predictions (QueryPredictions): Float32.
-        gt_masks (Tensor): The masks of all images, 0 or 1, float32,
-            (M, H, W).
-        labels (list[sequence[int]]): For each image the classes of its masks,
-            M in all.
+        head: A ``Mask2FormerHead`` for which :func:`can_batch` holds.
+        predictions: Float32.
+        gt_masks: The masks of all images, 0 or 1, float32, (M, H, W).
+        labels: For each image the classes of its masks, M in all.
 
     Returns:
-        dict[str, Tensor]: ``loss_cls``, ``loss_mask`` and ``loss_dice`` of the
-        last layer, and of the others with the prefixes ``d0.``, ``d1.`` …
+        ``loss_cls``, ``loss_mask`` and ``loss_dice`` of the last layer, and of the others with the prefixes ``d0.``,
+        ``d1.`` …
 
     Raises:
-        ValueError: If a class is none of the head's; names image and class.
-            If a matching cost is not finite; see :func:`assign`.
+        ValueError: The head does not have a class; names image and class. Or a matching cost is not finite; see
+            :func:`assign`.
     """
     _check_labels(labels, head.num_classes)
     num_layers, num_images, num_queries, _ = predictions.cls_logits.shape
@@ -208,7 +202,7 @@ def batched_loss(
         head.importance_sample_ratio,
         device,
     )
-    # an image without ground truth counts as one mask, as in SamplingResult
+    # An image without ground truth counts as one mask, as in SamplingResult.
     num_masks = reduce_mean(torch.full((1,), float(sum(max(n, 1) for n in counts)), device=device)).clamp(min=1)
     pairs = _match(head, match_costs(head.assigner), predictions, gt_masks, labels, draws.matching)
 
@@ -220,7 +214,7 @@ def batched_loss(
         logits = sample(masks.unsqueeze(1), points.unsqueeze(1))[:, 0, 0]
         mask_losses, dice_losses = _point_losses(head, logits, targets, num_layers, num_masks)
     else:
-        # zeros that every parameter gets a gradient from
+        # Zeros, from which every parameter gets a gradient.
         mask_losses = dice_losses = masks.view(num_layers, 0).sum(1)
     return name_losses(cls_losses, mask_losses, dice_losses, pairs.usable)
 
@@ -245,17 +239,17 @@ def name_losses(cls_losses: Tensor, mask_losses: Tensor, dice_losses: Tensor, us
 def _targets(gt_masks: Tensor, points: Tensor, pairs: Pairs, num_layers: int) -> Tensor:
     """Sample the ground truth of each pair at its points.
 
-    Masks are read once for all layers: the points go to the order of the
-    masks, the values come back to the order of the pairs.
+    Each mask is read once for all layers. For that the points are sorted by mask, and the values are sorted back by
+    pair.
 
     Args:
-        gt_masks (Tensor): (M, H, W).
-        points (Tensor): (L * N, P, 2).
-        pairs (Pairs): N in each layer.
-        num_layers (int): L.
+        gt_masks: (M, H, W).
+        points: (L * N, P, 2).
+        pairs: N in each layer.
+        num_layers: L.
 
     Returns:
-        Tensor: (L * N, P).
+        (L * N, P).
     """
     points = points.index_select(0, pairs.by_mask).view(len(gt_masks), num_layers, -1, 2)
     targets = sample(gt_masks.unsqueeze(1), points)

@@ -1,8 +1,7 @@
 """The masked decoder of Mask2Former with fused attention.
 
-The modules hold the parameters; the functions here compute what their
-forward methods compute, for all layers of a decoder at once where layers
-share an input. Queries of all images are rows of one matrix, (B * Q, C).
+The modules hold the parameters. The functions compute what the forward methods of the modules compute, for all layers
+at once if layers share an input. The queries of all images are rows of one matrix, (B * Q, C).
 """
 
 from typing import List, NamedTuple
@@ -18,13 +17,13 @@ from recipe.models.execution import is_plain
 
 
 class Keys(NamedTuple):
-    """What a cross attention needs beside its queries.
+    """The inputs of a cross attention besides its queries.
 
     Attributes:
-        query_weight (Tensor): Projects the queries, (C, C).
-        query_bias (Tensor): Likewise, (C, ).
-        key (Tensor): (B, heads, K, C / heads).
-        value (Tensor): (B, heads, K, C / heads).
+        query_weight: Projects the queries, (C, C).
+        query_bias: Likewise, (C, ).
+        key: (B, heads, K, C / heads).
+        value: (B, heads, K, C / heads).
     """
 
     query_weight: Tensor
@@ -34,7 +33,7 @@ class Keys(NamedTuple):
 
 
 def _drops(module: nn.Module) -> bool:
-    """Say whether a module drops at random in its present mode."""
+    """Return whether a module drops at random in its present mode."""
     if not module.training:
         return False
     if isinstance(module, nn.MultiheadAttention):
@@ -45,7 +44,7 @@ def _drops(module: nn.Module) -> bool:
 
 
 def _fusible_attention(attention: nn.Module) -> bool:
-    """Say whether an attention is the one that these functions compute."""
+    """Return whether an attention is the one that these functions compute."""
     if type(attention) is not MultiheadAttention:
         return False
     inner = attention.attn
@@ -61,17 +60,15 @@ def _fusible_attention(attention: nn.Module) -> bool:
 
 
 def is_fusible(decoder: BaseModule, layer_type: type) -> bool:
-    """Say whether a decoder's layers compute what these functions compute.
+    """Return whether a decoder's layers compute what these functions compute.
 
     Args:
-        decoder (BaseModule): A ``Mask2FormerTransformerDecoder``.
-        layer_type (type): The class of its layers; a subclass may compute
-            something else.
+        decoder: A ``Mask2FormerTransformerDecoder``.
+        layer_type: The class of its layers; a subclass may compute something else.
 
     Returns:
-        bool: False where a layer, an attention or one of its options differs,
-        where something listens to the layers, or where dropout is active,
-        whose random stream depends on the layout of the tensors.
+        False if a layer, an attention or one of its options differs, or if a layer has hooks. Also False if dropout is
+        active, since its random numbers depend on the layout of the tensors.
     """
     return not any(_drops(m) for m in decoder.modules()) and all(
         type(layer) is layer_type
@@ -97,13 +94,13 @@ def project_keys(attentions: List[nn.Module], key: Tensor, value: Tensor, batch_
     """Project keys and values for all attentions that read the same input.
 
     Args:
-        attentions (list[nn.Module]): Cross attentions.
-        key (Tensor): Input with its position encoding, (B * K, C).
-        value (Tensor): Input, (B * K, C).
-        batch_size (int): B.
+        attentions: Cross attentions.
+        key: Input with its position encoding, (B * K, C).
+        value: Input, (B * K, C).
+        batch_size: B.
 
     Returns:
-        list[Keys]: One for each attention.
+        One for each attention.
     """
     weights = [a.attn.in_proj_weight.chunk(3) for a in attentions]
     biases = [a.attn.in_proj_bias.chunk(3) for a in attentions]
@@ -123,15 +120,14 @@ def cross_attention(attention: nn.Module, query: Tensor, query_pos: Tensor, keys
     """Let queries attend to the pixels that they are allowed to see.
 
     Args:
-        attention (nn.Module): The cross attention of a layer.
-        query (Tensor): (B * Q, C).
-        query_pos (Tensor): Position encoding of the queries, (B * Q, C).
-        keys (Keys): Of this attention.
-        allowed (Tensor): Boolean, (B, Q, K), True where a query sees a key;
-            True at least once in each row.
+        attention: The cross attention of a layer.
+        query: (B * Q, C).
+        query_pos: Position encoding of the queries, (B * Q, C).
+        keys: Of this attention.
+        allowed: Boolean, (B, Q, K), True where a query sees a key; True at least once in each row.
 
     Returns:
-        Tensor: Queries plus what they read, (B * Q, C).
+        Queries plus what they read, (B * Q, C).
     """
     q = F.linear(query + query_pos, keys.query_weight, keys.query_bias)
     out = F.scaled_dot_product_attention(
@@ -144,18 +140,17 @@ def self_attention(attention: nn.Module, query: Tensor, positions: Tensor, batch
     """Let the queries of an image attend to each other.
 
     Args:
-        attention (nn.Module): The self attention of a layer.
-        query (Tensor): (B * Q, C).
-        positions (Tensor): What is added to the queries before they are
-            projected to q, k and v, (3, B * Q, C).
-        batch_size (int): B.
+        attention: The self attention of a layer.
+        query: (B * Q, C).
+        positions: What is added to the queries before they are projected to q, k and v, (3, B * Q, C).
+        batch_size: B.
 
     Returns:
-        Tensor: Queries plus what they read, (B * Q, C).
+        Queries plus what they read, (B * Q, C).
     """
     inner = attention.attn
     dim, num_heads = inner.embed_dim, inner.num_heads
-    # one product of three matrices, instead of two of parts of a parameter
+    # One batched product of three matrices, instead of two products of parts of a parameter.
     qkv = torch.baddbmm(
         inner.in_proj_bias.view(3, 1, dim), query + positions, inner.in_proj_weight.view(3, dim, dim).transpose(1, 2)
     )
@@ -168,10 +163,10 @@ def self_positions(query_pos: Tensor) -> Tensor:
     """Return what :func:`self_attention` adds for q, k and v.
 
     Args:
-        query_pos (Tensor): Position encoding of the queries, (B * Q, C).
+        query_pos: Position encoding of the queries, (B * Q, C).
 
     Returns:
-        Tensor: (3, B * Q, C); for v zeros.
+        (3, B * Q, C); for v zeros.
     """
     return torch.stack((query_pos, query_pos, torch.zeros_like(query_pos)))
 
@@ -182,15 +177,15 @@ def decoder_layer(
     """Run a ``Mask2FormerTransformerDecoderLayer`` with fused attention.
 
     Args:
-        layer (nn.Module): The layer.
-        query (Tensor): (B * Q, C).
-        query_pos (Tensor): Position encoding of the queries, (B * Q, C).
-        positions (Tensor): The same of its self attention, (3, B * Q, C).
-        keys (Keys): Of its cross attention.
-        allowed (Tensor): Boolean, (B, Q, K), True where a query sees a key.
+        layer: The layer.
+        query: (B * Q, C).
+        query_pos: Position encoding of the queries, (B * Q, C).
+        positions: The same of its self attention, (3, B * Q, C).
+        keys: Of its cross attention.
+        allowed: Boolean, (B, Q, K), True where a query sees a key.
 
     Returns:
-        Tensor: (B * Q, C).
+        (B * Q, C).
     """
     query = cross_attention(layer.cross_attn, query, query_pos, keys, allowed)
     query = layer.norms[0](query)

@@ -1,4 +1,4 @@
-"""Matching of queries and ground truth, all layers and images in one go.
+"""Matching of queries and ground truth, all layers and images at once.
 
 Costs stay on the device until all are known. One copy brings them to the host, where SciPy assigns, and one copy brings
 the pairs back.
@@ -34,14 +34,11 @@ class Pairs(NamedTuple):
     In each layer the N pairs are sorted by image, then by query.
 
     Attributes:
-        queries (Tensor): Rows of the pairs in (L * B * Q), (L * N).
-        labels (Tensor): The class that each query should have, the
-            background's for queries without a pair, (L * B * Q).
-        by_mask (Tensor): For each ground truth mask and layer the pair, a row
-            of (L * N); (M * L). 0 where a mask has none.
-        by_pair (Tensor): For each pair the row of ``by_mask``, (L * N).
-        usable (bool): False where a cost was not finite, so that the pairs
-            mean nothing.
+        queries: Rows of the pairs in (L * B * Q), (L * N).
+        labels: The class that each query should have, the background's for queries without a pair, (L * B * Q).
+        by_mask: For each ground truth mask and layer the pair, a row of (L * N); (M * L). 0 where a mask has none.
+        by_pair: For each pair the row of ``by_mask``, (L * N).
+        usable: False where a cost was not finite, so that the pairs mean nothing.
     """
 
     queries: Tensor
@@ -55,10 +52,10 @@ def match_costs(assigner: BaseAssigner) -> Optional[MatchCosts]:
     """Return the costs of an assigner that :func:`cost_matrix` computes.
 
     Args:
-        assigner (BaseAssigner): The assigner of a head.
+        assigner: The assigner of a head.
 
     Returns:
-        MatchCosts: None if the assigner or its costs are other ones.
+        The costs; None if the assigner or one of its costs is of another class.
     """
     if type(assigner) is not HungarianAssigner:
         return None
@@ -73,20 +70,18 @@ def match_costs(assigner: BaseAssigner) -> Optional[MatchCosts]:
 def cost_matrix(costs: MatchCosts, probabilities: Tensor, logits: Tensor, targets: Tensor, labels: Tensor) -> Tensor:
     r"""Compute the cost of each query and ground truth of one image.
 
-    The binary cross entropy of logits x and targets g is :math:`\sum_p
-    \mathrm{softplus}(x_p) - x_p g_p`, so that one softplus and one product
-    serve all pairs.
+    The binary cross entropy of logits x and targets g is :math:`\sum_p \mathrm{softplus}(x_p) - x_p g_p`, so that one
+    softplus and one product serve all pairs.
 
     Args:
-        costs (MatchCosts): Weights and options.
-        probabilities (Tensor): Class probabilities, (L, Q, C).
-        logits (Tensor): Mask logits at points, (L, Q, P).
-        targets (Tensor): Masks of the ground truth at the points, in [0, 1],
-            (L, K, P).
-        labels (Tensor): Classes of the ground truth, (K, ).
+        costs: Weights and options.
+        probabilities: Class probabilities, (L, Q, C).
+        logits: Mask logits at points, (L, Q, P).
+        targets: Masks of the ground truth at the points, in [0, 1], (L, K, P).
+        labels: Classes of the ground truth, (K, ).
 
     Returns:
-        Tensor: (L, Q, K).
+        (L, Q, K).
     """
     targets_t = targets.transpose(1, 2)
     cls_cost = probabilities.index_select(2, labels)
@@ -105,7 +100,7 @@ def cost_matrix(costs: MatchCosts, probabilities: Tensor, logits: Tensor, target
 
 
 def _fault(cost: np.ndarray, image: int, labels: Sequence[int]) -> Optional[str]:
-    """Describe the costs (L, Q, K) that no assignment can be made from."""
+    """Describe the costs (L, Q, K) that are not finite; None if all are."""
     bad = ~np.isfinite(cost)
     if not bad.any():
         return None

@@ -12,15 +12,14 @@ from torch import Tensor
 
 
 class PointDraws(NamedTuple):
-    """Every random number of one loss.
+    """All random numbers of one loss.
 
     Attributes:
-        matching (list[Tensor]): For each image the points at which masks are
-            compared, (L, P, 2) with L the number of predictions per query.
-        candidates (Tensor): Points of each matched mask, of which the most
-            uncertain are kept, (L * N, S, 2) with N the matched masks of the
-            batch.
-        others (Tensor): Points that are kept anyway, (L * N, P - U, 2).
+        matching: For each image the points at which masks are compared, (L, P, 2) with L the number of predictions per
+            query.
+        candidates: Points of each matched mask, of which the most uncertain are kept, (L * N, S, 2) with N the matched
+            masks of the batch.
+        others: Points that are kept anyway, (L * N, P - U, 2).
     """
 
     matching: List[Tensor]
@@ -39,21 +38,20 @@ def draw_points(
 ) -> PointDraws:
     """Draw random points in the order of the layer-by-layer loss.
 
-    That loss calls ``torch.rand`` layer by layer: once for each image, then
-    twice for all matched masks of the batch. The calls here have the same
-    order and sizes, so with the same seed the points are the same.
+    That loss calls ``torch.rand`` layer by layer: once for each image, then twice for all matched masks of the batch.
+    The calls here have the same order and sizes, so with the same seed the points are the same.
 
     Args:
-        num_layers (int): L, predictions per query.
-        num_images (int): Images of the batch.
-        num_masks (int): N, matched masks of the batch.
-        num_points (int): P, points per mask.
-        oversample_ratio (float): Candidates per point, at least 1.
-        importance_sample_ratio (float): Share U / P of uncertain points.
-        device (torch.device): Where the points are drawn.
+        num_layers: L, predictions per query.
+        num_images: Images of the batch.
+        num_masks: N, matched masks of the batch.
+        num_points: P, points per mask.
+        oversample_ratio: Candidates per point, at least 1.
+        importance_sample_ratio: Share U / P of uncertain points.
+        device: Where the points are drawn.
 
     Returns:
-        PointDraws: The points.
+        The points.
     """
     assert oversample_ratio >= 1
     assert 0 <= importance_sample_ratio <= 1
@@ -69,12 +67,12 @@ def _draw_one_by_one(num_layers: int, shapes: List[Tuple[int, ...]], device: tor
     """Draw from [-1, 1) layer by layer, shape by shape.
 
     Args:
-        num_layers (int): L.
-        shapes (list[tuple[int]]): What a layer draws, in this order.
-        device (torch.device): Where it is drawn.
+        num_layers: L.
+        shapes: What a layer draws, in this order.
+        device: Where it is drawn.
 
     Returns:
-        list[Tensor]: (L, *shape) for each shape.
+        (L, *shape) for each shape.
     """
     draws = [torch.empty(num_layers, *s, device=device) for s in shapes]
     for parts in zip(*(draw.unbind() for draw in draws)):
@@ -87,9 +85,9 @@ def _draw_one_by_one(num_layers: int, shapes: List[Tuple[int, ...]], device: tor
 
 
 def _draw_at_once(num_layers: int, shapes: List[Tuple[int, ...]], device: torch.device) -> List[Tensor]:
-    """``_draw_one_by_one`` where a device draws one number after another.
+    """Draw as ``_draw_one_by_one``, in one call.
 
-    A CPU does, whatever is drawn at once, so that the numbers are the same.
+    A CPU draws one number after another, so the numbers are the same.
     """
     sizes = [math.prod(shape) for shape in shapes]
     drawn = torch.empty(num_layers, sum(sizes), device=device).uniform_(-1, 1)
@@ -100,11 +98,11 @@ def sample(maps: Tensor, points: Tensor) -> Tensor:
     """Interpolate maps at points, bilinearly and with zeros outside.
 
     Args:
-        maps (Tensor): (N, C, h, w).
-        points (Tensor): (N, R, P, 2).
+        maps: (N, C, h, w).
+        points: (N, R, P, 2).
 
     Returns:
-        Tensor: (N, C, R, P).
+        (N, C, R, P).
     """
     return F.grid_sample(maps, points, align_corners=False)
 
@@ -113,17 +111,17 @@ def sample(maps: Tensor, points: Tensor) -> Tensor:
 def keep_uncertain(masks: Tensor, candidates: Tensor, others: Tensor, num_points: int) -> Tensor:
     """Choose the points at which the loss of each mask is computed.
 
-    Uncertainty is the negative distance of a logit from 0, as in PointRend
-    (https://arxiv.org/abs/1912.08193). The order of the points is free.
+    Uncertainty is the negative distance of a logit from 0, as in PointRend (https://arxiv.org/abs/1912.08193). The
+    order of the points is free.
 
     Args:
-        masks (Tensor): Mask logits, (M, h, w).
-        candidates (Tensor): (M, S, 2).
-        others (Tensor): Points kept anyway, (M, P - U, 2).
-        num_points (int): P.
+        masks: Mask logits, (M, h, w).
+        candidates: (M, S, 2).
+        others: Points kept anyway, (M, P - U, 2).
+        num_points: P.
 
     Returns:
-        Tensor: The U most uncertain candidates and the others, (M, P, 2).
+        The U most uncertain candidates and the others, (M, P, 2).
     """
     num_uncertain = num_points - others.shape[1]
     logits = sample(masks.unsqueeze(1), candidates.unsqueeze(1))[:, 0, 0]

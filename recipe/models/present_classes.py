@@ -1,7 +1,6 @@
-"""Which classes a label map holds, known before it goes to the device.
+"""Which classes a label map holds, counted before it goes to the device.
 
-Counting on the device and reading the result would make the host wait. The
-list travels as meta information of the map that it belongs to.
+To count on the device and read the result, the host would wait. The list travels as meta information of its map.
 """
 
 from typing import List, Optional, Sequence
@@ -18,18 +17,17 @@ def count_values(label_map: Tensor) -> List[int]:
     """Return the values of a label map, sorted.
 
     Args:
-        label_map (Tensor): Any integer type and shape, on any device; on
-            another one than the CPU the host waits for it.
+        label_map: Any integer type and shape, on any device; on another one than the CPU the host waits for it.
 
     Returns:
-        list[int]: Each value that occurs, once.
+        Each value that occurs, once.
     """
     label_map = label_map.flatten()
     countable = label_map.dtype in INTEGERS and label_map.numel()
     if countable and label_map.device.type == 'cpu':
         low, high = (int(v) for v in torch.aminmax(label_map))
         if low >= 0 and high < 2**16:
-            # a histogram is many times cheaper than unique, which sorts
+            # A histogram is many times cheaper than unique, which sorts.
             return torch.bincount(label_map).nonzero().flatten().tolist()
     return torch.unique(label_map).tolist()
 
@@ -38,12 +36,10 @@ def host_values(data_samples: Optional[Sequence]) -> List[Optional[List[int]]]:
     """Count the values of label maps that are still on the host.
 
     Args:
-        data_samples (sequence[:obj:`SegDataSample`], optional): As they come
-            from the data loader.
+        data_samples: As they come from the data loader.
 
     Returns:
-        list: For each sample the values of ``gt_sem_seg``, None where it has
-        none or where it is on a device already.
+        For each sample the values of ``gt_sem_seg``; None if it has none, or is on a device already.
     """
     return [
         count_values(sample.gt_sem_seg.data)
@@ -54,14 +50,12 @@ def host_values(data_samples: Optional[Sequence]) -> List[Optional[List[int]]]:
 
 
 def note_values(data_sample: BaseDataElement, values: Optional[Sequence[int]], pad_value: int) -> None:
-    """Note the values of a label map that was moved and perhaps padded.
+    """Note the values of a label map after it was moved and perhaps padded.
 
     Args:
-        data_sample (:obj:`SegDataSample`): The sample as the model will see
-            it, with the padding in its meta information.
-        values (sequence[int], optional): Values of ``gt_sem_seg`` before
-            padding; None if they are not known.
-        pad_value (int): What padding filled in.
+        data_sample: The sample as the model will see it, with the padding in its meta information.
+        values: Values of ``gt_sem_seg`` before padding; None if they are not known.
+        pad_value: What padding filled in.
     """
     if values is None:
         return
@@ -74,12 +68,11 @@ def present_classes(label_map: PixelData, ignore_index: int) -> List[int]:
     """Return the classes of a label map.
 
     Args:
-        label_map (:obj:`PixelData`): A ground truth map.
-        ignore_index (int): The value that is no class.
+        label_map: A ground truth map.
+        ignore_index: The value that is no class.
 
     Returns:
-        list[int]: Sorted; from the note that the data preprocessor left, or
-        counted, for which the host waits for the device.
+        Sorted. From the note of the data preprocessor if there is one; otherwise counted, and the host waits.
     """
     values = label_map.metainfo.get(KEY)
     if values is None:

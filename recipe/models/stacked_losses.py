@@ -9,11 +9,10 @@ from torch import Tensor
 
 
 class StackedScalars(OrderedDict):
-    """Scalars by name which are at the same time one tensor.
+    """Scalars by name, which are also there as one tensor.
 
     Attributes:
-        stacked (Tensor): All of them in order, shape (len(self), ), without
-            gradient.
+        stacked: All of them in order, shape (len(self), ), without gradient.
     """
 
     stacked: Tensor
@@ -44,20 +43,18 @@ class SumThatSpreadsNan(torch.autograd.Function):
 def parse_losses(losses: Dict[str, Union[Tensor, List[Tensor]]]) -> Tuple[Tensor, Dict[str, Tensor]]:
     """Add up the loss terms and list them for the log.
 
-    Does what :meth:`mmengine.model.BaseModel.parse_losses` does, with one sum
-    in place of one addition a term, and with the terms in one tensor.
+    Does what :meth:`mmengine.model.BaseModel.parse_losses` does, with one sum in place of one addition a term, and with
+    the terms in one tensor.
 
     Args:
-        losses (dict[str, Tensor | list[Tensor]]): What the heads returned;
-            names with ``loss`` in them are to be minimized.
+        losses: What the heads returned; names with ``loss`` in them are to be minimized.
 
     Returns:
-        tuple[Tensor, dict[str, Tensor]]: The sum of the losses, scalar, with
-        a gradient that is NaN if the sum is not finite; and
-        all terms, scalars without gradient, behind their sum ``loss``.
+        The sum of the losses, scalar, with a gradient that is NaN if the sum is not finite; and all terms, scalars
+        without gradient, behind their sum ``loss``.
 
     Raises:
-        TypeError: If a term is neither a tensor nor a list of tensors.
+        TypeError: A term is neither a tensor nor a list of tensors.
     """
     terms = []  # each of one element
     for name, value in losses.items():

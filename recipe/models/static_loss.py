@@ -1,9 +1,7 @@
-"""The Mask2Former loss in shapes that no image changes.
+"""The Mask2Former loss in shapes that are the same for all images.
 
-Each image has room for every class of the head, so that what is computed
-before and after the assignment has one shape for the whole training and one
-graph of torch.compile serves it. Rooms without a class, and pairs without a
-mask, add exactly 0.
+Each image is padded to all classes of the head. So everything before and after the assignment has one shape for the
+whole training, and one graph of torch.compile serves it. Padding adds exactly 0 to the losses.
 """
 
 from typing import Callable, Dict, List, NamedTuple, Sequence, Tuple
@@ -18,58 +16,56 @@ from recipe.models.loss import _check_labels, _class_loss, _point_losses, can_ba
 from recipe.models.matching import Pairs, assign, cost_matrix, match_costs
 from recipe.models.points import draw_points, keep_uncertain, sample
 
-# The logit of pixels that count for nothing: a probability of exactly 0.
+# The logit of padding: a probability of exactly 0.
 _NOTHING = -1e4
 
 
 def can_be_static(head: nn.Module) -> bool:
-    """Say whether :func:`static_loss` computes what a head's parts compute.
+    """Return whether :func:`static_loss` computes what a head's parts compute.
 
     Args:
-        head (nn.Module): A ``Mask2FormerHead``.
+        head: A ``Mask2FormerHead``.
 
     Returns:
-        bool: False where ``can_batch`` says so, and for the dice loss of
-        squares, in which nothing is not at no cost.
+        False if ``can_batch`` is, and for the squared dice loss, in which an empty target costs something.
     """
     return can_batch(head) and head.loss_dice.naive_dice
 
 
-class Rooms(NamedTuple):
-    """Pairs and masks in their rooms: S of masks and R of pairs an image.
+class PaddedPairs(NamedTuple):
+    """The pairs of a batch, padded to S masks and R pairs an image.
 
     Attributes:
-        queries (Tensor): Rows of the pairs in (L * B * Q), (L * B * R).
-        labels (Tensor): See ``Pairs``, (L * B * Q).
-        by_mask (Tensor): The pair of each mask and layer, a row of
-            (L * B * R); (B * S * L). 0 where there is none.
-        by_pair (Tensor): The row of ``by_mask`` of each pair, (L * B * R).
-        taken (Tensor): 1 where a room has a pair, (B * R).
-        pairs (Tensor): The rooms that have a pair, (N).
+        queries: Rows of the pairs in (L * B * Q), (L * B * R).
+        labels: See ``Pairs``, (L * B * Q).
+        by_mask: The pair of each mask and layer, a row of (L * B * R); (B * S * L). 0 where there is none.
+        by_pair: The row of ``by_mask`` of each pair, (L * B * R).
+        is_pair: 1 for pairs, 0 for padding, (B * R).
+        pairs: Positions of the pairs in ``is_pair``, (N).
     """
 
     queries: Tensor
     labels: Tensor
     by_mask: Tensor
     by_pair: Tensor
-    taken: Tensor
+    is_pair: Tensor
     pairs: Tensor
 
 
 def static_costs(
     head: nn.Module, predictions: QueryPredictions, gt_masks: Tensor, classes: Tensor, points: List[Tensor]
 ) -> Tensor:
-    """Compute the costs of the matching for all rooms of all images.
+    """Compute the costs of the matching for all classes of all images, padding included.
 
     Args:
-        head (nn.Module): Holds the weights of the costs.
-        predictions (QueryPredictions): Float32.
-        gt_masks (Tensor): 0 or 1, float32, (B, S, H, W).
-        classes (Tensor): Of the rooms, (B, S).
-        points (list[Tensor]): Of each image, (L, P, 2).
+        head: Holds the weights of the costs.
+        predictions: Float32.
+        gt_masks: 0 or 1, float32, (B, S, H, W).
+        classes: Of the masks, (B, S).
+        points: Of each image, (L, P, 2).
 
     Returns:
-        Tensor: (B, L, Q, S), without gradient.
+        (B, L, Q, S), without gradient.
     """
     costs = match_costs(head.assigner)
     with torch.no_grad():
@@ -88,7 +84,7 @@ def static_point_losses(
     head: nn.Module,
     predictions: QueryPredictions,
     gt_masks: Tensor,
-    rooms: Rooms,
+    padded: PaddedPairs,
     candidates: Tensor,
     others: Tensor,
     num_masks: Tensor,
@@ -96,31 +92,31 @@ def static_point_losses(
     """Compute mask and dice loss of each layer.
 
     Args:
-        head (nn.Module): Holds options and weights of the losses.
-        predictions (QueryPredictions): Float32.
-        gt_masks (Tensor): 0 or 1, float32, (B, S, H, W).
-        rooms (Rooms): The pairs.
-        candidates (Tensor): Points to choose from, (L * B * R, C, 2).
-        others (Tensor): Points kept anyway, (L * B * R, P - U, 2).
-        num_masks (Tensor): Matched masks per process, (1, ).
+        head: Holds options and weights of the losses.
+        predictions: Float32.
+        gt_masks: 0 or 1, float32, (B, S, H, W).
+        padded: The pairs.
+        candidates: Points to choose from, (L * B * R, C, 2).
+        others: Points kept anyway, (L * B * R, P - U, 2).
+        num_masks: Matched masks per process, (1, ).
 
     Returns:
-        tuple[Tensor]: Mask loss and dice loss, both (L, 1).
+        Mask loss and dice loss, both (L, 1).
     """
     embeds, features = predictions.mask_embeds, predictions.mask_features
     num_layers, num_images = embeds.shape[:2]
-    matched = embeds.flatten(0, 2).index_select(0, rooms.queries).view(num_layers, num_images, -1, embeds.shape[-1])
+    matched = embeds.flatten(0, 2).index_select(0, padded.queries).view(num_layers, num_images, -1, embeds.shape[-1])
     masks = torch.einsum('lbrc,bchw->lbrhw', matched, features).flatten(0, 2)
     points = keep_uncertain(masks, candidates, others, head.num_points)
     with torch.no_grad():
-        # each mask is read once, for all layers
-        at = points.index_select(0, rooms.by_mask).view(gt_masks.shape[0] * gt_masks.shape[1], num_layers, -1, 2)
+        # Each mask is read once for all layers.
+        at = points.index_select(0, padded.by_mask).view(gt_masks.shape[0] * gt_masks.shape[1], num_layers, -1, 2)
         targets = sample(gt_masks.flatten(0, 1).unsqueeze(1), at)
-        targets = targets.flatten(0, 2).index_select(0, rooms.by_pair)
+        targets = targets.flatten(0, 2).index_select(0, padded.by_pair)
     logits = sample(masks.unsqueeze(1), points.unsqueeze(1))[:, 0, 0]
-    taken = rooms.taken.repeat(num_layers).unsqueeze(1) > 0
+    is_pair = padded.is_pair.repeat(num_layers).unsqueeze(1) > 0
     return _point_losses(
-        head, logits.masked_fill(~taken, _NOTHING), targets.masked_fill(~taken, 0.0), num_layers, num_masks
+        head, logits.masked_fill(~is_pair, _NOTHING), targets.masked_fill(~is_pair, 0.0), num_layers, num_masks
     )
 
 
@@ -132,23 +128,20 @@ def static_loss(
     costs: Callable[..., Tensor] = static_costs,
     point_losses: Callable[..., Tuple[Tensor, Tensor]] = static_point_losses,
 ) -> Dict[str, Tensor]:
-    """Compute the losses of all layers, in shapes that no image changes.
+    """Compute the losses of all layers, in shapes that are the same for all images.
 
-    They equal those of ``batched_loss`` up to rounding, with the same random
-    points for the same seed.
+    They equal those of ``batched_loss`` up to rounding, with the same random points for the same seed.
 
     Args:
-        head (nn.Module): A ``Mask2FormerHead`` for which
-            :func:`can_be_static` holds.
-        predictions (QueryPredictions): Float32.
-        label_maps (Tensor): Classes of the pixels, an integer type,
-            (B, H, W).
-        labels (list[sequence[int]]): For each image the classes of its map.
-        costs (Callable): :func:`static_costs`, compiled or not.
-        point_losses (Callable): :func:`static_point_losses`, likewise.
+        head: A ``Mask2FormerHead`` for which :func:`can_be_static` holds.
+        predictions: Float32.
+        label_maps: Classes of the pixels, an integer type, (B, H, W).
+        labels: For each image the classes of its map.
+        costs: :func:`static_costs`, compiled or not.
+        point_losses: :func:`static_point_losses`, likewise.
 
     Returns:
-        dict[str, Tensor]: As :meth:`Mask2FormerHead.loss_by_feat` names them.
+        As :meth:`Mask2FormerHead.loss_by_feat` names them.
 
     Raises:
         ValueError: As ``batched_loss``.
@@ -166,7 +159,7 @@ def static_loss(
         head.importance_sample_ratio,
         device,
     )
-    # an image without ground truth counts as one mask, as in SamplingResult
+    # An image without ground truth counts as one mask, as in SamplingResult.
     num_masks = reduce_mean(torch.full((1,), float(sum(max(n, 1) for n in counts)), device=device)).clamp(min=1)
     names = torch.zeros(num_images, head.num_classes, dtype=torch.long)
     for image, present in enumerate(labels):
@@ -174,7 +167,7 @@ def static_loss(
     names = names.to(device, non_blocking=True)
     gt_masks = (label_maps.unsqueeze(1) == names[..., None, None].to(label_maps.dtype)).float()
 
-    # drawn in one with the others, their strides vary with the masks
+    # Views of one tensor, whose strides depend on the number of masks.
     points = [drawn.contiguous() for drawn in draws.matching]
     # The one place of a training step where the host waits for the device.
     host = head.host_read.read([costs(head, predictions, gt_masks, names, points)])[0]
@@ -185,64 +178,64 @@ def static_loss(
         torch.device('cpu'),
         head.host_read.on_bad_costs,
     )
-    rooms = into_rooms(pairs, labels, counts, num_queries, head.num_classes, num_layers, device)
+    padded = pad_pairs(pairs, labels, counts, num_queries, head.num_classes, num_layers, device)
 
-    cls_losses = _class_loss(head, predictions.cls_logits, rooms.labels)
-    candidates, others = (_spread(drawn, rooms, num_layers) for drawn in (draws.candidates, draws.others))
-    mask_losses, dice_losses = point_losses(head, predictions, gt_masks, rooms, candidates, others, num_masks)
+    cls_losses = _class_loss(head, predictions.cls_logits, padded.labels)
+    candidates, others = (_spread(drawn, padded, num_layers) for drawn in (draws.candidates, draws.others))
+    mask_losses, dice_losses = point_losses(head, predictions, gt_masks, padded, candidates, others, num_masks)
     return name_losses(cls_losses, mask_losses, dice_losses, pairs.usable)
 
 
-def into_rooms(
+def pad_pairs(
     pairs: Pairs,
     labels: List[Sequence[int]],
     counts: List[int],
     num_queries: int,
-    num_rooms: int,
+    num_masks: int,
     num_layers: int,
     device: torch.device,
-) -> Rooms:
-    """Put the pairs of a batch into rooms.
+) -> PaddedPairs:
+    """Pad the pairs of a batch.
 
     Args:
-        pairs (Pairs): On the host, N in each layer.
-        labels (list[sequence[int]]): For each image the classes of its masks.
-        counts (list[int]): For each image its pairs.
-        num_queries (int): Q.
-        num_rooms (int): S, masks for which an image has room.
-        num_layers (int): L.
-        device (torch.device): Where the rooms are needed.
+        pairs: On the host, N in each layer.
+        labels: For each image the classes of its masks.
+        counts: For each image its pairs.
+        num_queries: Q.
+        num_masks: S, masks of an image, padding included.
+        num_layers: L.
+        device: Where the result is needed.
 
     Returns:
-        Rooms: Brought to the device in one copy.
+        The padded pairs, which one copy brings to the device.
     """
-    num_images, room = len(labels), min(num_rooms, num_queries)
-    # rooms of the N pairs, and of the masks
-    pair_rooms = np.concatenate([np.arange(n) + image * room for image, n in enumerate(counts)])
-    mask_rooms = np.concatenate(
-        [np.arange(len(present)) + image * num_rooms for image, present in enumerate(labels)]
+    num_images, num_padded = len(labels), min(num_masks, num_queries)
+    # Positions of the N pairs and of the masks.
+    pair_positions = np.concatenate([np.arange(n) + image * num_padded for image, n in enumerate(counts)])
+    mask_positions = np.concatenate(
+        [np.arange(len(present)) + image * num_masks for image, present in enumerate(labels)]
     ).astype(np.int64)
     layer = np.arange(num_layers)[:, None]
-    rows = (layer * num_images * room + pair_rooms).reshape(-1)
+    rows = (layer * num_images * num_padded + pair_positions).reshape(-1)
 
-    queries = np.zeros(num_layers * num_images * room, dtype=np.int64)
+    queries = np.zeros(num_layers * num_images * num_padded, dtype=np.int64)
     queries[rows] = pairs.queries.numpy()
     at = pairs.by_pair.numpy()
     by_pair = np.zeros_like(queries)
-    by_pair[rows] = mask_rooms[at // num_layers] * num_layers + at % num_layers
-    by_mask = np.zeros(num_images * num_rooms * num_layers, dtype=np.int64)
+    by_pair[rows] = mask_positions[at // num_layers] * num_layers + at % num_layers
+    by_mask = np.zeros(num_images * num_masks * num_layers, dtype=np.int64)
     by_mask[by_pair[rows]] = rows
-    taken = np.zeros(num_images * room, dtype=np.int64)
-    taken[pair_rooms] = 1
-    parts = (queries, pairs.labels.numpy(), by_mask, by_pair, taken, pair_rooms)
+    is_pair = np.zeros(num_images * num_padded, dtype=np.int64)
+    is_pair[pair_positions] = 1
+    parts = (queries, pairs.labels.numpy(), by_mask, by_pair, is_pair, pair_positions)
     packed = torch.from_numpy(np.concatenate(parts).astype(np.int64)).to(device, non_blocking=True)
-    # copies: a graph is made for how a tensor lies in memory, too
-    return Rooms(*(part.clone() for part in packed.split([len(p) for p in parts])))
+    # Copies, since a graph also depends on the strides of a tensor.
+    return PaddedPairs(*(part.clone() for part in packed.split([len(p) for p in parts])))
 
 
-def _spread(drawn: Tensor, rooms: Rooms, num_layers: int) -> Tensor:
-    """Bring points of pairs to rooms, (L * N, K, 2) -> (L * B * R, K, 2)."""
-    spread = drawn.new_zeros(num_layers, len(rooms.taken), *drawn.shape[1:])
+def _spread(drawn: Tensor, padded: PaddedPairs, num_layers: int) -> Tensor:
+    """Put the points of pairs at their padded positions, (L * N, K, 2) -> (L * B * R, K, 2)."""
+    spread = drawn.new_zeros(num_layers, len(padded.is_pair), *drawn.shape[1:])
     if len(drawn):
-        spread.index_copy_(1, rooms.pairs, drawn.view(num_layers, -1, *drawn.shape[1:]))
+        spread.index_copy_(1, padded.pairs, drawn.view(num_layers, -1, *drawn.shape[1:]))
     return spread.flatten(0, 1)

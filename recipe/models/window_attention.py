@@ -1,8 +1,7 @@
-"""Attention of Swin's windows, from the qkv of tokens to tokens again.
+"""Attention of Swin's windows, from the qkv of tokens to attended tokens.
 
-The qkv projection runs before the padding and the output projection after
-the crop, so that no GEMM works on padding: the qkv of a padded (zero) token
-is the bias of the projection.
+The qkv projection runs before the padding, and the output projection after the crop. So no matrix product works on
+padding: the qkv of a padding token, which is zero, is the bias of the projection.
 """
 
 from typing import Optional, Tuple
@@ -24,26 +23,24 @@ def window_attention(
     shift_size: int,
     scale: float,
 ) -> Tensor:
-    """Softmax(scale * q k^T + position bias + shift mask) v in each window.
+    """Compute softmax(scale * q k^T + position bias + shift mask) v in each window.
 
-    Swin Transformer (arXiv:2103.14030), equation 4, with the shifted windows
-    of section 3.2. The device chooses the way: the composition of upstream on
-    NPU, ``scaled_dot_product_attention`` elsewhere. On CPU this serves where
-    :class:`CPUWindowMSA` does not.
+    Swin Transformer (arXiv:2103.14030), equation 4, with the shifted windows of section 3.2. An NPU runs the operators
+    of upstream, other devices ``scaled_dot_product_attention``. A CPU runs this function if :class:`CPUWindowMSA` does
+    not fit.
 
     Args:
-        qkv (Tensor): Projected tokens, shape (B, H*W, 3 * C); the last axis
-            holds q, k and v, each as (num_heads, C // num_heads).
-        qkv_bias (Tensor | None): Bias of that projection, shape (3 * C, ).
-        position_bias (Tensor): Shape (num_heads, N, N), where N is
-            ``window_size ** 2``.
-        hw_shape (tuple[int, int]): H and W.
-        window_size (int): Height and width of a window.
-        shift_size (int): Cyclic shift of the windows.
-        scale (float): Scale of q k^T.
+        qkv: Projected tokens, shape (B, H*W, 3 * C); the last axis holds q, k and v, each as (num_heads, C //
+            num_heads).
+        qkv_bias: Bias of that projection, shape (3 * C, ).
+        position_bias: Shape (num_heads, N, N), where N is ``window_size ** 2``.
+        hw_shape: H and W.
+        window_size: Height and width of a window.
+        shift_size: Cyclic shift of the windows.
+        scale: Scale of q k^T.
 
     Returns:
-        Tensor: Shape (B, H*W, C), dtype of ``qkv`` or of autocast.
+        Shape (B, H*W, C), dtype of ``qkv`` or of autocast.
     """
     hw_shape = (int(hw_shape[0]), int(hw_shape[1]))
     maps = window_maps(hw_shape, window_size, shift_size, qkv.device)
@@ -69,10 +66,10 @@ def window_attention(
 
 
 class _Gather(Function):
-    """``index_select`` along axis 1 whose backward is one as well.
+    """``index_select`` along axis 1, whose backward pass is an ``index_select`` too.
 
-    ``inverse`` names the one result that each element went to; where
-    ``is_missing``, an element went nowhere and its gradient is 0.
+    ``inverse`` gives the one result that each element went to. If ``is_missing``, an element went nowhere and its
+    gradient is 0.
     """
 
     @staticmethod
@@ -104,7 +101,7 @@ def _to_windows(qkv: Tensor, qkv_bias: Optional[Tensor], maps: WindowMaps) -> Te
 
 
 def _composed(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float) -> Tensor:
-    """Attention from single operators, as upstream composes it."""
+    """Attend with single operators, as upstream does."""
     attn = (q * scale) @ k.transpose(-2, -1)
     attn = attn.view(-1, *bias.shape) + bias
     attn = attn.softmax(-1).view(q.shape[0], *bias.shape[1:])

@@ -1,9 +1,8 @@
-"""Window attention on CPU: no copies but the gathers, no kept matrices.
+"""Window attention on CPU, which copies nothing but for the gathers and keeps no matrix of probabilities.
 
-Fresh memory costs a CPU more than arithmetic: adding a number to the 48 MB
-of attention logits of one block takes ten times as long into a new tensor
-as in place. So logits live in two buffers that every block shares, and the
-backward pass computes the probabilities again instead of keeping them.
+New memory costs a CPU more than arithmetic: to add a number to the 48 MB of attention logits of one block takes ten
+times as long into a new tensor as in place. So the logits live in two buffers that all blocks share, and the backward
+pass computes the probabilities again instead of keeping them.
 """
 
 import threading
@@ -29,9 +28,9 @@ class Windows(NamedTuple):
     """Where the windows of a feature map are.
 
     Attributes:
-        hw_shape (tuple[int, int]): H and W of the map.
-        size (int): Height and width of a window.
-        shift (int): Cyclic shift of the windows.
+        hw_shape: H and W of the map.
+        size: Height and width of a window.
+        shift: Cyclic shift of the windows.
     """
 
     hw_shape: Tuple[int, int]
@@ -43,9 +42,9 @@ class _Scratch(NamedTuple):
     """Shared memory for the logits of some windows and heads.
 
     Attributes:
-        logits (Tensor): Shape (rows, N, N).
-        transposed (Tensor): A view of them, the last axes exchanged.
-        blocks (Tensor): A view of shape (rows // num_heads, num_heads, N, N).
+        logits: Shape (rows, N, N).
+        transposed: A view of them, the last axes exchanged.
+        blocks: A view of shape (rows // num_heads, num_heads, N, N).
     """
 
     logits: Tensor
@@ -54,18 +53,15 @@ class _Scratch(NamedTuple):
 
 
 class _RowMaps(NamedTuple):
-    """``WindowMaps`` of a batch in rows of one head: (head_dim, ) each.
+    """The ``WindowMaps`` of a batch for rows of one head, (head_dim,) each.
 
     Attributes:
-        qkv_windows (Tensor): For each row of (3, B * nW * num_heads, N) its
-            row of (B * L + 1, 3, num_heads), int32; for padding one of the
-            last, which hold the bias.
-        qkv_tokens (Tensor): The way back, 1-D, int32.
-        out_windows (Tensor): For each row of (B * nW * num_heads, N) its row
-            of (B, L, num_heads), int32.
-        out_tokens (Tensor): The way back, 1-D, int32.
-        out_padding (Tensor): Rows of (B, nW, num_heads, N) that are padding,
-            int64.
+        qkv_windows: For each row of (3, B * nW * num_heads, N) its row of (B * L + 1, 3, num_heads), int32. Padding has
+            one of the last rows, which hold the bias.
+        qkv_tokens: The way back, 1-D, int32.
+        out_windows: For each row of (B * nW * num_heads, N) its row of (B, L, num_heads), int32.
+        out_tokens: The way back, 1-D, int32.
+        out_padding: Rows of (B, nW, num_heads, N) that are padding, int64.
     """
 
     qkv_windows: Tensor
@@ -76,17 +72,16 @@ class _RowMaps(NamedTuple):
 
 
 def fits_cpu_window_msa(x: Tensor, qkv: nn.Module, proj: nn.Module, norm: Optional[nn.Module]) -> bool:
-    """Say whether :class:`CPUWindowMSA` computes what these modules do.
+    """Return whether :class:`CPUWindowMSA` computes what these modules do.
 
     Args:
-        x (Tensor): Tokens.
-        qkv (nn.Module): Projects tokens to q, k and v.
-        proj (nn.Module): Projects what was attended.
-        norm (nn.Module, optional): Before ``qkv``.
+        x: Tokens.
+        qkv: Projects tokens to q, k and v.
+        proj: Projects what was attended.
+        norm: Before ``qkv``.
 
     Returns:
-        bool: False on other devices, in other precisions, and where
-        something listens to the modules.
+        False on other devices, in other precisions, and if a module has hooks.
     """
     return (
         x.device.type == 'cpu'
@@ -102,9 +97,8 @@ def fits_cpu_window_msa(x: Tensor, qkv: nn.Module, proj: nn.Module, norm: Option
 class CPUWindowMSA(Function):
     """The shifted window attention of Swin from tokens to tokens.
 
-    norm (if given), qkv projection, attention in each window, projection.
-    Only the tokens, the qkv and the attended values are kept for the
-    backward pass. No second derivative.
+    norm (if given), qkv projection, attention in each window, projection. Only the tokens, the qkv and the attended
+    values are kept for the backward pass. No second derivative.
     """
 
     @staticmethod
@@ -127,25 +121,21 @@ class CPUWindowMSA(Function):
 
         Args:
             ctx: Holds what the backward pass needs.
-            x (Tensor): Tokens, shape (B, H*W, C), float32 or float64.
-            qkv_weight (Tensor): Shape (3 * C, C); the rows are those of q, k
-                and v, each as (num_heads, C // num_heads).
-            qkv_bias (Tensor, optional): Shape (3 * C, ).
-            bias_table (Tensor): Relative position biases, shape
-                ((2 * size - 1) ** 2, num_heads).
-            bias_index (Tensor): Row of the table for each pair of positions
-                in a window, shape (size ** 4, ), int64.
-            proj_weight (Tensor): Shape (C, C).
-            proj_bias (Tensor): Shape (C, ).
-            windows (Windows): Where the windows are.
-            scale (float): Scale of q k^T.
-            norm_weight (Tensor, optional): Of a LayerNorm before the qkv
-                projection, shape (C, ); None for no norm.
-            norm_bias (Tensor, optional): Likewise.
-            eps (float): Of that norm.
+            x: Tokens, shape (B, H*W, C), float32 or float64.
+            qkv_weight: Shape (3 * C, C); the rows are those of q, k and v, each as (num_heads, C // num_heads).
+            qkv_bias: Shape (3 * C, ).
+            bias_table: Relative position biases, shape ((2 * size - 1) ** 2, num_heads).
+            bias_index: Row of the table for each pair of positions in a window, shape (size ** 4, ), int64.
+            proj_weight: Shape (C, C).
+            proj_bias: Shape (C, ).
+            windows: Where the windows are.
+            scale: Scale of q k^T.
+            norm_weight: Of a LayerNorm before the qkv projection, shape (C, ); None for no norm.
+            norm_bias: Likewise.
+            eps: Of that norm.
 
         Returns:
-            Tensor: Shape (B, H*W, C).
+            Shape (B, H*W, C).
         """
         ctx.windows, ctx.scale, ctx.eps = windows, scale, eps
         mean = rstd = None
@@ -153,7 +143,7 @@ class CPUWindowMSA(Function):
         normed = tokens
         if norm_weight is not None:
             normed, mean, rstd = torch.native_layer_norm(tokens, tokens.shape[-1:], norm_weight, norm_bias, eps)
-        # Behind the last token the qkv of padding: that of a zero.
+        # The extra last row is the qkv of a padding token, which is zero.
         qkv = x.new_empty(len(tokens) + 1, len(qkv_weight))
         if qkv_bias is None:
             torch.mm(normed, qkv_weight.t(), out=qkv[:-1])
@@ -216,8 +206,8 @@ class CPUWindowMSA(Function):
         if len(rows.out_padding):
             grad.view(-1, head_dim).index_fill_(0, rows.out_padding, 0)
         grads, grad_bias = _attend_backward(grad, inside, position_bias, ctx.windows, ctx.scale)
-        # Every token is in one window, and padding holds the bias alone, so
-        # the gradient of the bias is that of all positions in all windows.
+        # Every token is in one window, and the qkv of padding is the bias. So the gradient of the bias is the sum over
+        # all positions of all windows.
         grad_qkv_bias = (
             grads.view(3, -1, num_heads, N, head_dim).sum((1, 3)).flatten() if ctx.needs_input_grad[2] else None
         )
@@ -251,7 +241,7 @@ class CPUWindowMSA(Function):
 
 
 def _attend(inside: Tensor, position_bias: Tensor, windows: Windows, scale: float) -> Tensor:
-    """q, k and v, (3, B * nW * num_heads, N, head_dim), to one of these."""
+    """Attend: from q, k and v, (3, B * nW * num_heads, N, head_dim), to (B * nW * num_heads, N, head_dim)."""
     q, k, v = inside.unbind()
     out = torch.empty_like(v)
     sizes, parts = _chunks(windows, len(q), *position_bias.shape[:2])
@@ -265,7 +255,7 @@ def _attend(inside: Tensor, position_bias: Tensor, windows: Windows, scale: floa
 def _attend_backward(
     grad: Tensor, inside: Tensor, position_bias: Tensor, windows: Windows, scale: float
 ) -> Tuple[Tensor, Tensor]:
-    """Gradients of q, k and v (together), and of the position bias."""
+    """Return the gradients of q, k and v, as one tensor, and of the position bias."""
     q, k, v = inside.unbind()
     grads = torch.empty_like(inside)
     grad_bias = None
@@ -278,27 +268,27 @@ def _attend_backward(
         scratch = _buffers(1, q.dtype, len(q_part), position_bias)
         logits = scratch.logits
         torch.bmm(grad_part, vt_part, out=logits)
-        # Row by row, so that it may overwrite what it reads.
+        # It works row by row, so it may overwrite its input.
         torch._softmax_backward_data(logits, probs.logits, -1, q.dtype, grad_input=logits)
         gq_part.baddbmm_(logits, k_part, beta=0, alpha=scale)
         gk_part.baddbmm_(scratch.transposed, q_part, beta=0, alpha=scale)
         summed = scratch.blocks.sum(0)
         grad_bias = summed if grad_bias is None else grad_bias.add_(summed)
-    if grad_bias is None:  # no sample was kept
+    if grad_bias is None:  # the batch is empty
         grad_bias = torch.zeros_like(position_bias)
     return grads, grad_bias
 
 
 @lru_cache(maxsize=16)
 def _numpy_maps(windows: Windows) -> Tuple[np.ndarray, ...]:
-    """``to_windows``, ``to_tokens`` and ``is_padding`` of window_maps."""
+    """Return ``to_windows``, ``to_tokens`` and ``is_padding`` of ``window_maps`` as arrays."""
     maps = window_maps(*windows, torch.device('cpu'))
     return tuple(tensor.numpy() for tensor in (maps.to_windows, maps.to_tokens, maps.is_padding))
 
 
 @lru_cache(maxsize=64)
 def _row_maps(windows: Windows, batch: int, num_heads: int) -> _RowMaps:
-    """Expand the maps of one image to the rows of a batch."""
+    """Return the maps of one image, expanded to the rows of a batch."""
     to_windows, to_tokens, is_padding = _numpy_maps(windows)
     nW, N = to_windows.shape
     L = len(to_tokens)
@@ -335,19 +325,17 @@ def _row_maps(windows: Windows, batch: int, num_heads: int) -> _RowMaps:
 
 @lru_cache(maxsize=64)
 def _chunks(windows: Windows, total: int, num_heads: int, N: int) -> Tuple[List[int], List[Tuple[int, int]]]:
-    """Cut the windows and heads of a batch into what a buffer holds.
+    """Cut the windows and heads of a batch into parts that fit into a buffer.
 
     Args:
-        windows (Windows): Where the windows are.
-        total (int): B * nW * num_heads.
-        num_heads (int): Heads of a window.
-        N (int): Positions of a window.
+        windows: Where the windows are.
+        total: B * nW * num_heads.
+        num_heads: Heads of a window.
+        N: Positions of a window.
 
     Returns:
-        tuple[list[int], list[tuple[int, int]]]: Sizes, which add up to
-        ``total``; and for each part the windows of an image, (first, behind
-        the last), whose masks it needs. Parts are whole images, or windows
-        of one image.
+        Sizes, which add up to ``total``; and for each part the windows of an image, (first, behind the last), whose
+        masks it needs. Parts are whole images, or windows of one image.
     """
     period = -(-windows.hw_shape[0] // windows.size) * -(-windows.hw_shape[1] // windows.size)
     room = max(1, _BUFFER_NUMEL // (num_heads * N * N))
@@ -363,33 +351,33 @@ def _chunks(windows: Windows, total: int, num_heads: int, N: int) -> Tuple[List[
 
 
 def _split(tensor: Tensor, sizes: List[int]) -> Tuple[Tensor, ...]:
-    """``Tensor.split``, for one part the tensor itself."""
+    """Split a tensor; one part is the tensor itself."""
     return tensor.split(sizes) if len(sizes) > 1 else (tensor,) * len(sizes)
 
 
 def _probabilities(
     part: Tuple[int, int], q: Tensor, k_transposed: Tensor, position_bias: Tensor, windows: Windows, scale: float
 ) -> _Scratch:
-    """Softmax of the logits of a chunk, in place of these.
+    """Compute the softmax of the logits of a part, in place.
 
-    The result is in a shared buffer, and valid until the next call.
+    The result is in a shared buffer. It is valid until the next call.
     """
     scratch = _buffers(0, q.dtype, len(q), position_bias)
     if windows.shift == 0:
         scratch.blocks.copy_(position_bias)
     else:
-        # whole images in one, or windows of one image
+        # The part is several whole images, or windows of one image.
         mask = _mask(windows, part, len(scratch.blocks), q.dtype)
         torch.add(position_bias, mask, out=scratch.blocks)
     scratch.logits.baddbmm_(q, k_transposed, alpha=scale)
-    # Row by row, so that it may overwrite what it reads.
+    # It works row by row, so it may overwrite its input.
     torch.softmax(scratch.logits, -1, out=scratch.logits)
     return scratch
 
 
 @lru_cache(maxsize=64)
 def _mask(windows: Windows, part: Tuple[int, int], count: int, dtype: torch.dtype) -> Tensor:
-    """Masks of ``count`` windows, (count, 1, N, N), on end for each image."""
+    """Return the masks of ``count`` windows, image after image, (count, 1, N, N)."""
     first, last = part
     images = count // (last - first)
     with kept_constants():
@@ -399,13 +387,13 @@ def _mask(windows: Windows, part: Tuple[int, int], count: int, dtype: torch.dtyp
 
 
 def _buffers(which: int, dtype: torch.dtype, rows: int, position_bias: Tensor) -> _Scratch:
-    """Return scratch memory of this thread, kept from call to call.
+    """Return the scratch memory of this thread, which is kept from call to call.
 
     Args:
-        which (int): Name of the buffer.
-        dtype (torch.dtype): Its dtype.
-        rows (int): Windows and heads together.
-        position_bias (Tensor): Of the shape (num_heads, N, N).
+        which: Name of the buffer.
+        dtype: Its dtype.
+        rows: Windows and heads together.
+        position_bias: Of the shape (num_heads, N, N).
 
     Returns:
         _Scratch: For so many rows.

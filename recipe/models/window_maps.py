@@ -1,4 +1,4 @@
-"""Where each token of a feature map lies in its windows, and back."""
+"""Index maps from the tokens of a feature map to its windows, and back."""
 
 from typing import Dict, NamedTuple, Optional, Tuple
 
@@ -11,18 +11,14 @@ from recipe.models.execution import kept_constants
 class WindowMaps(NamedTuple):
     """Index maps between a feature map and its (shifted) windows.
 
-    L tokens of the map, in row-major order, fill nW windows of N positions;
-    the positions without a token are padding.
+    L tokens of the map, in row-major order, fill nW windows of N positions; the positions without a token are padding.
 
     Attributes:
-        to_windows (Tensor): Token of each position, shape (nW, N), int64; 0
-            where ``is_padding``.
-        is_padding (Tensor): Shape (nW, N), bool.
-        has_padding (bool): Whether any position is padding.
-        to_tokens (Tensor): Position, as window * N + offset, of each token,
-            shape (L, ), int64.
-        mask (Tensor | None): What the shift hides: 0 within a region and
-            -100 across, shape (nW, N, N), float32. None without a shift.
+        to_windows: Token of each position, shape (nW, N), int64; 0 where ``is_padding``.
+        is_padding: Shape (nW, N), bool.
+        has_padding: Whether any position is padding.
+        to_tokens: Position, as window * N + offset, of each token, shape (L, ), int64.
+        mask: What the shift hides: 0 within a region and -100 across, shape (nW, N, N), float32. None without a shift.
     """
 
     to_windows: Tensor
@@ -32,25 +28,25 @@ class WindowMaps(NamedTuple):
     mask: Optional[Tensor]
 
 
-# A dict, into which torch.compile can look; functools.lru_cache it ignores.
+# A dict, since torch.compile ignores functools.lru_cache.
 _kept: Dict[tuple, WindowMaps] = {}
 _MAX_KEPT = 64
 
 
 def window_maps(hw_shape: Tuple[int, int], window_size: int, shift_size: int, device: torch.device) -> WindowMaps:
-    """Maps for padding to whole windows, a cyclic shift, and partition.
+    """Return the maps for padding to whole windows, a cyclic shift, and the partition into windows.
 
-    They depend on nothing that is learned, so each is made once. Swin
-    Transformer (arXiv:2103.14030), section 3.2 and figure 4.
+    They do not depend on learned values, so each is made once. Swin Transformer (arXiv:2103.14030), section 3.2 and
+    figure 4.
 
     Args:
-        hw_shape (tuple[int, int]): Height and width of the feature map.
-        window_size (int): Height and width of a window.
-        shift_size (int): Cyclic shift to the upper left; 0 for none.
-        device (torch.device): Where the maps are needed.
+        hw_shape: Height and width of the feature map.
+        window_size: Height and width of a window.
+        shift_size: Cyclic shift to the upper left; 0 for none.
+        device: Where the maps are needed.
 
     Returns:
-        WindowMaps: The maps. They are shared: not to be changed in place.
+        The maps. They are shared: do not change them in place.
     """
     key = (hw_shape, window_size, shift_size, device.type, device.index)
     if key not in _kept:
@@ -73,7 +69,7 @@ def _make_maps(hw_shape: Tuple[int, int], window_size: int, shift_size: int, dev
     is_padding = _partition((y >= H)[:, None] | (x >= W)[None, :], window_size)
     to_windows = token.masked_fill(is_padding, 0)
 
-    # The same walk from the tokens' side.
+    # The way back, from tokens to positions.
     y = (torch.arange(H, device=device) - shift_size) % H_pad
     x = (torch.arange(W, device=device) - shift_size) % W_pad
     window = ((y // window_size) * cols)[:, None] + (x // window_size)[None, :]
@@ -83,8 +79,8 @@ def _make_maps(hw_shape: Tuple[int, int], window_size: int, shift_size: int, dev
     mask = None
     if shift_size > 0:
         region = _partition(
-            _thirds(H_pad, window_size, shift_size, device)[:, None] * 3
-            + _thirds(W_pad, window_size, shift_size, device)[None, :],
+            _regions(H_pad, window_size, shift_size, device)[:, None] * 3
+            + _regions(W_pad, window_size, shift_size, device)[None, :],
             window_size,
         )
         differs = region[:, None, :] != region[:, :, None]
@@ -99,7 +95,7 @@ def _partition(grid: Tensor, window_size: int) -> Tensor:
     return grid.transpose(1, 2).reshape(-1, window_size**2)
 
 
-def _thirds(length: int, window_size: int, shift_size: int, device: torch.device) -> Tensor:
-    """Number the parts of an axis that a cyclic shift brings together."""
+def _regions(length: int, window_size: int, shift_size: int, device: torch.device) -> Tensor:
+    """Number the parts of an axis that a cyclic shift brings together: 0, 1 or 2."""
     at = torch.arange(length, device=device)
     return (at >= length - window_size).long() + (at >= length - shift_size)

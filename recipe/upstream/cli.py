@@ -5,6 +5,7 @@
     python tools/upstream.py status           # what is there
     python tools/upstream.py export mmcv      # write the checkout's commits to mmcv.patch
     python tools/upstream.py check            # prove that the patch files are in order
+    python tools/upstream.py rebase mmcv COMMIT    # move the patch to another commit of its upstream
     python tools/upstream.py pristine         # lay the unpatched sources out in .pristine/, to compare with
 
 The pins are in ``upstream.json``. fetch takes git at the pin; where no git server answers it takes the source
@@ -17,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import tempfile
 from pathlib import Path
 from typing import Dict, List, Optional, Sequence, Set
@@ -24,7 +26,7 @@ from typing import Dict, List, Optional, Sequence, Set
 from recipe.core import console, paths
 from recipe.upstream import check as upstream_check
 from recipe.upstream import fetch as upstream_fetch
-from recipe.upstream import git, pristine, state
+from recipe.upstream import git, pristine, rebase, state
 from recipe.upstream import pins as upstream_pins
 from recipe.upstream.git import GitError, Repo
 from recipe.upstream.pins import Pin
@@ -80,21 +82,12 @@ def apply(root: Path, pin: Pin) -> str:
                 f'{"; ".join(error.lines)}; nothing was changed'
             ) from None
         head = trial.resolve('HEAD') or ''
-        pack = trial.run('pack-objects', '--stdout', '--revs', '--quiet', data=f'{head}\n^{base}\n'.encode()).stdout
-    repo.run('unpack-objects', '-q', data=pack)
-    _move(repo, head)
+        repo.take_over(trial, head, base)
     repo.run('update-ref', state.PATCH_REF, repo.text('hash-object', '-w', '--stdin', data=series))
     repo.run('update-ref', state.APPLIED_REF, head)
     count = repo.text('rev-list', '--count', f'{base}..{head}')
     again = ' in place of an older series' if found.state == OUTDATED else ''
     return f'{pin.name}: applied {pin.patch}, {count} commit(s){again}, on {found.origin} {base[:12]}'
-
-
-def _move(repo: Repo, head: str) -> None:
-    """Check out a commit on the branch that is checked out; refused where an untracked file is in the way."""
-    done = repo.run('symbolic-ref', '--quiet', '--short', 'HEAD', check=False)
-    branch = done.stdout.decode().strip()
-    repo.run('checkout', '--quiet', *(['-B', branch] if branch else ['--detach']), head)
 
 
 def export(root: Path, pin: Pin) -> str:
@@ -133,6 +126,16 @@ def export(root: Path, pin: Pin) -> str:
         return f'{pin.name}: {pin.patch} holds these commits already'
     _write(path, series)
     return f'{pin.name}: wrote {repo.text("rev-list", "--count", f"{base}..{head}")} commit(s) to {pin.patch}'
+
+
+def _rebase(root: Path, pin: Pin, commit: str, git_urls: Dict[str, List[str]], wait: float) -> str:
+    rebase.rebase(root, pin, commit, [*git_urls.get(pin.name, []), pin.url], wait)
+    said = export(root, upstream_pins.load(root)[pin.name])
+    console.warn(
+        f'{upstream_pins.TABLE}: the source distribution of {pin.name} still is {pin.sdist.requirement}; enter the one '
+        f'that holds the sources of {commit[:12]}, or set up with a git server in reach'
+    )
+    return said
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -223,6 +226,11 @@ def parse(arguments: Optional[Sequence[str]] = None) -> argparse.Namespace:
     add('status', 'say what each checkout is').add_argument('--json', action='store_true')
     add('export', 'write the commits of the checkouts to the patch files')
     add('pristine', 'lay the unpatched sources out beside the checkouts')
+    text = 'move a patch to another commit of its upstream'
+    mover = commands.add_parser('rebase', help=text, description=text, parents=[net], allow_abbrev=False)
+    mover.add_argument('names', nargs=1, metavar='NAME')
+    mover.add_argument('commit', metavar='COMMIT', help='40 hexadecimal digits')
+    mover.add_argument('--root', type=Path, default=paths.ROOT, metavar='DIR')
     checker = add('check', 'prove that the patch files are in order', net)
     checker.add_argument('--also', action='store_true', help='on the other commits of the pin table as well')
     return parser.parse_args(arguments)
@@ -262,6 +270,11 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         with upstream_fetch.lock(root):
             for pin in pins:
                 console.say(apply(root, pin))
+    elif args.command == 'rebase':
+        if not re.fullmatch('[0-9a-f]{40}', args.commit):
+            raise console.UserError(f'{args.commit!r} is not a commit; give its 40 hexadecimal digits', 2)
+        with upstream_fetch.lock(root):
+            console.say(_rebase(root, pins[0], args.commit, _git_urls(args.git_url, all_pins), args.wait))
     elif args.command == 'export':
         for pin in pins:
             console.say(export(root, pin))

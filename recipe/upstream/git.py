@@ -244,6 +244,23 @@ class Repo:
         """
         self.run('am', *_AM_FLAGS, data=series)
 
+    def take_over(self, trial: Repo, head: str, base: str) -> None:
+        """Check out a commit that was made in a scratch repository, on the branch that is checked out.
+
+        Args:
+            trial: Where the commit is.
+            head: The commit.
+            base: An ancestor of it that is here already.
+
+        Raises:
+            GitError: An untracked file is in the way.
+        """
+        pack = trial.run('pack-objects', '--stdout', '--revs', '--quiet', data=f'{head}\n^{base}\n'.encode()).stdout
+        self.run('unpack-objects', '-q', data=pack)
+        done = self.run('symbolic-ref', '--quiet', '--short', 'HEAD', check=False)
+        branch = done.stdout.decode().strip()
+        self.run('checkout', '--quiet', *(['-B', branch] if branch else ['--detach']), head)
+
     def tree_of(self, base: str, series: bytes) -> Optional[str]:
         """The tree that plain ``git apply`` makes of a commit, None where the series does not apply to it."""
         with tempfile.TemporaryDirectory(prefix='upstream-') as folder:

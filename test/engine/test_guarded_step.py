@@ -4,7 +4,6 @@ import copy
 import math
 import uuid
 
-import numpy as np
 import pytest
 import torch
 from mmengine.model import BaseModel
@@ -16,7 +15,6 @@ from torch import nn
 from recipe.engine.hooks.nonfinite_guard_hook import OVERFLOWS, SKIPPED
 from recipe.engine.optimizers.guarded_adamw import guarded as guard
 from recipe.engine.termination import TrainingEnded
-from recipe.models.host_read import HostRead
 from recipe.models.stacked_losses import parse_losses
 
 BAD = 6  # iteration
@@ -231,21 +229,3 @@ def test_a_loss_that_is_not_finite_has_a_gradient_that_is_not(value):
         assert float(term.grad) == 4 * 8
     else:
         assert math.isnan(term.grad)
-
-
-def test_what_joins_the_host_read_arrives_in_order():
-    read, told = HostRead(), []
-
-    def late(values):
-        told.append(values.tolist())
-
-    read.join(torch.tensor([7.0]), lambda values: told.append(values.tolist()))
-    read.join(torch.tensor([8.0, 9.0]), late)
-    costs = [torch.arange(6.0).view(1, 2, 3), torch.zeros(1, 2, 0)]
-    np.testing.assert_array_equal(read.read(costs)[0], costs[0])
-    assert told == [[7.0], [8.0, 9.0]]
-    assert [values.shape for values in read.read(costs)] == [(1, 2, 3), (1, 2, 0)]  # nobody joins twice
-    read.join(torch.tensor([1.0]), late)
-    assert read.leave(late) and not read.leave(late)
-    read.read(costs)
-    assert len(told) == 2

@@ -1,8 +1,10 @@
-"""The IoU metric that counts on the device."""
+"""The IoU metric that counts on the device: upstream's figures, and one read at the end."""
 
 import pytest
 import torch
 from mmseg.evaluation.metrics import IoUMetric
+from mmseg.registry import METRICS
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from recipe.engine import metric
 
@@ -23,7 +25,6 @@ def test_areas_are_upstreams(count, num_classes, ignore_index, monkeypatch):
 
 def test_the_host_reads_nothing_before_the_end(monkeypatch):
     """On the path of an accelerator, no batch makes the host wait: neither a number nor a size is read."""
-    from torch.utils._python_dispatch import TorchDispatchMode
 
     class Calls(TorchDispatchMode):
         def __torch_dispatch__(self, function, types, args=(), kwargs=None):
@@ -32,7 +33,7 @@ def test_the_host_reads_nothing_before_the_end(monkeypatch):
 
     monkeypatch.setattr(metric, '_count_on_host', metric._count_on_device)
     called = []
-    counting = metric.DeviceIoUMetric()
+    counting = METRICS.build(dict(type='DeviceIoUMetric'))
     counting.dataset_meta = {'classes': list('abc')}
     sample = {
         'pred_sem_seg': {'data': torch.randint(0, 3, (1, 8, 8))},
@@ -42,4 +43,15 @@ def test_the_host_reads_nothing_before_the_end(monkeypatch):
         counting.process({}, [sample, sample])
     assert 'histc' in called
     assert not {'_local_scalar_dense', 'nonzero', 'index', 'masked_select', 'unique', '_unique2'} & set(called)
-    assert 'mIoU' in counting.evaluate(2)
+    plain = IoUMetric()
+    plain.dataset_meta = counting.dataset_meta
+    plain.process({}, [sample, sample])
+    assert counting.evaluate(2) == plain.evaluate(2)
+
+
+def test_pictures_are_written_without_ground_truth(tmp_path):
+    counting = METRICS.build(dict(type='DeviceIoUMetric', output_dir=str(tmp_path), format_only=True))
+    counting.dataset_meta = {'classes': list('abc')}
+    counting.process({}, [{'pred_sem_seg': {'data': torch.ones(1, 8, 8, dtype=torch.long)}, 'img_path': 'one.png'}])
+    assert counting.evaluate(1) == {}
+    assert [path.name for path in tmp_path.iterdir()] == ['one.png']

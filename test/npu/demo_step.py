@@ -9,9 +9,10 @@ from typing import Any, Dict, List, Tuple
 import numpy as np
 import torch
 
-from recipe.bench import sides_model
+from recipe.bench import model as bench_model
 from recipe.engine import config as run_config
 from recipe.launch import options
+from recipe.models import accelerate
 
 SEED = 7
 SIZE = (128, 256)  # height, width
@@ -40,6 +41,8 @@ def model(cfg: Any, device: str) -> torch.nn.Module:
     np.random.seed(SEED)
     built = MODELS.build(cfg.model)
     built.init_weights()
+    if cfg.fast:
+        accelerate(built)
     for name, parameter in built.named_parameters():
         if 'sampling_offsets' in name:
             # They begin at whole pixels, where the slope of the bilinear map is another on each side.
@@ -115,7 +118,7 @@ def gradients(built: torch.nn.Module) -> Dict[str, torch.Tensor]:
 
 def relative_difference(grads: Dict[str, torch.Tensor], expected: Dict[str, torch.Tensor]) -> float:
     """Norm of the difference of all gradients together, over the norm of the expected ones."""
-    return sides_model.relative_difference(
+    return bench_model.relative_difference(
         *(torch.cat([one[name].flatten() for name in expected]) for one in (expected, grads))
     )
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmcv.ops.deform_attn_dispatch import multi_scale_deformable_attn
 from mmcv.ops.multi_scale_deform_attn import multi_scale_deformable_attn_pytorch
 from mmcv.utils.mx_driving_import import import_mx_driving
 
 import build
+from recipe.models.deform_attn import multi_scale_deformable_attn
 
 HERE = Path(__file__).resolve().parent
 LEVELS = ((4, 6), (2, 3), (1, 2))

@@ -39,13 +39,13 @@ def test_an_optimizer_that_is_not_fused(monkeypatch):
 
 
 def test_a_call_of_cuda(monkeypatch, cpu):
-    from mmseg.models.decode_heads import Mask2FormerHead
+    from recipe.models.head import FastMask2FormerHead
 
-    right = Mask2FormerHead.loss
+    right = FastMask2FormerHead.loss
 
     def wrong(self, features, *others):
         return right(self, [feature.cuda() for feature in features], *others)
 
-    monkeypatch.setattr(Mask2FormerHead, 'loss', wrong)
+    monkeypatch.setattr(FastMask2FormerHead, 'loss', wrong)
     with pytest.raises((AssertionError, RuntimeError), match=r'CUDA|NVIDIA'):
         test_training_step.test_losses_and_gradients_are_those_of_the_cpu(cpu)

@@ -1,21 +1,12 @@
-"""The unpatched upstream beside the patched one; see tools/sides.py for how a test uses them."""
-
-from pathlib import Path
+"""One thread: on such small tensors more only wait for each other, and some sums would depend on their order."""
 
 import pytest
-
-from recipe.bench import sides as sides_module
-
-ROOT = Path(__file__).resolve().parents[2]
+import torch
 
 
-@pytest.fixture(scope='session')
-def sides():
-    """Both workers, started once: upstream first, ours second.
-
-    One thread each: on such small tensors more only wait for each other, and some sums would depend on their order.
-    """
-    if not (ROOT / 'mmsegmentation').is_dir():
-        pytest.skip('no checkouts; run bash tools/setup.sh')
-    with sides_module.Sides(threads=1) as pair:
-        yield pair
+@pytest.fixture(scope='session', autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

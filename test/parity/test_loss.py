@@ -1,11 +1,12 @@
-"""Loss, gradients and predictions of the Mask2Former head equal those of the unpatched upstream.
+"""Loss, gradients and predictions of an accelerated model equal those of upstream's modules."""
 
-The head computes all decoder layers and images at once; upstream does one after the other.
-"""
+import copy
 
 import pytest
+import torch
 
-from recipe.bench import sides_model
+from recipe.bench import model as bench_model
+from recipe.models import accelerate
 
 CLASSES = {
     'mixed counts': [[0, 3, 7, 11, 18], [2]],
@@ -18,55 +19,89 @@ CLASSES = {
 }
 # A larger backbone would only take longer.
 OVERRIDES = {'backbone.depths': [1, 1, 1, 1], 'decode_head.pixel_decoder.encoder.num_layers': 1}
-
-
-def build_pair(sides, **overrides):
-    """Build the demo's model on both sides, with upstream's weights."""
-    models = sides.keep(sides_model.build, sides_model.DEMO, {**OVERRIDES, **overrides}, seed=0)
-    sides_model.same_weights(sides, models)
-    return models
+CONFIGS = 'mmsegmentation/configs/mask2former'
+# Configs of the checkout as they are, with fewer layers and points.
+OF_UPSTREAM = {
+    'R-50': f'{CONFIGS}/mask2former_r50_8xb2-90k_cityscapes-512x1024.py',
+    'Swin-T': f'{CONFIGS}/mask2former_swin-t_8xb2-90k_cityscapes-512x1024.py',
+}
+SMALLER = {
+    'decode_head.pixel_decoder.encoder.num_layers': 1,
+    'decode_head.transformer_decoder.num_layers': 2,
+    'decode_head.train_cfg.num_points': 256,
+    'data_preprocessor.size': (64, 128),
+}
 
 
 def state_of_the_generator(model, batch, seed):
     """Return a random number drawn after a loss: the next one, if the loss drew as many as upstream's."""
-    import torch
-
-    sides_model.losses(model, batch, seed)
+    bench_model.losses(model, batch, seed)
     return torch.rand(1).item()
 
 
-def batch_of(classes, seed=1):
-    return sides_model.random_batch(images=len(classes), height=128, width=256, classes=classes, seed=seed)
+def batch_of(classes, seed=1, height=128, width=256):
+    return bench_model.random_batch(images=len(classes), height=height, width=width, classes=classes, seed=seed)
 
 
-def assert_equal_steps(sides, models, batch, seed=2):
-    theirs, ours = sides.call(sides_model.step, models, batch, seed=seed)
+def assert_equal_steps(models, batch, seed=2):
+    theirs, ours = (bench_model.step(model, batch, seed=seed) for model in models)
     assert {k: v.shape for k, v in theirs['losses'].items()} == {k: v.shape for k, v in ours['losses'].items()}
     assert list(theirs['losses']) == list(ours['losses'])
-    assert sides_model.relative_difference(theirs['losses'], ours['losses']) < 1e-5
-    assert sides_model.relative_difference(theirs['gradients'], ours['gradients']) < 1e-4
+    assert bench_model.relative_difference(theirs['losses'], ours['losses']) < 1e-5
+    assert bench_model.relative_difference(theirs['gradients'], ours['gradients']) < 1e-4
 
 
 @pytest.fixture(scope='module')
-def models(sides):
-    return build_pair(sides)
+def models():
+    return bench_model.build_pair(overrides=OVERRIDES)
 
 
 @pytest.mark.parametrize('case', CLASSES)
-def test_losses_and_gradients(sides, models, case):
-    assert_equal_steps(sides, models, batch_of(CLASSES[case]))
+def test_losses_and_gradients(models, case):
+    assert_equal_steps(models, batch_of(CLASSES[case]))
 
 
-def test_the_random_stream_goes_on_from_the_same_place(sides, models):
-    theirs, ours = sides.call(state_of_the_generator, models, batch_of([[0, 1, 2], [3]]), 5)
+def test_a_wrong_weight_is_noticed(models):
+    fast = models[1]
+    kept = fast.decode_head.query_embed.weight.detach().clone()
+    with torch.no_grad():
+        fast.decode_head.query_embed.weight.mul_(1.001)
+    try:
+        with pytest.raises(AssertionError):
+            assert_equal_steps(models, batch_of(CLASSES['mixed counts']))
+    finally:
+        with torch.no_grad():
+            fast.decode_head.query_embed.weight.copy_(kept)
+
+
+def test_the_random_stream_goes_on_from_the_same_place(models):
+    theirs, ours = (state_of_the_generator(model, batch_of([[0, 1, 2], [3]]), 5) for model in models)
     assert theirs == ours
 
 
-def test_predictions(sides, models):
-    for height, width in ((128, 256), (160, 96)):
-        batch = sides_model.random_batch(images=2, height=height, width=width, seed=3)
-        theirs, ours = sides.call(sides_model.predict, models, batch)
-        assert sides_model.relative_difference(theirs, ours) < 1e-5
+@pytest.mark.parametrize(('height', 'width'), [(128, 256), (160, 96)])
+def test_predictions(models, height, width):
+    batch = bench_model.random_batch(images=2, height=height, width=width, seed=3)
+    theirs, ours = (bench_model.predict(model, batch) for model in models)
+    assert bench_model.relative_difference(theirs, ours) < 1e-5
+
+
+@pytest.mark.parametrize('name', OF_UPSTREAM)
+def test_configs_of_the_checkout(name):
+    plain = bench_model.build(OF_UPSTREAM[name], SMALLER)
+    for key, parameter in plain.named_parameters():
+        if 'sampling_offsets' in key:
+            # They begin at whole pixels. There the slope differs on both sides, and rounding chooses the side.
+            parameter.data.add_(torch.rand_like(parameter) * 0.01 + 0.1)
+    fast = copy.deepcopy(plain)
+    accelerate(fast)
+    assert list(plain.state_dict()) == list(fast.state_dict())
+    assert accelerate(fast) == {}  # all that can be replaced was
+    for case in ('batch of one', 'an empty image', 'batch of three'):
+        assert_equal_steps((plain, fast), batch_of(CLASSES[case], height=64, width=128))
+    batch = batch_of(CLASSES['mixed counts'], height=64, width=128)
+    theirs, ours = (bench_model.predict(model, batch) for model in (plain, fast))
+    assert bench_model.relative_difference(theirs, ours) < 1e-5
 
 
 @pytest.mark.parametrize(
@@ -79,8 +114,10 @@ def test_predictions(sides, models):
     ],
     ids=['few queries', 'other dice', 'uncertain points only', 'few layers'],
 )
-def test_other_options(sides, overrides):
-    assert_equal_steps(sides, build_pair(sides, **overrides), batch_of([list(range(9)), [4, 5]]))
+def test_other_options(overrides):
+    models = bench_model.build_pair(overrides={**OVERRIDES, **overrides})
+    assert models[1].decode_head.batches_loss
+    assert_equal_steps(models, batch_of([list(range(9)), [4, 5]]))
 
 
 @pytest.mark.parametrize(
@@ -93,5 +130,6 @@ def test_other_options(sides, overrides):
     ],
     ids=['mask weight', 'average without ignored', 'other dice cost', 'dropout'],
 )
-def test_options_that_keep_the_path_of_upstream(sides, overrides):
-    assert_equal_steps(sides, build_pair(sides, **overrides), batch_of([[0, 1, 2], [4, 5]]))
+def test_options_that_keep_the_path_of_upstream(overrides):
+    models = bench_model.build_pair(overrides={**OVERRIDES, **overrides})
+    assert_equal_steps(models, batch_of([[0, 1, 2], [4, 5]]))

@@ -1,16 +1,20 @@
 """Swin and the pixel decoder give upstream's outputs, gradients and random stream, on shapes that divide and do not."""
 
-import pytest
+import copy
 
-from recipe.bench.sides_model import relative_difference
+import pytest
+import torch
+from mmdet.models.layers import MSDeformAttnPixelDecoder
+from mmengine import ConfigDict
+from mmseg.models.backbones import SwinTransformer
+
+from recipe.bench.model import relative_difference
+from recipe.models import accelerate
 
 SWIN = {'embed_dims': 32, 'depths': [2, 2, 4, 2], 'num_heads': [1, 2, 4, 8], 'window_size': 6}
 
 
 def build_swin(seed, options):
-    import torch
-    from mmseg.models.backbones import SwinTransformer
-
     torch.manual_seed(seed)
     model = SwinTransformer(**{**SWIN, **options})
     for name, parameter in model.named_parameters():
@@ -21,10 +25,6 @@ def build_swin(seed, options):
 
 
 def build_pixel_decoder(seed):
-    import torch
-    from mmdet.models.layers import MSDeformAttnPixelDecoder
-    from mmengine import ConfigDict
-
     torch.manual_seed(seed)
     attention = {'embed_dims': 32, 'num_heads': 4, 'num_levels': 3, 'num_points': 4, 'dropout': 0.0}
     layer = {'self_attn_cfg': attention, 'ffn_cfg': {'embed_dims': 32, 'feedforward_channels': 64}}
@@ -41,18 +41,15 @@ def build_pixel_decoder(seed):
     return model
 
 
-def load(model, weights):
-    model.load_state_dict(weights)
-
-
-def weights_of(model):
-    return dict(model.state_dict())
+def pair(model):
+    """Return a module of upstream and an accelerated copy."""
+    fast = copy.deepcopy(model)
+    assert accelerate(fast)
+    return model, fast
 
 
 def results(model, inputs, seed, train=True):
     """Return outputs, gradients by name, input gradients, and the next random number."""
-    import torch
-
     model.train(train)
     model.zero_grad()
     inputs = [value.clone().requires_grad_() for value in inputs]
@@ -71,14 +68,10 @@ def results(model, inputs, seed, train=True):
 
 
 def images(batch, height, width):
-    import torch
-
     return [torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(4))]
 
 
 def assert_same(theirs, ours):
-    import torch
-
     assert torch.equal(theirs['drawn'], ours['drawn'])
     for one, other in zip(theirs['outputs'], ours['outputs']):
         assert relative_difference(one, other) < 1e-5
@@ -90,11 +83,8 @@ def assert_same(theirs, ours):
         assert (one - other).norm() <= 1e-4 * one.norm()
 
 
-def swin_pair(sides, options):
-    models = sides.keep(build_swin, 1, options)
-    theirs, _ = sides.call(weights_of, models)
-    sides.call(load, models, theirs)
-    return models
+def assert_same_results(models, inputs, **options):
+    assert_same(*(results(model, inputs, **options) for model in models))
 
 
 @pytest.mark.parametrize(
@@ -110,17 +100,17 @@ def swin_pair(sides, options):
     ],
     ids=['whole windows', 'padding', 'almost all dropped', 'no qkv bias', 'checkpointed', 'dropout', 'no norm'],
 )
-def test_swin_equals_upstream(sides, batch, size, options):
-    models = swin_pair(sides, options)
+def test_swin_equals_upstream(batch, size, options):
+    models = pair(build_swin(1, options))
     inputs = images(batch, *size)
-    assert_same(*sides.call(results, models, inputs, seed=3))
-    assert_same(*sides.call(results, models, inputs, seed=8))
-    assert_same(*sides.call(results, models, inputs, seed=3, train=False))
+    assert_same_results(models, inputs, seed=3)
+    assert_same_results(models, inputs, seed=8)
+    assert_same_results(models, inputs, seed=3, train=False)
 
 
-def test_a_wrong_weight_is_noticed(sides):
-    models = swin_pair(sides, {'drop_path_rate': 0.0})
-    theirs, ours = sides.call(results, models, images(1, 52, 68), seed=3)
+def test_a_wrong_gradient_is_noticed():
+    models = pair(build_swin(1, {'drop_path_rate': 0.0}))
+    theirs, ours = (results(model, images(1, 52, 68), seed=3) for model in models)
     name = 'stages.0.blocks.1.attn.w_msa.relative_position_bias_table'
     ours['grads'][name] = ours['grads'][name].roll(1, 0)
     with pytest.raises(AssertionError, match='relative_position_bias_table'):
@@ -128,12 +118,8 @@ def test_a_wrong_weight_is_noticed(sides):
 
 
 @pytest.mark.parametrize(('batch', 'size'), [(1, (8, 8)), (2, (7, 11)), (3, (4, 6))])
-def test_pixel_decoder_equals_upstream(sides, batch, size):
-    import torch
-
-    models = sides.keep(build_pixel_decoder, 1)
-    theirs, _ = sides.call(weights_of, models)
-    sides.call(load, models, theirs)
+def test_pixel_decoder_equals_upstream(batch, size):
+    models = pair(build_pixel_decoder(1))
     generator = torch.Generator().manual_seed(4)
     height, width = size
     inputs = [
@@ -141,6 +127,6 @@ def test_pixel_decoder_equals_upstream(sides, batch, size):
         for channels, scale in zip((8, 16, 24, 32), (8, 4, 2, 1))
     ]
     # Twice: the second time from the kept geometry.
-    assert_same(*sides.call(results, models, inputs, seed=3))
-    assert_same(*sides.call(results, models, inputs, seed=3))
-    assert_same(*sides.call(results, models, inputs, seed=3, train=False))
+    assert_same_results(models, inputs, seed=3)
+    assert_same_results(models, inputs, seed=3)
+    assert_same_results(models, inputs, seed=3, train=False)

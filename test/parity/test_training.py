@@ -1,5 +1,6 @@
-"""Training equals the unpatched upstream's: over fifty steps, from its checkpoints, and on two processes."""
+"""Training equals upstream's: over fifty steps, from its checkpoints, and on two processes."""
 
+import os
 import socket
 
 import numpy as np
@@ -7,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from recipe.bench import sides_model, sides_train
-from recipe.bench.sides import OURS, UPSTREAM, Side, Sides
+from recipe.bench import model as bench_model
+from recipe.bench import trainer as bench_trainer
 from recipe.data import demo, prepare
 
 # The demo's model at a quarter of its pixels and of its points.
@@ -32,7 +33,7 @@ def scenes(tmp_path_factory):
 def train(trainer, batches, begin, end):
     """Train iterations ``begin`` to ``end`` on batches in turn; return the loss of each."""
     return [
-        sides_train.iterate(trainer, batches[number % len(batches)], seed=number)['loss']
+        bench_trainer.iterate(trainer, batches[number % len(batches)], seed=number)['loss']
         for number in range(begin, end)
     ]
 
@@ -55,46 +56,42 @@ def stop_schedules(trainer):
         group['lr'] *= 10
 
 
-def in_double_precision(trainer):
-    """Have a side compute in float64.
+@pytest.fixture
+def double_precision(monkeypatch):
+    """Compute in float64.
 
     In float32 a rounding error grows to some permille of the loss within fifty steps, since matching and the choice of
     points are not continuous. In float64 what remains is a difference of the mathematics.
     """
     torch.set_default_dtype(torch.float64)
-    torch.Tensor.float = torch.Tensor.double  # by which masks and images are turned into floats
-    trainer.model.double()
+    # by which masks and images are turned into floats
+    monkeypatch.setattr(torch.Tensor, 'float', torch.Tensor.double)
+    yield
+    torch.set_default_dtype(torch.float32)
 
 
-def build_equal(sides, overrides):
-    """Return a trainer on each side, with the same weights."""
-    trainers = sides.keep(sides_train.build, overrides=overrides)
-    sides.ours.call(sides_train.load, trainers.ours, sides.upstream.call(sides_train.state, trainers.upstream))
-    return trainers
+def test_fifty_steps_end_at_upstreams_loss_and_a_fault_does_not(scenes, double_precision):
+    theirs, ours = (bench_trainer.Trainer(overrides=SMALL, upstream=upstream) for upstream in (True, False))
+    for trainer in (theirs, ours):
+        trainer.model.double()
+    ours.model.load_state_dict(theirs.model.state_dict())
+    assert group_count(ours) == 2  # with and without weight decay
+    expected, found = (train(trainer, scenes, 0, 50) for trainer in (theirs, ours))
+    assert expected[-1] < 0.8 * expected[0]  # it has learned something
+    assert found == pytest.approx(expected, rel=1e-3)
+
+    stop_schedules(ours)
+    expected, found = (train(trainer, scenes, 50, 55) for trainer in (theirs, ours))
+    assert found != pytest.approx(expected, rel=1e-3)
 
 
-def test_fifty_steps_end_at_upstreams_loss_and_a_fault_does_not(scenes):
-    with Sides(threads=1) as sides:  # of their own, since the precision is set for the whole process
-        trainers = build_equal(sides, SMALL)
-        sides.call(in_double_precision, trainers)
-        assert sides.call(group_count, trainers).ours == 2  # with and without weight decay
-        theirs, ours = sides.call(train, trainers, scenes, 0, 50)
-        assert theirs[-1] < 0.8 * theirs[0]  # it has learned something
-        assert ours == pytest.approx(theirs, rel=1e-3)
-
-        sides.ours.call(stop_schedules, trainers.ours)
-        theirs, ours = sides.call(train, trainers, scenes, 50, 55)
-        assert ours != pytest.approx(theirs, rel=1e-3)
-
-
-def test_a_checkpoint_of_upstreams_trainer_is_resumed(sides, scenes, tmp_path):
-    trainer = sides.upstream.keep(sides_train.build, overrides=SMALL)
-    sides.upstream.call(train, trainer, scenes, 0, 6)
-    path = sides.upstream.call(save, trainer, tmp_path)
-    assert sides.upstream.call(group_count, trainer) > 100
-    resumed = sides.ours.keep(sides_train.build, overrides={**SMALL, 'load_from': path, 'resume': True}, seed=1)
-    theirs = sides.upstream.call(train, trainer, scenes, 6, 10)
-    ours = sides.ours.call(train, resumed, scenes, 6, 10)
+def test_a_checkpoint_of_upstreams_trainer_is_resumed(scenes, tmp_path):
+    trainer = bench_trainer.Trainer(overrides=SMALL, upstream=True)
+    train(trainer, scenes, 0, 6)
+    path = save(trainer, tmp_path)
+    assert group_count(trainer) > 100
+    resumed = bench_trainer.Trainer(overrides={**SMALL, 'load_from': path, 'resume': True}, seed=1)
+    theirs, ours = (train(one, scenes, 6, 10) for one in (trainer, resumed))
     assert ours == pytest.approx(theirs, rel=1e-4)
 
 
@@ -110,7 +107,7 @@ def step_with_gradients(trainer, batch, seed):
 
     wrapper.step = keeping
     try:
-        losses = sides_train.iterate(trainer, batch, seed)
+        losses = bench_trainer.iterate(trainer, batch, seed)
     finally:
         del wrapper.step
     return {'losses': losses, 'gradients': kept}
@@ -122,44 +119,38 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def on_all(ranks, function, *arguments, keep=False):
-    """Run a function on all ranks at once; arguments are one for each rank."""
-    for rank, own in zip(ranks, zip(*arguments)):
-        rank.send(function, *own, _keep=keep)
-    return [rank.receive() for rank in ranks]
+def run_rank(rank, port, upstream, weights, batches, folder):
+    """Be a rank: train on its batch of each step, and leave what it saw of each in a file."""
+    torch.set_num_threads(1)
+    os.environ.update(WORLD_SIZE='2', MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port), RANK=str(rank))
+    os.environ['LOCAL_RANK'] = str(rank)
+    trainer = bench_trainer.Trainer(overrides=SMALL, upstream=upstream)
+    trainer.model.load_state_dict(torch.load(weights))
+    seen = [step_with_gradients(trainer, batch[rank], seed) for seed, batch in enumerate(batches)]
+    torch.save(seen, folder / f'{upstream}_{rank}.pth')
 
 
-def distributed_steps(side, weights, batches):
-    """Train two ranks of a side for two iterations and return what each rank saw in each."""
-    port = str(free_port())
-    common = dict(WORLD_SIZE='2', MASTER_ADDR='127.0.0.1', MASTER_PORT=port, OMP_NUM_THREADS='1')
-    ranks = [Side(side, 1, env={**common, 'RANK': str(rank), 'LOCAL_RANK': str(rank)}) for rank in range(2)]
-    try:
-        trainers = on_all(ranks, sides_train.build, [sides_model.DEMO] * 2, [SMALL] * 2, keep=True)
-        on_all(ranks, sides_train.load, trainers, [weights] * 2)
-        return [
-            on_all(ranks, step_with_gradients, trainers, batches[number], [number] * 2)
-            for number in range(len(batches))
-        ]
-    finally:
-        for rank in ranks:
-            rank.close()
+def distributed_steps(upstream, weights, batches, folder):
+    """Train two ranks and return what each rank saw in each step: [step][rank]."""
+    torch.multiprocessing.spawn(run_rank, (free_port(), upstream, weights, batches, folder), nprocs=2)
+    ranks = [torch.load(folder / f'{upstream}_{rank}.pth') for rank in range(2)]
+    return list(zip(*ranks))
 
 
-def test_two_processes_equal_upstreams_two_processes(sides):
-    weights = sides.upstream.call(sides_train.state, sides.upstream.keep(sides_train.build, overrides=SMALL))
+def test_two_processes_equal_upstreams_two_processes(tmp_path):
+    weights = tmp_path / 'weights.pth'
+    torch.save(bench_trainer.Trainer(overrides=SMALL, upstream=True).model.state_dict(), weights)
     # other images and other numbers of classes on each rank
     classes = [[[[0, 1, 2], [5]], [list(range(19)), [3, 4]]], [[[7], [8, 9]], [[1, 2, 3, 4, 5], [0]]]]
     batches = [
-        [sides_model.random_batch(2, 64, 128, seed=10 * step + rank, classes=classes[step][rank]) for rank in range(2)]
+        [bench_model.random_batch(2, 64, 128, seed=10 * step + rank, classes=classes[step][rank]) for rank in range(2)]
         for step in range(2)
     ]
-    theirs = distributed_steps(UPSTREAM, weights, batches)
-    ours = distributed_steps(OURS, weights, batches)
+    theirs, ours = (distributed_steps(upstream, weights, batches, tmp_path) for upstream in (True, False))
     for step in range(2):
         for rank in range(2):
             one, other = theirs[step][rank], ours[step][rank]
-            assert sides_model.relative_difference(one['losses'], other['losses']) < 1e-5
+            assert bench_model.relative_difference(one['losses'], other['losses']) < 1e-5
             if step:  # from weights between which AdamW has widened what rounding left
                 continue
             # A gradient that is zero but for rounding, as of a key's bias, has the rounding of the others.
@@ -168,5 +159,5 @@ def test_two_processes_equal_upstreams_two_processes(sides):
                 difference = (other['gradients'][name] - gradient).norm()
                 assert difference <= 1e-4 * gradient.norm() + rounding, (name, difference, gradient.norm())
         # the ranks share their gradients, and not their losses
-        assert sides_model.relative_difference(*(ours[step][rank]['gradients'] for rank in range(2))) == 0
+        assert bench_model.relative_difference(*(ours[step][rank]['gradients'] for rank in range(2))) == 0
         assert ours[step][0]['losses'] != ours[step][1]['losses']

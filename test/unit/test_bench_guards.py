@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from recipe.bench import guards, sides_model
+from recipe.bench import guards
+from recipe.bench import model as bench_model
 from recipe.core import console
 
 SMALL = {
@@ -17,12 +18,12 @@ SMALL = {
 
 @pytest.fixture(scope='module')
 def batch():
-    return sides_model.random_batch(1, 64, 64, block=32)
+    return bench_model.random_batch(1, 64, 64, block=32)
 
 
 def test_the_guards_ask_the_device_for_nothing_more(batch):
     """No host synchronisation, and a handful of operators."""
-    found = guards.measure(sides_model.DEMO, SMALL, batch, warmup=1, repeats=1)
+    found = guards.measure(bench_model.DEMO, SMALL, batch, warmup=1, repeats=1)
     plain, guarded = found['without'], found['with']
     assert guarded['host_synchronisations_by_place'] == plain['host_synchronisations_by_place']
     assert plain['host_synchronisations'] == 1, 'the costs of the matching'
@@ -36,7 +37,7 @@ def test_guards_that_change_the_result_are_noticed(batch, monkeypatch):
 
     monkeypatch.setattr(guards, 'leave_marks', leave_marks)
     with pytest.raises(console.UserError, match='iteration 1 has other results'):
-        guards.measure(sides_model.DEMO, SMALL, batch, warmup=1, repeats=1)
+        guards.measure(bench_model.DEMO, SMALL, batch, warmup=1, repeats=1)
 
 
 @pytest.mark.parametrize(('count', 'dropped'), [(1, 0), (6, 0), (8, 0), (9, 1), (20, 5), (40, 13)])
@@ -46,10 +47,10 @@ def test_interval_of_a_median(count, dropped):
 
 
 def test_the_marks_are_made(batch):
-    from recipe.bench import sides_train
+    from recipe.bench import trainer as bench_trainer
 
-    trainer = sides_train.Trainer(sides_model.DEMO, SMALL)
+    trainer = bench_trainer.Trainer(bench_model.DEMO, SMALL)
     guards.leave_marks(trainer.runner)
-    trainer.iterate(sides_model.samples(batch))
+    trainer.iterate(bench_model.samples(batch))
     (pulse,) = type(trainer.runner).memory.read()
     assert pulse.steps == 2, 'before and after the iteration'

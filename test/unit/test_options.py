@@ -74,6 +74,12 @@ def test_graphs_are_asked_for():
     assert [options.parse('full', given).compile for given in ([], ['--compile=0'], ['--compile', '1'])] == [0, 0, 1]
 
 
+def test_fast_modules_are_used_unless_told_otherwise():
+    assert [options.parse('full', given).fast for given in ([], ['--fast=0'], ['--fast', '1'])] == [1, 0, 1]
+    with pytest.raises(console.UserError, match=r'--compile=1: .* --fast=0'):
+        options.require_consistent(options.parse('full', ['--compile=1', '--fast=0']))
+
+
 def test_the_doctor_is_asked_unless_told_otherwise():
     assert options.parse('full', []).doctor
     assert options.parse('full', ['--doctor=1']).doctor

@@ -9,16 +9,7 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.registry import OPTIM_WRAPPERS, OPTIMIZERS
 from mmseg.engine.device import BACKENDS, prepare_device
-from mmseg.models.backbones import SwinTransformer
-from mmseg.models.utils.pretrained import match_weights
 from torch import nn
-
-SMALL = dict(embed_dims=8, depths=(1, 1, 1, 1), num_heads=(1, 2, 4, 8), window_size=2)
-
-
-def small_swin(**kwargs):
-    """Build a Swin with a few thousand parameters."""
-    return SwinTransformer(**{**SMALL, **kwargs})
 
 
 def test_importing_mmseg_needs_no_text_packages():
@@ -34,29 +25,6 @@ def test_tokenizing_still_works():
     start, end = (default_tokenizer().encoder[t] for t in ('<start_of_text>', '<end_of_text>'))
     assert tokens[0] == start and end in tokens
     assert decode(tokens[1:6]).strip() == 'a photo of a road'
-
-
-def test_pretrained_swin_is_loaded_and_its_extra_keys_reported(tmp_path, caplog):
-    source = small_swin()
-    weights = {**source.state_dict(), 'head.weight': torch.zeros(2, 2)}
-    del weights['norm3.weight']
-    torch.save({'state_dict': {f'backbone.{k}': v for k, v in weights.items()}}, tmp_path / 'swin.pth')
-    target = small_swin(init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'swin.pth')))
-    target.init_weights()
-    assert torch.equal(target.patch_embed.projection.weight, source.patch_embed.projection.weight)
-    match = match_weights(target, weights)
-    assert match.missing == ['norm3.weight'] and match.unexpected == ['head.weight'] and not match.mismatched
-
-
-@pytest.mark.parametrize('other', [dict(embed_dims=16), 'linear'])
-def test_weights_of_another_model_are_refused(tmp_path, other):
-    model = nn.Linear(3, 3) if other == 'linear' else small_swin(**other)
-    torch.save(model.state_dict(), tmp_path / 'other.pth')
-    target = small_swin(init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'other.pth')))
-    before = {k: v.clone() for k, v in target.state_dict().items()}
-    with pytest.raises(ValueError, match='another model'):
-        target.init_weights()
-    assert all(torch.equal(v, before[k]) for k, v in target.state_dict().items())
 
 
 def test_device_adamw_takes_the_same_steps_as_adamw():
@@ -97,19 +65,3 @@ def test_prepare_device_refuses_another_device():
     other = next(d for d in BACKENDS if d != get_device())
     with pytest.raises(ValueError, match=f'{other}.*{get_device()}'):
         prepare_device(Config(dict(launcher='none')), other)
-
-
-def test_mask_sampler_returns_what_unique_would():
-    from mmdet.models.task_modules.assigners import AssignResult
-    from mmdet.models.task_modules.samplers import MaskPseudoSampler
-    from mmengine.structures import InstanceData
-
-    gt_inds = torch.tensor([0, 2, 0, 1, 3, 0, -1])
-    assigned = AssignResult(3, gt_inds, None, labels=torch.tensor([-1, 5, -1, 4, 6, -1, -1]))
-    sampled = MaskPseudoSampler().sample(
-        assigned,
-        InstanceData(masks=torch.rand(7, 2, 2)),
-        InstanceData(masks=torch.rand(3, 2, 2), labels=torch.tensor([4, 5, 6])),
-    )
-    assert sampled.pos_inds.tolist() == torch.nonzero(gt_inds > 0).squeeze(-1).unique().tolist()
-    assert sampled.neg_inds.tolist() == torch.nonzero(gt_inds == 0).squeeze(-1).unique().tolist()

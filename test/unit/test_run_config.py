@@ -129,6 +129,19 @@ def test_graphs_come_with_a_hook_and_not_on_an_npu():
         make('full', '--compile=1', device='npu')
 
 
+def test_the_recipes_runner_trains_and_is_told_whether_to_accelerate(tmp_path):
+    for given, fast in (((), True), (('--fast=1',), True), (('--fast=0',), False)):
+        config = make('full', *given)
+        assert (config.runner_type, config.fast) == ('RecipeRunner', fast)
+        assert config.custom_imports['imports'] == ['recipe.engine.runner']
+    own = tmp_path / 'own.py'
+    own.write_text(
+        f"_base_ = {str(run_config.RECIPE)!r}\ncustom_imports = dict(imports='json', allow_failed_imports=True)\n"
+    )
+    imports = make('full', f'--config={own}').custom_imports
+    assert imports == dict(imports=['json', 'recipe.engine.runner'], allow_failed_imports=True)
+
+
 def test_overrides_come_last_and_have_the_syntax_of_cfg_options():
     config = make(
         'full',

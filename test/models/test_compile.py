@@ -6,14 +6,15 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from mmdet.models.dense_heads import mask2former_static_loss as static
-from mmdet.models.dense_heads.mask2former_decode import decode
-from mmdet.models.dense_heads.mask2former_matching import Pairs
 from mmengine.registry import HOOKS
-from mmseg.engine.hooks import compile_hook
-from mmseg.models.utils import compiled_parts
 
-from recipe.bench import sides_model, sides_train
+from recipe.bench import model as bench_model
+from recipe.bench import trainer as bench_trainer
+from recipe.engine import compile_hook
+from recipe.models import accelerate, compiled_parts
+from recipe.models import static_loss as static
+from recipe.models.decode import decode
+from recipe.models.matching import Pairs
 
 SMALL = {
     'decode_head.num_queries': 20,
@@ -28,14 +29,16 @@ CLASSES = [([], [3]), (EVERY, [0, 1, 2]), ([5, 6, 7, 9], [2, 11]), ([], [])]
 
 
 def batch(classes, seed=1):
-    return sides_model.random_batch(2, 64, 128, seed=seed, classes=classes)
+    return bench_model.random_batch(2, 64, 128, seed=seed, classes=classes)
 
 
 @pytest.fixture
 def model():
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
-    yield sides_model.build(overrides=SMALL)
+    built = bench_model.build(overrides=SMALL)
+    accelerate(built)
+    yield built
     torch._dynamo.reset()
 
 
@@ -52,7 +55,7 @@ def use(model, **parts):
 
 @pytest.mark.parametrize('classes', CLASSES)
 def test_the_loss_in_fixed_shapes_is_the_loss(model, classes):
-    expected = sides_model.step(model, batch(classes), seed=3)
+    expected = bench_model.step(model, batch(classes), seed=3)
     shapes = []
 
     def listen(*args):
@@ -60,21 +63,21 @@ def test_the_loss_in_fixed_shapes_is_the_loss(model, classes):
         return static.static_point_losses(*args)
 
     use(model, point_losses=listen)
-    found = sides_model.step(model, batch(classes), seed=3)
+    found = bench_model.step(model, batch(classes), seed=3)
     # without any class the other loss has no axis
     terms = [{name: value.reshape(1) for name, value in one['losses'].items()} for one in (expected, found)]
-    assert sides_model.relative_difference(*terms) < 1e-5
-    assert sides_model.relative_difference(expected['gradients'], found['gradients']) < 1e-4
+    assert bench_model.relative_difference(*terms) < 1e-5
+    assert bench_model.relative_difference(expected['gradients'], found['gradients']) < 1e-4
     assert shapes[0][:5] == [(2 * 2 * 19,), (2 * 2 * 20,), (2 * 19 * 2,), (2 * 2 * 19,), (2 * 19,)]
 
 
-def test_more_classes_than_queries_find_room():
+def test_more_classes_than_queries_are_padded():
     pairs = Pairs(*map(torch.tensor, ([0, 1], [5, 6, 4], [0, 1, 0, 0, 0], [1, 0])))  # masks 1 and 0 of 3, one layer
-    rooms = static.into_rooms(pairs, [[5, 6, 7], []], [2, 0], 2, 4, 1, torch.device('cpu'))
-    assert rooms.taken.tolist() == [1, 1, 0, 0]
-    assert rooms.queries.tolist() == [0, 1, 0, 0]
-    assert rooms.by_pair.tolist()[:2] == [1, 0]
-    assert rooms.by_mask.tolist() == [1, 0, 0, 0, 0, 0, 0, 0]
+    padded = static.pad_pairs(pairs, [[5, 6, 7], []], [2, 0], 2, 4, 1, torch.device('cpu'))
+    assert padded.is_pair.tolist() == [1, 1, 0, 0]
+    assert padded.queries.tolist() == [0, 1, 0, 0]
+    assert padded.by_pair.tolist()[:2] == [1, 0]
+    assert padded.by_mask.tolist() == [1, 0, 0, 0, 0, 0, 0, 0]
 
 
 def test_one_compilation_of_each_part_serves_every_number_of_classes(model):
@@ -82,13 +85,13 @@ def test_one_compilation_of_each_part_serves_every_number_of_classes(model):
         warnings.simplefilter('ignore')  # dynamo's, of caches that it does not use
         compiled_parts.compile_parts(model, backend='eager', fullgraph=True)
         for number in range(2):
-            sides_model.step(model, batch(CLASSES[number]))
+            bench_model.step(model, batch(CLASSES[number]))
         graphs = torch._dynamo.utils.counters['stats']['unique_graphs']
         assert graphs == 4
         random = np.random.default_rng(0)
         for count in range(1, 20):
             classes = [sorted(random.choice(19, count, replace=False).tolist()), EVERY[: 20 - count]]
-            sides_model.step(model, batch(classes, seed=count))
+            bench_model.step(model, batch(classes, seed=count))
     assert torch._dynamo.utils.counters['stats']['unique_graphs'] == graphs
     assert not torch._dynamo.utils.counters['graph_break']
 
@@ -98,26 +101,26 @@ def test_a_shape_that_changes_is_compiled_again(model):
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         compiled_parts.compile_parts(model, backend='eager')
-        sides_model.step(model, batch(CLASSES[2]))
-        sides_model.step(model, sides_model.random_batch(1, 64, 128, classes=[EVERY]))
+        bench_model.step(model, batch(CLASSES[2]))
+        bench_model.step(model, bench_model.random_batch(1, 64, 128, classes=[EVERY]))
     assert torch._dynamo.utils.counters['stats']['unique_graphs'] == 8
 
 
 def test_names_predictions_and_copies_are_the_models_own(model):
     names = list(model.state_dict())
     images = batch(CLASSES[1])
-    expected = sides_model.predict(model, images)
+    expected = bench_model.predict(model, images)
 
     def never(*args):
         raise AssertionError('a graph of the training')
 
     use(model, backbone=never, decode=never)
     assert list(model.state_dict()) == names
-    assert all(torch.equal(*pair) for pair in zip(expected, sides_model.predict(model, images)))
+    assert all(torch.equal(*pair) for pair in zip(expected, bench_model.predict(model, images)))
     use(model)
     other = copy.deepcopy(model)
     torch.nn.init.zeros_(other.decode_head.cls_embed.weight)
-    theirs, ours = (sides_model.step(one, images, gradients=False)['losses'] for one in (model, other))
+    theirs, ours = (bench_model.step(one, images, gradients=False)['losses'] for one in (model, other))
     assert theirs['decode.loss_cls'] != ours['decode.loss_cls']
 
 
@@ -128,14 +131,14 @@ def test_a_training_in_graphs_is_the_training(monkeypatch):
     overrides = {f'model.{key}': value for key, value in SMALL.items()}
     overrides['model.backbone.drop_path_rate'] = 0.3
     trainers = [
-        sides_train.Trainer(overrides={**overrides, **extra})
+        bench_trainer.Trainer(overrides={**overrides, **extra})
         for extra in ({}, {'custom_hooks': [dict(type='CompileHook')]})
     ]
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         for number in range(3):
             images = batch(CLASSES[number], seed=number)
-            eager, graphs = (sides_train.iterate(one, images, seed=number) for one in trainers)
+            eager, graphs = (bench_trainer.iterate(one, images, seed=number) for one in trainers)
             assert eager.keys() == graphs.keys()
             for name in eager:
                 # the first steps, before rounding makes another choice of points
@@ -147,7 +150,10 @@ def test_a_training_in_graphs_is_the_training(monkeypatch):
 def test_an_npu_and_another_head_are_refused_in_one_line():
     with pytest.raises(ValueError, match='not tried on an NPU'):
         compile_hook.refuse_on('npu')
-    model = sides_model.build(overrides=SMALL)
+    model = bench_model.build(overrides=SMALL)
+    with pytest.raises(ValueError, match=r'Mask2FormerHead of this config cannot be compiled.* --fast=1'):
+        compiled_parts.compile_parts(model)
+    accelerate(model)
     model.decode_head.loss_dice.naive_dice = False
     with pytest.raises(ValueError, match='Mask2FormerHead of this config cannot be compiled'):
         compiled_parts.compile_parts(model)

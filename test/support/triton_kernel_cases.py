@@ -4,8 +4,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mmcv.ops import deform_attn_check, deform_attn_dispatch, deform_attn_triton
 from mmcv.ops.multi_scale_deform_attn import multi_scale_deformable_attn_pytorch
+
+from recipe.models import deform_attn, deform_attn_check, deform_attn_triton
 
 CPU = torch.device('cpu')
 
@@ -140,7 +141,7 @@ def test_torch_compile_takes_the_kernel_as_one_operator():
 
 def test_the_check_before_first_use_passes_and_catches_a_wrong_gradient(monkeypatch):
     deform_attn_check.compare(CPU, torch.bfloat16)
-    assert deform_attn_dispatch._try_triton(CPU)
+    assert deform_attn._try_triton(CPU)
     right = deform_attn_triton.run_backward
 
     def wrong(*args):
@@ -151,4 +152,4 @@ def test_the_check_before_first_use_passes_and_catches_a_wrong_gradient(monkeypa
     with pytest.raises(AssertionError, match='gradient of locations'):
         deform_attn_check.compare(CPU)
     with pytest.warns(UserWarning, match='does without its Triton kernel on cpu'):
-        assert not deform_attn_dispatch._try_triton(CPU)
+        assert not deform_attn._try_triton(CPU)

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmcv.ops import deform_attn_dispatch
 
-CASES = Path(__file__).with_name('triton_kernel_cases.py')
+from recipe.models import deform_attn
+
+CASES = Path(__file__).resolve().parents[1] / 'support' / 'triton_kernel_cases.py'
 CPU = torch.device('cpu')
 
 
@@ -25,7 +26,7 @@ pytestmark = pytest.mark.skipif(_triton() < (3, 2), reason=f'needs triton 3.2 or
 # For a GPU that is not there: the kernels as machine code of the A100 and the H100.
 COMPILE = """
 import triton
-from mmcv.ops import deform_attn_triton as module
+from recipe.models import deform_attn_triton as module
 from triton import language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
@@ -61,9 +62,9 @@ def test_the_kernels_compute_what_the_pytorch_form_does():
 
 
 def test_without_triton_there_is_one_warning_and_the_pytorch_form(monkeypatch):
-    monkeypatch.setitem(sys.modules, 'mmcv.ops.deform_attn_triton', None)
+    monkeypatch.setitem(sys.modules, 'recipe.models.deform_attn_triton', None)
     with pytest.warns(UserWarning, match='does without its Triton kernel'):
-        assert not deform_attn_dispatch._try_triton(CPU)
+        assert not deform_attn._try_triton(CPU)
 
 
 @pytest.mark.parametrize(
@@ -78,16 +79,16 @@ def test_without_triton_there_is_one_warning_and_the_pytorch_form(monkeypatch):
     ],
 )
 def test_which_kernel_a_gpu_runs(monkeypatch, choice, built, dtype, takes):
-    monkeypatch.setenv(deform_attn_dispatch.CHOICE, choice)
-    monkeypatch.setattr(deform_attn_dispatch, 'check_ops_exist', lambda: built)
-    monkeypatch.setitem(deform_attn_dispatch._triton_passed, CPU, True)
-    assert deform_attn_dispatch._takes_triton(torch.zeros(1, dtype=dtype)) == takes
+    monkeypatch.setenv(deform_attn.CHOICE, choice)
+    monkeypatch.setattr(deform_attn, 'check_ops_exist', lambda: built)
+    monkeypatch.setitem(deform_attn._triton_passed, CPU, True)
+    assert deform_attn._takes_triton(torch.zeros(1, dtype=dtype)) == takes
 
 
 def test_an_unknown_kernel_is_refused(monkeypatch):
-    monkeypatch.setenv(deform_attn_dispatch.CHOICE, 'fast')
+    monkeypatch.setenv(deform_attn.CHOICE, 'fast')
     with pytest.raises(ValueError, match='MMCV_DEFORM_ATTN=fast is not one of auto, triton'):
-        deform_attn_dispatch._takes_triton(torch.zeros(1))
+        deform_attn._takes_triton(torch.zeros(1))
 
 
 def test_the_kernels_compile_for_gpus():

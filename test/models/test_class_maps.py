@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from mmseg.models.utils import class_maps
 from torch.nn import functional
+
+from recipe.models import class_maps
 
 
 def at_once(cls_logits, mask_logits, size):

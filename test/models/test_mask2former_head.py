@@ -5,17 +5,17 @@ import math
 
 import pytest
 import torch
-from mmdet.models.dense_heads import mask2former_decode
-from mmdet.models.dense_heads.mask2former_points import draw_points
-from mmdet.models.layers.transformer import masked_attention
 from mmengine.registry import MODELS as ROOT_MODELS
 from mmseg.models.decode_heads import Mask2FormerHead
-from mmseg.models.decode_heads.mask2former_fused import batches_loss, decodes_here
 from mmseg.registry import MODELS
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from recipe.bench import sides_model, sides_train
+from recipe.bench import model as bench_model
+from recipe.bench import trainer as bench_trainer
+from recipe.models import accelerate, decode, masked_attention
+from recipe.models.head import FastMask2FormerHead
+from recipe.models.points import draw_points
 
 READS = ('cpu', 'item', 'tolist', 'numpy', '__bool__', '__int__', '__float__', '__index__', '__contains__')
 # Operators whose result has a shape that the device must tell the host, and the one that reads a number.
@@ -25,13 +25,15 @@ CLASSES = [[0, 3, 18], [5, 6]]
 
 @pytest.fixture(scope='module')
 def model():
-    return sides_model.build(
+    built = bench_model.build(
         overrides={
             'backbone.depths': [1, 1, 1, 1],
             'decode_head.pixel_decoder.encoder.num_layers': 1,
             'decode_head.train_cfg.num_points': 128,
         }
     )
+    accelerate(built)
+    return built
 
 
 @pytest.fixture
@@ -41,8 +43,8 @@ def head(model):
 
 def prepared(model, classes=CLASSES, height=32, width=64):
     """Return what the head's loss takes: features and data samples, as the preprocessor leaves them."""
-    batch = sides_model.random_batch(images=len(classes), height=height, width=width, classes=classes, block=8)
-    data = model.data_preprocessor(sides_model.samples(batch), True)
+    batch = bench_model.random_batch(images=len(classes), height=height, width=width, classes=classes, block=8)
+    data = model.data_preprocessor(bench_model.samples(batch), True)
     with torch.no_grad():
         return model.extract_feat(data['inputs']), data['data_samples']
 
@@ -103,7 +105,7 @@ def test_reading_more_is_noticed(model, head):
     assert reads.count('tolist') == len(samples)
     assert syncs
 
-    head.decodes_fused = lambda: False
+    head.__class__ = Mask2FormerHead
     reads, syncs = reads_of_a_step(head, features, samples)
     assert '_unique2' in syncs and 'index' in syncs and reads.count('cpu') == 2 * 4
 
@@ -128,13 +130,13 @@ def test_costs_that_are_not_finite_stop_the_step(model, head):
 
 
 def test_between_guarded_iterations_they_stop_the_caller():
-    trainer = sides_train.Trainer(overrides={'model.decode_head.train_cfg.num_points': 64})
-    batch = sides_model.random_batch(height=32, width=64)
-    sides_train.iterate(trainer, batch)
+    trainer = bench_trainer.Trainer(overrides={'model.decode_head.train_cfg.num_points': 64})
+    batch = bench_model.random_batch(height=32, width=64)
+    bench_trainer.iterate(trainer, batch)
     with torch.no_grad():
         trainer.model.decode_head.cls_embed.weight.fill_(math.nan)
     with pytest.raises(ValueError, match='matching cost is not finite'):
-        sides_model.step(trainer.model, batch)
+        bench_model.step(trainer.model, batch)
 
 
 def test_labels_that_the_model_does_not_have_are_named(model, head):
@@ -162,9 +164,9 @@ def test_a_query_that_would_see_nothing_sees_everything(head):
     head.mask_embed = torch.nn.Sequential()
     head.transformer_decoder.post_norm = torch.nn.Identity()
     features = torch.tensor([1.0, -1.0]).view(1, 1, 1, 2)
-    masks = mask2former_decode._AttentionMasks(head, features, [torch.Size((1, 2))])
+    masks = decode._AttentionMasks(head, features, [torch.Size((1, 2))])
     assert masks(torch.tensor([[1.0], [-1.0], [0.0]]), 0).tolist() == [[[True, False], [False, True], [True, True]]]
-    masks = mask2former_decode._AttentionMasks(head, -features.abs(), [torch.Size((1, 2))])
+    masks = decode._AttentionMasks(head, -features.abs(), [torch.Size((1, 2))])
     assert masks(torch.tensor([[1.0]]), 0).tolist() == [[[True, True]]]
 
 
@@ -192,30 +194,12 @@ class OwnLoss(Mask2FormerHead):
         return zero + 1, zero + 2, zero + 3
 
 
-class OwnMasks(Mask2FormerHead):
-    """Someone's head that shifts its masks."""
-
-    def _forward_head(self, *args):
-        cls, masks, attention = super()._forward_head(*args)
-        return cls, masks + 1, attention
-
-
-def test_a_subclass_with_its_own_loss_keeps_it(model, head):
-    assert batches_loss(head)
+def test_a_subclass_keeps_its_own_methods(model, head):
     head.__class__ = OwnLoss
-    assert decodes_here(head) and not batches_loss(head)
+    assert 'OwnLoss' not in accelerate(head)
+    assert type(head) is OwnLoss
     losses = head.loss(*prepared(model), None)
     assert (losses['loss_cls'], losses['d0.loss_mask'], losses['loss_dice']) == (1, 2, 3)
-
-
-def test_a_subclass_with_its_own_masks_keeps_them(model, head):
-    features, samples = prepared(model)
-    metas = [sample.metainfo for sample in samples]
-    with torch.no_grad():
-        before = head.predict(features, metas, None)
-        head.__class__ = OwnMasks
-        assert not decodes_here(head) and not batches_loss(head)
-        assert not torch.allclose(head.predict(features, metas, None), before, rtol=1e-3)
 
 
 def test_a_hook_on_the_head_is_called(model, head):
@@ -236,11 +220,12 @@ def test_other_attentions_and_assigners_keep_the_path_of_upstream(head):
         other = copy.deepcopy(head)
         parent, name = path.rsplit('.', 1) if '.' in path else ('', path)
         setattr(other.get_submodule(parent), name, part)
-        assert not other.decodes_fused(), path
+        assert not other.decodes_at_once, path
     head.assigner.match_costs.pop()
-    assert head.decodes_fused() and not batches_loss(head)
+    assert head.decodes_at_once and not head.batches_loss
 
 
 def test_the_registry_gives_the_head_that_was_tested(model):
-    assert MODELS.get('Mask2FormerHead') is type(model.decode_head) is Mask2FormerHead
+    assert MODELS.get('Mask2FormerHead') is Mask2FormerHead
+    assert type(model.decode_head) is FastMask2FormerHead
     assert ROOT_MODELS.get('mmdet.Mask2FormerHead') in Mask2FormerHead.__mro__

@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 from mmseg.models.backbones.swin import WindowMSA
-from mmseg.models.utils import window_attention_cpu
-from mmseg.models.utils.window_attention import window_attention
 from torch import nn
+
+from recipe.models import adopt, window_attention_cpu
+from recipe.models.swin import FastWindowMSA
+from recipe.models.window_attention import window_attention
 
 SIZE, WIDTH, HEADS = 3, 8, 2
 
@@ -17,6 +19,7 @@ def attention(qkv_bias=True):
     attn = WindowMSA(WIDTH, HEADS, (SIZE, SIZE), qkv_bias=qkv_bias).double()
     for parameter in attn.parameters():
         nn.init.normal_(parameter)
+    adopt(attn, FastWindowMSA)
     return attn
 
 

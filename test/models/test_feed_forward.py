@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import pytest
 import torch
-from mmcv.cnn.bricks.feed_forward import feed_forward
 from mmcv.cnn.bricks.transformer import FFN
 from torch import nn
+
+from recipe.models import adopt
+from recipe.models.feed_forward import FastFFN, feed_forward
 
 ACTIVATIONS = [{'type': 'GELU'}, {'type': 'ReLU', 'inplace': True}, {'type': 'ReLU'}]
 
 
 def network(activation=ACTIVATIONS[0], **options):
     torch.manual_seed(0)
-    return FFN(16, 24, act_cfg=activation, add_identity=False, **options).double()
+    ffn = FFN(16, 24, act_cfg=activation, **{'add_identity': False, **options}).double()
+    adopt(ffn, FastFFN)
+    return ffn
 
 
 def norm_of(width=16):
@@ -49,6 +53,14 @@ def test_keeps_one_tensor_of_the_hidden_width():
         feed_forward(ffn.layers, torch.randn(7, 16, dtype=torch.double, requires_grad=True), norm_of())
     assert kept.count((7, 24)) == 1  # the modules keep both sides of the activation
     assert kept.count((7, 16)) == 1  # and the input beside its norm
+
+
+@pytest.mark.parametrize('options', [{}, {'add_identity': True}, {'layer_scale_init_value': 0.5}], ids=str)
+def test_the_module_computes_what_upstreams_does(options):
+    ffn = network(**options)
+    x, identity = (torch.randn(2, 5, 16, dtype=torch.double, requires_grad=True) for _ in range(2))
+    for rest in ((), (identity,)):
+        torch.testing.assert_close(ffn(x, *rest), FFN.forward(ffn, x, *rest))
 
 
 def hooked():

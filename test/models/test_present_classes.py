@@ -5,7 +5,10 @@ import torch
 from mmengine.structures import PixelData
 from mmseg.models.data_preprocessor import SegDataPreProcessor
 from mmseg.structures import SegDataSample
-from mmseg.structures.present_classes import KEY, count_values, present_classes
+
+from recipe.models import adopt
+from recipe.models.preprocessor import FastSegDataPreProcessor
+from recipe.models.present_classes import KEY, count_values, present_classes
 
 
 @pytest.mark.parametrize('dtype', [torch.uint8, torch.int16, torch.int32, torch.int64, torch.float32, torch.bool])
@@ -23,6 +26,7 @@ def preprocess(label_map, training=True, **options):
     """Return the label map as the model sees it."""
     sample = SegDataSample(gt_sem_seg=PixelData(data=label_map), metainfo=dict(img_shape=label_map.shape[1:]))
     preprocessor = SegDataPreProcessor(size=(4, 4), **options)
+    adopt(preprocessor, FastSegDataPreProcessor)
     data = dict(inputs=[torch.zeros(3, *label_map.shape[1:])], data_samples=[sample])
     return preprocessor(data, training)['data_samples'][0].gt_sem_seg
 
@@ -59,3 +63,23 @@ def test_a_new_map_has_no_note():
 
 def test_nothing_is_counted_for_evaluation():
     assert KEY not in preprocess(torch.zeros(1, 4, 4, dtype=torch.long), training=False).metainfo
+
+
+@pytest.mark.parametrize(
+    'options', [{}, {'bgr_to_rgb': True}, {'bgr_to_rgb': True, 'mean': [1.0, 2, 3], 'std': [4.0] * 3}]
+)
+@pytest.mark.parametrize('channels', [1, 3])
+def test_a_batch_is_that_of_upstream(options, channels):
+    if channels == 1 and 'mean' in options:
+        options = {**options, 'mean': [1.0], 'std': [4.0]}
+    images = [torch.rand(channels, 4, 3) for _ in range(2)]
+
+    def samples():
+        return [SegDataSample(gt_sem_seg=PixelData(data=torch.zeros(1, 4, 3, dtype=torch.long))) for _ in images]
+
+    plain, fast = (SegDataPreProcessor(size=(4, 4), **options) for _ in range(2))
+    adopt(fast, FastSegDataPreProcessor)
+    theirs, ours = (one(dict(inputs=images, data_samples=samples()), True) for one in (plain, fast))
+    assert torch.equal(theirs['inputs'], ours['inputs'])
+    theirs, ours = (one(dict(inputs=images, data_samples=None), False) for one in (plain, fast))
+    assert torch.equal(theirs['inputs'], ours['inputs'])
