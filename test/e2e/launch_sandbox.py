@@ -105,7 +105,7 @@ class Sandbox:
     def tool(self, name: str, *argv: str) -> None:
         """Run one of the tools, which has to succeed."""
         command = [sys.executable, str(self.root / 'tools' / name), *argv]
-        subprocess.run(command, check=True, capture_output=True, env=self.env, timeout=300)
+        subprocess.run(command, check=True, capture_output=True, env=self.env, timeout=1200)
 
     def make_data(self, name: str, train: int = 8, val: int = 4) -> Path:
         """Make a small prepared data set.
@@ -143,7 +143,7 @@ def snapshot(*folders: Path) -> Dict[str, Tuple[int, int]]:
     return found
 
 
-def wait_until(what: Callable[[], bool], running: subprocess.Popen, seconds: float = 300) -> None:
+def wait_until(what: Callable[[], bool], running: subprocess.Popen, seconds: float = 1200) -> None:
     """Wait for something that a process does; fails where that ends before, with what it said."""
     deadline = time.monotonic() + seconds
     while not what():

@@ -100,7 +100,7 @@ def world(tmp_path_factory):
     made = World(tmp_path_factory.mktemp('world'))
     yield made
     made.driver.stdin.close()
-    made.driver.wait(60)
+    made.driver.wait(600)
 
 
 OPTIONS = {

@@ -161,8 +161,8 @@ def running(sandbox, data):
     process.wait()
 
 
-def end(process: subprocess.Popen, seconds: float):
-    out, err = process.communicate(timeout=seconds)
+def end(process: subprocess.Popen):
+    out, err = process.communicate(timeout=1200)
     assert 'Final' not in out
     assert 'Traceback' not in out
     return process.returncode, [line for line in err.splitlines() if line.startswith('error:')]
@@ -180,7 +180,7 @@ def rank_pid(pids, rank):
 def test_a_killed_rank_ends_the_run_and_is_named(running):
     below = descendants(running.pid)
     os.kill(rank_pid(below, 1), signal.SIGKILL)
-    status, errors = end(running, 60)
+    status, errors = end(running)
     assert status == 128 + signal.SIGKILL
     assert len(errors) == 1
     assert re.search(r'rank 1 was killed by signal 9 .*; log: \S+/1/std(out|err)\.log$', errors[0])
@@ -192,7 +192,7 @@ def test_ctrl_c_ends_the_run_and_everything_that_it_started_and_saves_it(running
     below = descendants(running.pid)
     assert len(below) >= 5  # torchrun, two ranks and their loaders
     os.killpg(running.pid, signal.SIGINT)  # as a terminal does
-    status, errors = end(running, 120)
+    status, errors = end(running)
     assert status == 128 + signal.SIGINT
     assert len(errors) == 1
     assert 'SIGINT ended the training; continue with --resume=1' in errors[0]
@@ -228,7 +228,7 @@ def test_an_unreadable_image_ends_the_run_and_is_named(sandbox):
     wait_until(lambda: any(run.glob('*/vis_data/scalars.json')), started)
     image = sorted(broken.glob('leftImg8bit/train/*/*.png'))[0]
     image.write_bytes(image.read_bytes()[:2000])
-    _, err = started.communicate(timeout=300)
+    _, err = started.communicate(timeout=1200)
     assert started.returncode == 66, err
     last = err.splitlines()[-1]
     assert re.match(r'error: rank \d ended with exit status 66: rank \d, iteration \d+: ', last)

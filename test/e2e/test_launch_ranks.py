@@ -66,7 +66,7 @@ class Job:
 
     def until(self, *names: str) -> None:
         """Wait until the ranks have made some files."""
-        wait_until(lambda: all((self.folder / name).exists() for name in names), self.process, 60)
+        wait_until(lambda: all((self.folder / name).exists() for name in names), self.process)
 
     def end(self) -> tuple:
         """Wait for the end: exit status and failure."""
@@ -74,7 +74,7 @@ class Job:
 
     def end_with_all(self) -> tuple:
         """Wait for the end: exit status, failure, and the failures of all attempts."""
-        out, _ = self.process.communicate(timeout=120)
+        out, _ = self.process.communicate(timeout=600)
         last, every = map(json.loads, out.splitlines()) if out else (None, [])
         return self.process.returncode, last, every
 
@@ -237,7 +237,7 @@ time.sleep(600)
     torchrun = [row.pid for row in processes.table() if row.parent == job.process.pid]
     os.kill(job.process.pid if victim == 'launcher' else torchrun[0], signal.SIGKILL)
     job.end()
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 600
     while alive(below) and time.monotonic() < deadline:
         time.sleep(0.2)
     assert not alive(below)

@@ -163,7 +163,7 @@ class SetupWorld:
             env=self.environment(**env),
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=1200,
         )
         assert done.returncode == status, done.stdout + done.stderr
         # What a log held is shown behind a bar; a traceback of the tool itself would not be.

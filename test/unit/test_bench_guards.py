@@ -8,6 +8,8 @@ import bench_guards
 import console
 import sides_model
 
+pytestmark = pytest.mark.trains
+
 SMALL = {
     'model.data_preprocessor.size': (64, 64),
     'model.backbone.depths': [1, 1, 1, 1],

@@ -6,6 +6,8 @@ import bench
 import bench_validation
 import console
 
+pytestmark = pytest.mark.trains
+
 
 def test_both_sides_validate_the_same_pictures(capsys):
     arguments = [

@@ -17,6 +17,8 @@ from torch import nn
 
 import bench_counts
 
+pytestmark = pytest.mark.trains
+
 
 class ToyModel(BaseModel):
     """A model with three terms, one of which is no loss."""

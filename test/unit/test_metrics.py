@@ -14,6 +14,8 @@ import metrics
 import metrics_collect
 import metrics_toy
 
+pytestmark = pytest.mark.trains
+
 TOOLS = Path(__file__).resolve().parents[2] / 'tools'
 RECORDED = Path(__file__).parent / 'data' / 'mmengine-0.10.3.log'
 MAX_ITERS, CRASH_AT, CHECKPOINT = 40, 23, 20

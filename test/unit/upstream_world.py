@@ -108,7 +108,7 @@ class World:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=60,
+            timeout=600,
         )
         assert done.returncode == status, done.stdout
         assert 'Traceback' not in done.stdout, done.stdout
