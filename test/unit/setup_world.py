@@ -89,7 +89,7 @@ class SetupWorld:
     def _make(self) -> None:
         (self.root / 'tools').mkdir(parents=True)
         self.index.mkdir()
-        for pattern in ('console.py', 'setup*', 'upstream*'):
+        for pattern in ('clean_environment.py', 'console.py', 'processes.py', 'setup*', 'tied_process.py', 'upstream*'):
             for path in TOOLS.glob(pattern):
                 shutil.copy(str(path), str(self.root / 'tools'))
         for name in ('torch', 'mmengine', 'extra'):
