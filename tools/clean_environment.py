@@ -106,6 +106,8 @@ def _configured(python: str) -> List[Tuple[str, str, str]]:
     if given == os.devnull:
         return []
     env = clean()
+    # The files may name another interpreter, or silence pip.
+    env.update(PIP_PYTHON=python, PIP_QUIET='0', PIP_REQUIRE_VIRTUALENV='0')
     if given:
         env['PIP_CONFIG_FILE'] = given
     done = subprocess.run(

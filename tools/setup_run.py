@@ -140,7 +140,7 @@ class Setup:
         self.python = ''  # the interpreter that everything is installed into
         self._base: Optional[Python] = None  # what .venv is to be made with; None: the one that is there stays
         self._out = sys.stderr if args.print_python else sys.stdout
-        self._found: Optional[Dict] = None  # what setup_check.py found since the last step
+        self._found: Optional[Dict] = None  # by setup_check.py, since pip ran last
         self._calls = Caller(root, self.folder / 'logs', command, self._out)
         self._recall()
 
@@ -273,7 +273,6 @@ class Setup:
                 self.record['steps'][undone] = ''
         self._save()  # before the first change, so that a kill leaves no stamp of what is half done
         step.run()
-        self._found = None
         faults = step.faults()
         if faults:
             raise self._calls.failure(f'still lacks {upstream_state.some(faults)}')
@@ -292,7 +291,7 @@ class Setup:
     # Checks
 
     def _check(self) -> Dict:
-        """What setup_check.py finds; asked once after each step."""
+        """What setup_check.py finds; asked again after pip has run."""
         if self._found is None:
             asked = {
                 'requirements': list(map(str, self._requirements())),
@@ -370,6 +369,7 @@ class Setup:
         # The builds import torch, which since 2.5 imports torch_npu too, and that needs CANN's libraries on the path.
         variables['TORCH_DEVICE_BACKEND_AUTOLOAD'] = '0'
         options = ['--disable-pip-version-check', '--no-input']
+        self._found = None
         self._calls.run([self.python, '-m', 'pip', *options, *arguments], {**variables, **env})
 
     def _requirements(self) -> List[Path]:
@@ -389,13 +389,13 @@ class Setup:
         limits = setup_stack.constraints(self.stack)
         for limit, why in limits.items():
             self.say(f'  {limit}: {why}')
-        damaged = list(self._check()['damaged'])
-        if damaged:  # pip, which looks at no file, takes them for installed
-            self._pip('install', '--no-compile', '--no-deps', '--ignore-installed', *damaged)
         # Byte-compiling all of torch takes longer than unpacking it, and what is imported is compiled then anyway.
         self._pip('install', '--no-compile', *wanted, *limits)
         no_deps = [part for file in self._no_deps() for part in ('-r', str(file))]
         self._pip('install', '--no-compile', '--no-deps', *no_deps)
+        damaged = list(self._check()['damaged'])
+        if damaged:  # pip, which looks at no file, takes them for installed
+            self._pip('install', '--no-compile', '--no-deps', '--ignore-installed', *damaged)
 
     def _new_enough_pip(self) -> None:
         version = self._pip_version()

@@ -82,8 +82,8 @@ def started(command: Sequence[str], **options: object) -> Iterator[subprocess.Po
     """
     alive, mine = os.pipe()
     try:
-        # -E and -s: nothing of the user's is imported in place of the standard library.
-        keeper = [sys.executable, '-E', '-s', str(Path(__file__).resolve()), str(alive), *command]
+        # -E, -s and -S: nothing is imported but the standard library, which starts faster too.
+        keeper = [sys.executable, '-E', '-s', '-S', str(Path(__file__).resolve()), str(alive), *command]
         # In a session of its own the keeper gets no Ctrl-C and no hang-up of the terminal; the starter gets them.
         process = subprocess.Popen(
             keeper, stdin=subprocess.DEVNULL, pass_fds=(alive, *held), start_new_session=True, **options
