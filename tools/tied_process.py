@@ -56,12 +56,12 @@ def lock(descriptor: int, waits: Callable[[str], None]) -> Iterator[None]:
 
 def _holder(status: os.stat_result) -> str:
     """The words for the process that took a file's lock."""
-    file = f'{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}'
     with contextlib.suppress(OSError):
         for line in Path('/proc/locks').read_text().splitlines():
             # 1: FLOCK  ADVISORY  WRITE 4711 fd:01:132 0 EOF; a line with -> is of one that waits
             fields = line.split()
-            if fields[1] == 'FLOCK' and fields[5] == file:
+            # The device that is named here is not always that of the file's status (overlays, btrfs).
+            if fields[1] == 'FLOCK' and fields[5].rpartition(':')[2] == str(status.st_ino):
                 pid = int(fields[4])
                 if processes.state(pid) in (None, 'Z'):
                     return f'process {pid}, which has ended, but a program that it started has not'
