@@ -284,7 +284,9 @@ time.sleep(600)
     ],
 )
 def test_nothing_goes_on_when_the_set_up_is_killed(made, tmp_path, signum):
-    lose(made, 'mmcv')
+    record = made.record()
+    del record['steps']['packages']
+    write(made.root / '.setup/recipe.json', json.dumps(record))
     backend = made.root / 'mmcv/backend.py'
     backend.write_text(_WAIT.format(file=str(tmp_path / 'builds')) + backend.read_text())
     mark = f'RUN_OF_A_TEST={tmp_path}'
