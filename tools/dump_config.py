@@ -8,6 +8,7 @@ are taken, and in them only known classes, known words and numbers of a plausibl
 from __future__ import annotations
 
 import inspect
+import re
 from typing import Any, Dict, Iterator, Set
 
 import console
@@ -24,7 +25,7 @@ _WORDS = {
 }
 _START = ('init_cfg', 'pretrained')  # the dump brings the weights
 _LARGEST = 1 << 16
-_REPEATING = ('depths', 'num_layers')  # each layer has weights
+_REPEATING = re.compile('depth|layers|convs|blocks|stages|modules')  # each of them has weights
 _DEEPEST = 20
 
 
@@ -71,13 +72,13 @@ def _checked(node: Any, place: str, classes: Set[str], tensors: int) -> Any:
             if isinstance(name, str) and name not in _START
         }
     if isinstance(node, list):
-        if key in _REPEATING and sum(item for item in node if isinstance(item, int)) > tensors:
+        if _REPEATING.search(key) and sum(item for item in node if isinstance(item, int)) > tensors:
             raise _refusal(place, node)
         return [_checked(item, place, classes, tensors) for item in node]
     if isinstance(node, str):
         if node not in {'type': classes, '_scope_': SCOPES}.get(key, _WORDS):
             raise _refusal(place, node)
-    elif isinstance(node, int) and abs(node) > (tensors if key in _REPEATING else _LARGEST):
+    elif isinstance(node, int) and abs(node) > (tensors if _REPEATING.search(key) else _LARGEST):
         raise _refusal(place, node)
     return node
 
