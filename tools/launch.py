@@ -104,7 +104,9 @@ def make_plan(asked: options.Options) -> Plan:
     # The slow checks come last.
     model = run_config.build_model(config)
     if asked.resume:
-        _set_checkpoint(config, folder)
+        _set_checkpoint(config, folder, model)
+    elif config.get('load_from'):
+        console.say(f'weights  {weights.require_start(config["load_from"], model)}')
     elif backbone is not None:
         parameters, buffers = dict(model.backbone.named_parameters()), dict(model.backbone.named_buffers())
         console.say(f'weights  {backbone}: {weights.compare(backbone, parameters, buffers)}')
@@ -115,14 +117,17 @@ def make_plan(asked: options.Options) -> Plan:
     return Plan(asked, device, nproc, config, folder, pins)
 
 
-def _set_checkpoint(config: Any, folder: Path) -> None:
-    """Have the training go on from the newest checkpoint that loads whole."""
-    from mmseg.engine.checkpoint import CheckpointError, find_resumable
+def _set_checkpoint(config: Any, folder: Path, model: Any) -> None:
+    """Have the training go on from the newest checkpoint that loads whole and fits the config."""
+    from mmseg.engine.checkpoint import CheckpointError, find_resumable, misfit
 
     import run_config
 
+    wrapper, schedulers = run_config.build_optimizer(config, model)
     try:
-        checkpoint, passed_over = find_resumable(str(folder))
+        checkpoint, passed_over = find_resumable(
+            str(folder), lambda checkpoint: misfit(checkpoint, model, wrapper, schedulers)
+        )
     except CheckpointError as error:
         trust = ', or give --trust_checkpoint if you trust where they come from' if 'refused' in str(error) else ''
         raise console.UserError(f'--resume=1: {error}; start afresh without --resume=1{trust}') from None

@@ -13,8 +13,11 @@ from typing import Callable, Dict, List, NamedTuple
 
 import pytest
 import torch
+from mmseg.engine.checkpoint import find_resumable, misfit
 from PIL import Image
 
+import evil_checkpoints
+import run_config
 from launch_sandbox import Sandbox, snapshot
 
 CPU = ['--device=cpu', '--nproc=1']
@@ -377,6 +380,60 @@ def test_a_checkpoint_that_would_run_code(world, tmp_path):
     argv = ['--demo', f'--data_path={world.data}', *CPU, '--resume=1', f'--work_dir={run}']
     world.refuses(lambda: world.launch(*argv), 'or give --trust_checkpoint if you trust where they come from')
     assert not (tmp_path / 'ran').exists()
+
+
+@pytest.fixture(scope='module')
+def demo_checkpoint(world):
+    """A whole checkpoint of the demo's model, as a training leaves it after five iterations."""
+    config = run_config.load(run_config.DEMO)
+    model = run_config.build_model(config)
+    wrapper, schedulers = run_config.build_optimizer(config, model)
+    optimizer = wrapper.state_dict()
+    for group, saved in zip(wrapper.optimizer.param_groups, optimizer['param_groups']):
+        for number, parameter in zip(saved['params'], group['params']):
+            empty = torch.zeros_like(parameter)
+            optimizer['state'][number] = {'step': torch.tensor(5.0), 'exp_avg': empty, 'exp_avg_sq': empty}
+    run = world.home / 'demo run'
+    run.mkdir()
+    content = {
+        'meta': {'iter': 5, 'epoch': 0, 'seed': 0},
+        'state_dict': model.state_dict(),
+        'optimizer': optimizer,
+        'param_schedulers': [scheduler.state_dict() for scheduler in schedulers],
+        'message_hub': {'log_scalars': {}, 'runtime_info': {}, 'resumed_keys': {}},
+    }
+    torch.save(content, run / 'iter_5.pth')
+    fits = partial(misfit, model=model, optim_wrapper=wrapper, schedulers=schedulers)
+    assert find_resumable(str(run), fits) == (str(run / 'iter_5.pth'), [])
+    return run / 'iter_5.pth'
+
+
+@pytest.mark.parametrize(
+    ('override', 'said'),
+    [
+        ('model.decode_head.num_classes=20', r'iter_5.pth is of another model: decode_head.cls_embed.weight is (20, '),
+        ('optim_wrapper.paramwise_cfg.norm_decay_mult=1.0', 'iter_5.pth is of another optimizer: '),
+    ],
+)
+def test_a_checkpoint_of_another_model(world, demo_checkpoint, override, said):
+    argv = ['--demo', f'--data_path={world.data}', *CPU, '--resume=1', f'--work_dir={demo_checkpoint.parent}']
+    world.refuses(lambda: world.launch(*argv, '--', override), said)
+
+
+def test_a_start_of_another_model(world):
+    path = world.home / 'start.pth'
+    torch.save({'state_dict': {'backbone.conv1.weight': torch.zeros(64, 3, 7, 7)}}, path)
+    argv = ['--demo', f'--data_path={world.data}', *CPU, '--', f'load_from={path}']
+    world.refuses(lambda: world.launch(*argv), f'load_from: {path} is of another model: ')
+
+
+def test_a_checkpoint_with_pointers(world):
+    """numpy would follow them."""
+    run = world.home / 'pointers'
+    run.mkdir()
+    torch.save({'meta': evil_checkpoints.numpy_faults()['field out of bounds']}, run / 'iter_5.pth')
+    argv = ['--demo', f'--data_path={world.data}', *CPU, '--resume=1', f'--work_dir={run}']
+    world.refuses(lambda: world.launch(*argv), 'iter_5.pth refused, it holds an array of numpy type')
 
 
 def test_weights_of_another_hash(world):
