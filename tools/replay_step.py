@@ -10,6 +10,8 @@ not by the mean over all, and the gradient is that rank's own. Nothing is change
 
 from __future__ import annotations
 
+import refuse_hidden_stdlib  # noqa: F401  isort: skip
+
 import argparse
 import contextlib
 import io
@@ -18,6 +20,7 @@ import math
 from typing import Any, Dict, List
 
 import console
+import doctor_sources
 
 
 def load(path: str) -> Dict[str, Any]:
@@ -112,6 +115,7 @@ def main() -> None:
     parser.add_argument('--device', choices=('auto', 'cpu', 'cuda', 'npu'), default='auto')
     parser.add_argument('--json', action='store_true', help='print the figures for programs')
     asked = parser.parse_args()
+    doctor_sources.require()
     dump = load(asked.dump)
 
     import mmseg.models  # noqa: F401  registers them
