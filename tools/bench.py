@@ -16,6 +16,8 @@ synchronisation is said in ``bench_counts.py``, what peak memory is in ``bench_m
 
 from __future__ import annotations
 
+import refuse_hidden_stdlib  # noqa: F401  isort: skip
+
 import argparse
 import contextlib
 import dataclasses
@@ -28,6 +30,7 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tupl
 import bench_report
 import console
 import devices
+import doctor_sources
 
 BACKBONES = {
     'demo': {},
@@ -282,6 +285,7 @@ _COMPILED = (('both',), ('ours', 'both'))  # for upstream, for ours
 def main(arguments: Optional[Sequence[str]] = None) -> int:
     """Run the command line; see the module's text."""
     args = parse(arguments)
+    doctor_sources.require()
     device, _ = devices.find(args.device)
     result = {
         'step': run_step,

@@ -13,6 +13,8 @@ A dump that comes from elsewhere can run nothing: of the config in it, only a mo
 
 from __future__ import annotations
 
+import refuse_hidden_stdlib  # noqa: F401  isort: skip
+
 import argparse
 import contextlib
 import io
@@ -22,6 +24,7 @@ import os
 from typing import Any, Dict, List
 
 import console
+import doctor_sources
 
 
 def load(path: str) -> Dict[str, Any]:
@@ -146,6 +149,7 @@ def main() -> None:
     asked = parser.parse_args()
     if asked.trust_checkpoint:
         os.environ['MMSEG_TRUST_CHECKPOINT'] = '1'
+    doctor_sources.require()
     dump = load(asked.dump)
 
     import mmseg.models  # noqa: F401  registers them

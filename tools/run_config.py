@@ -17,7 +17,7 @@ RECIPE, DEMO = CONFIGS / 'mask2former_swin-b_cityscapes.py', CONFIGS / 'demo.py'
 # A performance run is short: (iterations, iterations between validations).
 PERFORMANCE, PERFORMANCE_DEMO = (1000, 1000), (100, 100)
 # Where a start begins, which is not the same for a resumed one.
-_OF_ONE_START = ('load_from', 'model.backbone.init_cfg')
+_OF_ONE_START = ('load_from', 'model.backbone.init_cfg', 'runner_type')
 _CACHED = {'LoadResizedCrop', 'FastLoadImageFromFile', 'FastLoadAnnotations'}  # transforms that take a decoded cache
 _LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 
@@ -69,6 +69,7 @@ def make(options: Options, device: str, data_root: Path) -> Any:
         group['data_root'] = str(data_root)
     if options.decoded_cache:
         _set_decoded_cache(config, inputs.absolute(options.decoded_cache), data_root)
+    config.setdefault('runner_type', 'UniqueLogDirRunner')
     override(config, options.overrides)
     return config
 

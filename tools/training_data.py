@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from pathlib import Path
 from typing import Optional
@@ -17,7 +18,7 @@ DEMO_DATA = run_folder.OUTPUT / 'demo_data'
 
 
 def root(given: Optional[str], demo: bool) -> Path:
-    """The data root; the demo set need not exist yet.
+    """The data root; the demo set need not exist yet. It is in the user's cache if test/output cannot be written.
 
     Args:
         given: What ``--data_path`` says.
@@ -30,7 +31,11 @@ def root(given: Optional[str], demo: bool) -> Path:
         import streetscenes
 
         # Sets of another size, or of another generator, lie beside each other.
-        return DEMO_DATA / '_'.join(map(str, ('v' + str(streetscenes.GENERATOR_VERSION), *DEMO)))
+        folder = DEMO_DATA / '_'.join(map(str, ('v' + str(streetscenes.GENERATOR_VERSION), *DEMO)))
+        if folder.exists() or os.access(run_folder.existing_part(folder), os.W_OK):
+            return folder
+        cache = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache')
+        return cache / 'mask2former_swin_recipe' / 'demo_data' / folder.name
     return inputs.require_cityscapes(given)
 
 

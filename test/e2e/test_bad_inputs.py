@@ -18,7 +18,7 @@ from PIL import Image
 
 import evil_checkpoints
 import run_config
-from launch_sandbox import Sandbox, snapshot
+from launch_sandbox import Sandbox, in_namespace, snapshot
 
 CPU = ['--device=cpu', '--nproc=1']
 
@@ -178,14 +178,6 @@ def test_folder_of_another_run(world):
     run.mkdir()
     (run / 'iter_5.pth').write_bytes(b'precious')
     world.refuses(lambda: world.launch('--demo', f'--work_dir={run}'), 'already holds a run')
-
-
-def in_namespace(script: str) -> tuple:
-    """A command that runs another one with file systems mounted as a script says; skips where that is forbidden."""
-    probe = subprocess.run(['unshare', '-rm', 'sh', '-c', 'mount -t tmpfs none /mnt'], capture_output=True, check=False)
-    if probe.returncode:
-        pytest.skip(f'this machine forbids mounting in a namespace: {probe.stderr.decode().strip()}')
-    return ('unshare', '-rm', 'sh', '-c', f'{script} && exec "$@"', 'sh')
 
 
 def test_read_only_folder(world):

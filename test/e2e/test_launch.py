@@ -10,7 +10,7 @@ import subprocess
 
 import pytest
 
-from launch_sandbox import TINY, TINY_OVERRIDES, Sandbox, alive, descendants, snapshot, wait_until
+from launch_sandbox import TINY, TINY_OVERRIDES, Sandbox, alive, descendants, in_namespace, snapshot, wait_until
 
 LEGACY = [
     r'Final Performance images/sec : \d+\.\d+',
@@ -107,6 +107,37 @@ def test_a_run_is_continued_in_its_folder_past_a_damaged_checkpoint(full, sandbo
     assert len((run / 'command.txt').read_text().splitlines()) == 2
 
 
+def test_the_duration_is_that_of_both_sessions(full):
+    """After the test above."""
+    run, _ = full
+    sessions = [json.loads(line) for line in (run / 'sessions.jsonl').read_text().splitlines()]
+    assert [len(session['starts']) for session in sessions] == [1, 1]
+    seconds = json.loads((run / 'result.json').read_text())['e2e_duration_s']
+    assert seconds == pytest.approx(sum(session['seconds'] for session in sessions))
+
+
+def test_a_read_only_recipe_in_a_notebook_whose_output_nobody_reads(sandbox, data):
+    """The training goes on to its end, and its folder has what would be elsewhere."""
+    run = sandbox.home / 'own folder'
+    command = sandbox.command('full', [*TINY, f'--data_path={data}', f'--work_dir={run}', *TINY_OVERRIDES])
+    prefix = in_namespace(
+        f'mount --bind "{sandbox.root}" "{sandbox.root}" && mount -o remount,ro,bind "{sandbox.root}"'
+    )
+    env = {**sandbox.env, 'MPLBACKEND': 'module://matplotlib_inline.backend_inline', 'PYTHONINSPECT': '1'}
+    with open('/dev/full', 'w') as full:
+        started = subprocess.Popen([*prefix, *command], stdout=subprocess.PIPE, stderr=full, env=env, cwd=sandbox.home)
+    assert started.stdout.readline().startswith(b'device ')
+    started.stdout.close()
+    assert started.wait(1200) == 0
+    said = (run / 'launcher.log').read_text()
+    assert 'stdout cannot be written (Broken pipe); the work goes on without it' in said
+    assert f'{sandbox.output} cannot be written to; the files for it will be in {run}' in said
+    assert re.search(LEGACY[1], said.splitlines()[-3])
+    assert json.loads((run / 'result.json').read_text())['complete']
+    for name in ('train_full_8p.log', 'mask2former_swin_2p_miou.log', 'train_mask2former_swin_2p_miou_loss.txt'):
+        assert (run / name).is_file(), name
+
+
 def losses(run):
     """Of each line that a run logged before anybody continued it, in order."""
     first = min(run.glob('*/vis_data/scalars.json'))
@@ -191,13 +222,19 @@ def test_ctrl_c_ends_the_run_and_everything_that_it_started_and_saves_it(running
     """The other signals, and a launcher that is killed, are test_launch_ranks.py's."""
     below = descendants(running.pid)
     assert len(below) >= 5  # torchrun, two ranks and their loaders
+    run = sandbox.newest_run('full')
+    for argv in (['--resume=auto'], ['--nnodes=2', '--node_rank=1', '--master_addr=127.0.0.1', '--master_port=7']):
+        second = sandbox.run('full', '--demo', '--nproc=1', *argv, f'--work_dir={run}')
+        assert second.returncode == 1
+        assert f'error: {run} is in use by another training (process {running.pid} on ' in second.stderr
     os.killpg(running.pid, signal.SIGINT)  # as a terminal does
     status, errors = end(running)
     assert status == 128 + signal.SIGINT
     assert len(errors) == 1
     assert 'SIGINT ended the training; continue with --resume=1' in errors[0]
     assert not alive(below)
-    assert list(sandbox.newest_run('full').glob('iter_*.pth'))
+    assert list(run.glob('iter_*.pth'))
+    assert not (run / 'lock.json').exists()
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(sandbox, data):

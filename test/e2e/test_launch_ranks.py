@@ -48,9 +48,12 @@ class Job:
         body: What each rank does; knows ``rank`` and ``folder``.
         max_restarts: How often the ranks are started again.
         hang_timeout_s: Seconds without a mark, 0: no watchdog.
+        hangup: What the launcher does on SIGHUP when it starts; whoever runs the tests may have it ignored.
     """
 
-    def __init__(self, folder: Path, body: str, max_restarts: int = 0, hang_timeout_s: int = 0) -> None:
+    def __init__(
+        self, folder: Path, body: str, max_restarts: int = 0, hang_timeout_s: int = 0, hangup=signal.SIG_DFL
+    ) -> None:
         require_set_up()
         self.folder = folder
         script = folder / 'toy.py'
@@ -62,7 +65,13 @@ class Job:
         arguments += [str(tools / 'rank_start.py'), str(script), str(folder), str(tools)]
         env = json.dumps({'RECIPE_HANG_TIMEOUT_S': str(hang_timeout_s), 'RECIPE_RESTART_PATIENCE_S': '60'})
         command = [sys.executable, '-c', DRIVER, str(tools), json.dumps(arguments), str(folder / 'logs'), env]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+        self.process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGHUP, hangup),
+        )
 
     def until(self, *names: str) -> None:
         """Wait until the ranks have made some files."""
@@ -178,6 +187,19 @@ time.sleep(600)
     assert (tmp_path / 'saved0').exists()
     assert (tmp_path / 'saved1').exists()
     assert not alive(below)
+
+
+def test_under_nohup_the_training_outlives_the_terminal(tmp_path):
+    body = """
+Path(folder, f'ready{rank}').touch()
+while not Path(folder, 'go').exists():
+    time.sleep(0.01)
+"""
+    job = Job(tmp_path, body, hangup=signal.SIG_IGN)
+    job.until('ready0', 'ready1')
+    job.process.send_signal(signal.SIGHUP)
+    (tmp_path / 'go').touch()
+    assert job.end() == (0, None)
 
 
 def test_a_scheduler_may_send_sigusr1_to_all_processes(tmp_path):
