@@ -16,6 +16,8 @@ synchronisation is said in ``bench_counts.py``, what peak memory is in ``bench_m
 
 from __future__ import annotations
 
+from recipe.core import refuse_hidden_stdlib  # noqa: F401  isort: skip
+
 import argparse
 import contextlib
 import dataclasses
@@ -27,6 +29,7 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tupl
 
 from recipe.bench import report as bench_report
 from recipe.core import console
+from recipe.doctor import sources
 from recipe.engine import devices
 
 BACKBONES = {
@@ -277,6 +280,7 @@ _COMPILED = (('both',), ('ours', 'both'))  # for upstream, for ours
 def main(arguments: Optional[Sequence[str]] = None) -> int:
     """Run the command line; see the module's text."""
     args = parse(arguments)
+    sources.require()
     device, _ = devices.find(args.device)
     result = {
         'step': run_step,

@@ -11,6 +11,8 @@ standard errors of their difference; the exit status is 1 where they are not.
 
 from __future__ import annotations
 
+from recipe.core import refuse_hidden_stdlib  # noqa: F401  isort: skip
+
 import argparse
 import json
 import math
@@ -21,6 +23,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence
 
 from recipe.core import console
+from recipe.doctor import sources
 
 LAUNCHER = Path(__file__).resolve().parent.parent / 'test' / 'train_full_8p.sh'
 KEY = 'miou_last_percent'
@@ -132,6 +135,7 @@ def judge(exact: Dict[int, float], half: Dict[int, float]) -> Dict[str, Any]:
 def main(arguments: Optional[Sequence[str]] = None) -> int:
     """Run the command line; see the module's text."""
     args = parse(arguments)
+    sources.require()
     if args.mode == 'run':
         run(args)
     verdict = judge(read(args.folder, 'off'), read(args.folder, args.amp))

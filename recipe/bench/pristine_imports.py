@@ -17,6 +17,8 @@ None of it takes part in a computation.
 
 from __future__ import annotations
 
+from recipe.core import refuse_hidden_stdlib  # noqa: F401  isort: skip
+
 import functools
 import importlib.abc
 import importlib.machinery

@@ -10,6 +10,8 @@ ROOT holds leftImg8bit/ and gtFine/. A demo set lacks labelTrainIds until prepar
 
 from __future__ import annotations
 
+from recipe.core import refuse_hidden_stdlib  # noqa: F401  isort: skip
+
 import argparse
 from pathlib import Path
 from typing import Dict, List, Optional
@@ -18,6 +20,7 @@ from recipe.core import console
 from recipe.data import layout
 from recipe.data import prepare as cityscapes_prepare
 from recipe.data import verify as cityscapes_verify
+from recipe.doctor import sources
 
 
 def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
@@ -94,6 +97,7 @@ def main(argv: Optional[List[str]] = None) -> int:
         console.say(f'{args.data_path}: {report.summary()}')
         return 0 if report.ok else console.EXIT_FAILURE
     if args.command == 'cache':
+        sources.require()
         from recipe.data import cache as cityscapes_cache  # it needs the patched mmseg, which a check of a set does not
 
         folder = args.to or args.data_path / layout.DECODED

@@ -7,6 +7,8 @@ The environment is chosen without importing torch, which would read it too early
 
 from __future__ import annotations
 
+from recipe.core import refuse_hidden_stdlib  # noqa: F401  isort: skip
+
 import importlib.util
 import os
 import sys

@@ -10,6 +10,8 @@ started on every machine, all of them take part in the all-reduce.
 
 from __future__ import annotations
 
+from recipe.core import refuse_hidden_stdlib  # noqa: F401  isort: skip
+
 import contextlib
 import sys
 from typing import Callable, List, Optional, Tuple
@@ -57,6 +59,9 @@ def by_hand(asked: options.Options) -> List[Finding]:
     """
     findings = files.checkout_findings()
     device, nproc, there = devices.likely_device(asked.device), asked.nproc or devices.DEFAULT_NPROC, False
+    packages = sources.hiding(sources.OTHERS, sys.path)
+    if report.worst(packages) == FAILURE:  # whatever follows would import them
+        return [*findings, *packages]
 
     def find() -> str:
         nonlocal device, nproc, there

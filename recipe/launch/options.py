@@ -8,6 +8,8 @@ test/lib.sh calls it before anything is installed or written; launch.py reads th
 
 from __future__ import annotations
 
+from recipe.core import refuse_hidden_stdlib  # noqa: F401  isort: skip
+
 import argparse
 import difflib
 import re

@@ -8,6 +8,8 @@ The exit status is 0 only if every required figure is there and none is NaN; the
 
 from __future__ import annotations
 
+from recipe.core import refuse_hidden_stdlib  # noqa: F401  isort: skip
+
 import argparse
 import json
 import math
@@ -17,6 +19,7 @@ from pathlib import Path
 from typing import Any, List, Optional, Sequence
 
 from recipe.core import console
+from recipe.doctor import sources
 from recipe.report import legacy
 from recipe.report.collect import FIGURES, REQUIRED, collect
 from recipe.report.result import Result
@@ -198,6 +201,7 @@ def _parse(argv: Optional[Sequence[str]]) -> argparse.Namespace:
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Run the tool."""
     args = _parse(argv)
+    sources.require(checkouts=False)
     result = collect(
         args.run,
         REQUIRED[args.mode] if args.require is None else args.require,

@@ -14,6 +14,8 @@ its sha256 and lays it out as the git checkout is. Runs on a bare Python 3.8 wit
 
 from __future__ import annotations
 
+from recipe.core import refuse_hidden_stdlib  # noqa: F401  isort: skip
+
 import argparse
 import json
 import os

@@ -22,6 +22,7 @@ from mmseg.engine.checkpoint import find_resumable, load_from_local
 from mmseg.engine.device import prepare_device
 from mmseg.engine.exit_status import leave
 from mmseg.engine.loaders import prepare_loaders
+from mmseg.registry import RUNNERS
 from PIL import Image
 
 Sabotage = Callable[[Runner], None]
@@ -150,7 +151,7 @@ def train_rank(
         line = f'RESUMED {Path(cfg.load_from).name} {[(Path(path).name, why) for path, why in skipped]}\n'
         os.write(1, line.encode())  # in one piece: print() writes word by word, and the ranks share the file
     prepare_loaders(cfg, prepare_device(cfg))
-    runner = Runner.from_cfg(cfg)
+    runner = RUNNERS.build(cfg)
     if sabotage is not None:
         sabotage(runner)
     try:

@@ -7,6 +7,8 @@ import pytest
 from recipe.bench import guards, sides_model
 from recipe.core import console
 
+pytestmark = pytest.mark.trains
+
 SMALL = {
     'model.data_preprocessor.size': (64, 64),
     'model.backbone.depths': [1, 1, 1, 1],

@@ -17,6 +17,8 @@ from torch import nn
 
 from recipe.bench import counts as bench_counts
 
+pytestmark = pytest.mark.trains
+
 
 class ToyModel(BaseModel):
     """A model with three terms, one of which is no loss."""

@@ -18,6 +18,8 @@ from mmseg.engine.optimizers.guarded_adamw import guarded as guard
 from mmseg.models.utils.stacked_losses import parse_losses
 from torch import nn
 
+pytestmark = pytest.mark.trains
+
 BAD = 6  # iteration
 
 

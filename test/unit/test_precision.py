@@ -12,6 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from recipe.bench import sides_model, sides_train
 
+pytestmark = pytest.mark.trains
+
 # Largest relative difference of a loss term from float32's on the model of the demo, freshly initialised.
 NEAR = {'bf16': 2e-2, 'fp16': 3e-3}
 HALF = {'bf16': torch.bfloat16, 'fp16': torch.float16}

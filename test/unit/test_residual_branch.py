@@ -90,7 +90,7 @@ def test_result_and_random_stream_are_those_of_drop_path(batch, together):
 def test_an_accelerator_multiplies_and_adds_at_once(dtype, monkeypatch):
     monkeypatch.setattr(residual_branch, '_computes_kept_samples', lambda x: False)
     drops = [DropPath(0.75), DropPath(0.25), DropPath(0.0)]
-    x, result = torch.randn(400, 2, 3), torch.randn(400, 2, 3).to(dtype)
+    x, result = torch.randn(400, 2, 3), (torch.rand(400, 2, 3) + 0.5).to(dtype)  # it is divided by
     with paths_drawn(drops, x):
         sums = [add_branch(x, lambda y, kept: result, drop) for drop in drops]
     for drop, total in zip(drops, sums):
@@ -98,7 +98,7 @@ def test_an_accelerator_multiplies_and_adds_at_once(dtype, monkeypatch):
         kept = factor.abs().amax((1, 2)) > 0.5
         expected = kept.float() / (1 - drop.drop_prob)
         torch.testing.assert_close(factor, expected[:, None, None].expand_as(factor), rtol=1e-3, atol=1e-3)
-        assert abs(kept.float().mean() - (1 - drop.drop_prob)) < 0.1  # of 400; four standard deviations
+        assert abs(kept.float().mean() - (1 - drop.drop_prob)) < 0.1  # of 400, drawn with a fixed seed
         assert total.dtype == torch.float32
 
 
