@@ -19,7 +19,7 @@ recipe_source_cann() {
       return 0
     fi
   done
-  echo "warning: no CANN set_env.sh found; source it before, or set ASCEND_TOOLKIT_HOME" >&2
+  echo "warning: no CANN set_env.sh found; source it before, or set ASCEND_TOOLKIT_HOME" >&2 || true
 }
 
 # recipe_default NAME VALUE: export a variable that the user has not set.

@@ -8,6 +8,18 @@ ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 readonly ROOT
 readonly HELP_SHOWN=10 # status of launch.py check after --help
 
+# Have output that nobody takes end nothing: neither a pipe without a reader nor a stream that is closed (>&-). A closed
+# one would moreover give its number to the next file that is opened.
+detach_from_terminal() {
+  trap '' PIPE
+  if [[ ! -e /dev/fd/0 ]]; then exec </dev/null; fi
+  if [[ ! -e /dev/fd/1 ]]; then exec >/dev/null; fi
+  if [[ ! -e /dev/fd/2 ]]; then exec 2>/dev/null; fi
+}
+
+# Settings of a notebook or an IDE under which a tool does not find its modules, or waits at a prompt when it is done.
+readonly FOREIGN_SETTINGS=(PYTHONSAFEPATH PYTHONINSPECT PYTHONSTARTUP)
+
 # Prints the name of a Python that can run the tools before anything is installed.
 find_python() {
   local candidate
@@ -26,6 +38,8 @@ launch() {
   local script=$1
   shift
   local python device status=0
+  detach_from_terminal
+  unset "${FOREIGN_SETTINGS[@]}"
   python="$(find_python)"
   "${python}" "${ROOT}/tools/launch.py" check "${script}" "$@" || status=$?
   if ((status == HELP_SHOWN)); then

@@ -1,62 +1,125 @@
 #!/usr/bin/env bash
-# Set up what the tests need, then run all of them: linters, unit tests, comparisons with the unpatched upstream, the
-# end-to-end runs of the launchers, and the NPU path on an emulated NPU (test/npu/run.sh), which needs a second stack.
-# Usage: bash test/run_tests.sh [--quick] [-- PYTEST_ARGUMENTS]
-#   --quick   leave out test/parity, test/e2e and test/npu, which train
+# Set up what the tests need, then run them: linters, unit tests, comparisons with the unpatched upstream, the launchers
+# end to end, and the NPU path on an emulated NPU (test/npu/run.sh), which needs a second stack. docs/tests.md lists
+# what each tier holds.
+# Usage: bash test/run_tests.sh [--quick | --release] [-- PYTEST_ARGUMENTS]
+#   --quick     only linters and the tests that train nothing
+#   --release   also the slow tests: the demo to its full mIoU, the recipe at its real size, compilers, a fault campaign,
+#               the NPU path with eight ranks and with the npu-2.7 stack, and the emulator's own tests
+#   --          what follows goes to pytest's first run, which is not the NPU's
+# A part that fails keeps no other part from running. Exit status: 0 if every part passed, 1 if one failed, 2 if the
+# set-up or an option did.
 
 set -euo pipefail
 
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 readonly ROOT
+readonly NPU_LOG="$ROOT/.npu/prepare.log"
+
+report=() # one line for each part
+failed=0
+preparing= # process group that sets the NPU stack up
 
 fail() {
   echo "error: $*" >&2
   exit 2
 }
 
+# part NAME COMMAND...: run a part of the tests, and note how it ended.
+part() {
+  local name=$1 start=$SECONDS status=0
+  shift
+  printf '\n== %s\n' "$name"
+  "$@" || status=$?
+  local result=passed
+  if ((status)); then
+    result="FAILED with status $status"
+    failed=1
+  fi
+  report+=("$(printf '%-22s %5d s  %s' "$name" $((SECONDS - start)) "$result")")
+}
+
+# Called in a condition, where `set -e` does not act: each command notes its own failure.
 lint() {
-  local python=$1
+  local python=$1 status=0
   local -a scripts
   mapfile -t scripts < <(git -C "$ROOT" ls-files '*.sh' '*.sbatch' .ci/run | sed "s|^|$ROOT/|")
-  "$python" -m ruff check "$ROOT"
-  "$python" -m ruff format --check "$ROOT"
-  "$python" "$ROOT/tools/upstream.py" check
+  "$python" -m ruff check "$ROOT" || status=1
+  "$python" -m ruff format --check "$ROOT" || status=1
+  "$python" "$ROOT/tools/upstream.py" check || status=1
   # Both are wheels in requirements/test.txt, so that a bare machine has them.
-  "$(dirname "$python")/shellcheck" "${scripts[@]}"
-  "$(dirname "$python")/shfmt" -i 2 -ci -d "${scripts[@]}"
+  "$(dirname "$python")/shellcheck" "${scripts[@]}" || status=1
+  "$(dirname "$python")/shfmt" -i 2 -ci -d "${scripts[@]}" || status=1
+  return "$status"
+}
+
+# Set the NPU stack up while the first tests run: much of it is waiting for downloads.
+prepare_npu_in_background() {
+  mkdir -p "$(dirname "$NPU_LOG")"
+  set -m # a process group of its own, so that it can be ended with all that it started
+  bash "$ROOT/test/npu/run.sh" --prepare >"$NPU_LOG" 2>&1 </dev/null &
+  preparing=$!
+  set +m
+  trap 'kill -- -"$preparing" 2>/dev/null || true' EXIT
+}
+
+npu() {
+  local status=0
+  wait "$preparing" || status=$?
+  trap - EXIT
+  if ((status)); then
+    cat "$NPU_LOG" >&2
+    return "$status"
+  fi
+  bash "$ROOT/test/npu/run.sh" "$@"
 }
 
 main() {
-  local -a folders=(test/unit test/parity test/e2e)
-  local npu=1
+  local tier=default
   while (($#)); do
     case $1 in
-      --quick)
-        folders=(test/unit)
-        npu=0
+      --quick | --release)
+        [[ $tier == default || --$tier == "$1" ]] || fail "give --quick or --release, not both"
+        tier=${1#--}
         ;;
       --)
         shift
         break
         ;;
       --help | -h)
-        sed -n '2,6s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+        sed -n '2,12s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
         exit 0
         ;;
       *) fail "unknown option '$1'; see bash test/run_tests.sh --help" ;;
     esac
     shift
   done
-  bash "$ROOT/tools/setup.sh" --with_tests
+  bash "$ROOT/tools/setup.sh" --with_tests || fail 'the set-up failed; the lines above say why'
   local python
   python=$(bash "$ROOT/tools/setup.sh" --quiet_if_ready --print_python)
   cd "$ROOT"
-  lint "$python"
+  [[ $tier == quick ]] || prepare_npu_in_background
+
+  local -a tests=(test/e2e test/parity test/unit -m 'not release')
+  case $tier in
+    quick) tests=(test/unit -m 'not release and not trains') ;;
+    release) tests=(test/e2e test/parity test/unit) ;;
+  esac
+  part 'lint' lint "$python"
   # Two at a time, as most tests use one core or wait; those of a file stay together, for they share fixtures.
-  "$python" -m pytest -n 2 --dist loadfile "${folders[@]}" "$@"
-  if ((npu)); then
-    bash "$ROOT/test/npu/run.sh"
-  fi
+  part 'tests' "$python" -m pytest -n 2 --dist loadfile "${tests[@]}" "$@"
+  case $tier in
+    default) part 'NPU' npu ;;
+    release)
+      part 'NPU' npu --emulator
+      part 'NPU, eight ranks' bash "$ROOT/test/npu/run.sh" --ranks=8 -- test/npu/test_demo.py
+      part 'NPU, npu-2.7' bash "$ROOT/test/npu/run.sh" --stack=npu-2.7
+      part 'fault campaign' bash "$ROOT/test/faults/run.sh" --count=120
+      ;;
+  esac
+  printf '\n== summary\n'
+  printf '%s\n' "${report[@]}"
+  return "$failed"
 }
 
 main "$@"

@@ -1,10 +1,11 @@
 """Prepare, verify and cache Cityscapes, or make the demo set; ``--help`` says how."""
 
 import sys
-from pathlib import Path
+from os.path import dirname, realpath
 
-sys.path[0] = str(Path(__file__).resolve().parents[1])  # not tools/: its names would be top-level modules
+sys.path[0] = dirname(dirname(realpath(__file__)))  # not tools/: its names would be top-level modules
 
+from recipe.core import refuse_hidden_stdlib  # noqa: F401  isort: skip  first of all
 from recipe.core import console
 from recipe.data import cli
 

@@ -7,11 +7,13 @@ set -euo pipefail
 
 main() {
   local here python
+  unset CDPATH # with it, cd may go elsewhere and print where
   here="$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)"
   for python in python3 python3.{11,10,9,8,12,13,14} python; do
-    # A version manager's shim may exist for a version that is not installed, so each is asked.
-    if "${python}" -c 'import sys; sys.exit(sys.version_info < (3, 8))' 2>/dev/null; then
-      exec "${python}" "${here}/setup_run.py" "$@"
+    # A version manager's shim may exist for a version that is not installed, so each is asked. -E and -s: neither
+    # PYTHONHOME nor PYTHONPATH nor the user's own packages come before the standard library.
+    if "${python}" -E -s -c 'import sys; sys.exit(sys.version_info < (3, 8))' 2>/dev/null; then
+      exec "${python}" -E -s "${here}/setup_run.py" "$@"
     fi
   done
   echo 'error: no Python 3.8 or newer on PATH; install one with the package manager of this system' >&2

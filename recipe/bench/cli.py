@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 from recipe.bench import report as bench_report
-from recipe.core import console
+from recipe.core import console, imported_packages
 from recipe.engine import devices
 
 BACKBONES = {
@@ -310,6 +310,7 @@ def make_batch(args: argparse.Namespace) -> Dict[str, List[Any]]:
 def main(arguments: Optional[Sequence[str]] = None) -> int:
     """Run the command line; see the module's text."""
     args = parse(arguments)
+    imported_packages.require()
     device, _ = devices.find(args.device)
     result = {
         'step': run_step,

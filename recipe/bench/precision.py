@@ -20,7 +20,7 @@ import sys
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence
 
-from recipe.core import console, paths
+from recipe.core import console, imported_packages, paths
 
 LAUNCHER = paths.ROOT / 'test' / 'train_full_8p.sh'
 KEY = 'miou_last_percent'
@@ -132,6 +132,7 @@ def judge(exact: Dict[int, float], half: Dict[int, float]) -> Dict[str, Any]:
 def main(arguments: Optional[Sequence[str]] = None) -> int:
     """Run the command line; see the module's text."""
     args = parse(arguments)
+    imported_packages.require()
     if args.mode == 'run':
         run(args)
     verdict = judge(read(args.folder, 'off'), read(args.folder, args.amp))

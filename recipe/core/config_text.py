@@ -19,19 +19,18 @@ def read_config(text: str) -> Dict[str, Any]:
 
     Returns:
         Values by name. A value that is no literal (a name, an import, any call but ``dict``) reads as None; a text
-        that is no Python gives an empty dict.
+        that is no Python, or is nested too deeply, gives an empty dict.
     """
     try:
-        body = ast.parse(text).body
-    except (SyntaxError, ValueError):
+        return {
+            target.id: _value(node.value)
+            for node in ast.parse(text).body
+            if isinstance(node, ast.Assign)
+            for target in node.targets
+            if isinstance(target, ast.Name)
+        }
+    except (SyntaxError, ValueError, RecursionError, MemoryError):  # the last two: nested without end
         return {}
-    return {
-        target.id: _value(node.value)
-        for node in body
-        if isinstance(node, ast.Assign)
-        for target in node.targets
-        if isinstance(target, ast.Name)
-    }
 
 
 def lookup(config: Dict[str, Any], dotted: str) -> Optional[Any]:

@@ -6,15 +6,27 @@ status. Standard library only, Python 3.8 on: the bootstrap imports it before an
 
 from __future__ import annotations
 
+import collections
+import contextlib
 import errno
 import os
 import sys
-from typing import Callable, Optional
+import time
+from pathlib import Path
+from typing import Callable, Optional, TextIO
+
+from recipe.core import standard_streams
 
 EXIT_USAGE = 2  # a bad option, as argparse does
 EXIT_FAILURE = 1  # anything else that went wrong
 # What a disk says that is full, over quota, read-only, broken or gone.
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE, errno.ENOTCONN)
+
+# Of this process and all that it starts. A notebook, or an IDE, exports a backend of its own, which needs its modules.
+ENVIRONMENT = {'MPLBACKEND': 'Agg'}
+
+_log: Optional[int] = None
+_said = collections.deque(maxlen=1000)  # before there was a log
 
 
 class UserError(Exception):
@@ -33,39 +45,95 @@ class UserError(Exception):
 def say(message: str) -> None:
     """Print one line to stdout at once, also when stdout is a pipe or a file."""
     print(message, flush=True)
+    _keep(message)
 
 
 def warn(message: str) -> None:
     """Print one ``warning:`` line to stderr."""
-    print(f'warning: {message}', file=sys.stderr, flush=True)
+    _to_stderr(f'warning: {message}')
+
+
+def show(line: str) -> None:
+    """Print a line that belongs to the error that follows to stderr."""
+    _to_stderr(f'  {line}')
+
+
+def log_to(path: Path) -> None:
+    """Also append all that this process has said, and says from now on, to a file.
+
+    Args:
+        path: Where it cannot be written, nothing is.
+    """
+    global _log
+    with contextlib.suppress(OSError):
+        _log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
 
 
 def run(main: Callable[[], Optional[int]]) -> None:
     """Run a tool's ``main`` and leave the process with its status.
 
-    ``UserError`` becomes one ``error:`` line; Ctrl-C becomes status 130; a closed pipe (``| head``) is no failure. An
-    operating-system error that names a file (read-only folder, no permission) or comes from a disk (full, gone) is the
-    user's to mend, so it too is one line. Everything else is a bug of ours and keeps its traceback.
+    ``UserError`` becomes one ``error:`` line; Ctrl-C becomes status 130. An operating-system error that names a file
+    (read-only folder, no permission) or comes from a disk (full, gone) is the user's to mend, so it too is one line.
+    Everything else is a bug of ours and keeps its traceback.
+
+    Where stdout or stderr cannot be written, the work goes on without it. Whoever closes a pipe (``| head``) has seen
+    enough, so that is no failure. A full disk is, unless ``log_to`` has what was said.
 
     Args:
         main: Returns the exit status; None counts as 0.
     """
+    os.environ.update(ENVIRONMENT)
+    stdout = standard_streams.install(_on_stream_failure)
     try:
-        status = main() or 0
+        status = _run(main)
     except UserError as error:
-        print(f'error: {error}', file=sys.stderr, flush=True)
+        _to_stderr(f'error: {error}')
         status = error.status
     except KeyboardInterrupt:
-        print('error: interrupted', file=sys.stderr, flush=True)
+        _to_stderr('error: interrupted')
         status = 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = 0
     except OSError as error:
         # Python names no file where writing to one that is open fails.
         if error.filename is None and error.errno not in DISK_ERRORS:
             raise
         where = error.filename or 'a file could not be written; make room, or see whether the disk is still there'
-        print(f'error: {error.strerror}: {where}', file=sys.stderr, flush=True)
+        _to_stderr(f'error: {error.strerror}: {where}')
         status = EXIT_FAILURE
+    else:
+        sys.stdout.flush()
+        if stdout and stdout.failure and stdout.failure.errno != errno.EPIPE and _log is None:
+            _to_stderr(f'error: {stdout.failure.strerror}: stdout, so what should stand there is lost; make room')
+            status = EXIT_FAILURE
     sys.exit(status)
+
+
+def _run(main: Callable[[], Optional[int]]) -> int:
+    """The status of ``main``, also where it ends well by ``SystemExit``, as argparse does after --help."""
+    try:
+        return main() or 0
+    except SystemExit as ended:
+        if ended.code:
+            raise
+        return 0
+
+
+def _to_stderr(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+    _keep(line)
+
+
+def _keep(line: str) -> None:
+    """Put a line into the log, once there is one."""
+    _said.append(f'{time.strftime("%Y-%m-%d %H:%M:%S")}  {line}\n')
+    while _log is not None and _said:
+        with contextlib.suppress(OSError):  # a full disk is the ranks' business
+            os.write(_log, _said.popleft().encode('utf-8', 'surrogateescape'))
+
+
+def _on_stream_failure(stream: standard_streams.Stream) -> None:
+    """Say, wherever that is still possible, that a stream has failed."""
+    line = f'warning: {stream.title} cannot be written ({stream.failure.strerror}); the work goes on without it'
+    _keep(line)
+    other: TextIO = sys.stderr if stream.title == 'stdout' else sys.stdout
+    if _log is not None and getattr(other, 'failure', None) is None:
+        print(line, file=other, flush=True)

@@ -57,6 +57,36 @@ def state(pid: int) -> Optional[str]:
         return None
 
 
+def born(pid: int) -> Optional[str]:
+    """When a process started, in ticks since the machine did; None where there is none, or only a zombie."""
+    with contextlib.suppress(OSError):
+        values = Path(f'/proc/{pid}/stat').read_text(errors='replace').rpartition(')')[2].split()
+        if values[0] not in 'ZX':
+            return values[19]
+    return None
+
+
+def is_running(pid: int, since: str) -> Optional[bool]:
+    """Whether a process runs.
+
+    Args:
+        pid: Its id, which another one may have by now.
+        since: What ``born`` said of it.
+
+    Returns:
+        None where that cannot be seen: /proc may hide the processes of other users.
+    """
+    now = born(pid)
+    if now is None and state(pid) is None:
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            return None
+    return now == since
+
+
 def session_leaders(parent: int) -> List[int]:
     """Children of a process that lead a session of their own."""
     return [row.pid for row in table() if row.parent == parent and row.session == row.pid]

@@ -6,16 +6,19 @@ Default: ``test/output/<script>[_demo]/<YYYYmmdd_HHMMSS>/``. ``--work_dir=DIR`` 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import time
 from pathlib import Path
-from typing import Optional
+from typing import Optional, Sequence, Tuple
 
-from recipe.core import console, inputs
+from recipe.core import console, inputs, run_lock
 from recipe.core.paths import OUTPUT
 
 COMMAND, CONFIG, VERSIONS, LOGS = 'command.txt', 'config.py', 'versions.json', 'logs'
+LAUNCHER_LOG = 'launcher.log'  # what the launcher has said
 CHECKPOINTS = '*.pth'
+_NAME = re.compile(r'(\d{8}_\d{6})(?:_(\d+))?')
 
 
 def choose(script: str, demo: bool, work_dir: Optional[str], resume: bool, again: bool = False) -> Path:
@@ -32,12 +35,13 @@ def choose(script: str, demo: bool, work_dir: Optional[str], resume: bool, again
         An absolute path. A fresh run's may not exist yet.
 
     Raises:
-        console.UserError: A fresh run would mix with another one's files, a resumed one finds no checkpoint, or the
-            folder cannot be written to.
+        console.UserError: A training runs there, a fresh run would mix with another one's files, a resumed one finds
+            no checkpoint, or the folder cannot be written to.
     """
     runs = OUTPUT / (f'{script}_demo' if demo else script)
     if resume:
         folder = inputs.absolute(work_dir) if work_dir else _newest(runs)
+        run_lock.require_free(folder)
         if not _holds(folder, CHECKPOINTS):
             raise console.UserError(
                 f'--resume=1: there is no checkpoint in {folder}; '
@@ -45,14 +49,28 @@ def choose(script: str, demo: bool, work_dir: Optional[str], resume: bool, again
             )
     else:
         folder = inputs.absolute(work_dir) if work_dir else _unused(runs)
-        for pattern in (CHECKPOINTS,) if again else (CHECKPOINTS, CONFIG, COMMAND):
-            if _holds(folder, pattern):
-                raise console.UserError(
-                    f'--work_dir: {folder} already holds a run; continue it with --resume=1, give another --work_dir, '
-                    'or move it away'
-                )
+        run_lock.require_free(folder)
+        require_unused(folder, again)
     require_writable(folder)
     return folder
+
+
+def require_unused(folder: Path, again: bool = False) -> None:
+    """Check that a fresh run would mix with nobody's.
+
+    Args:
+        folder: Need not exist.
+        again: A start that ended before its first checkpoint does not count.
+
+    Raises:
+        console.UserError: It would.
+    """
+    for pattern in (CHECKPOINTS,) if again else (CHECKPOINTS, CONFIG, COMMAND):
+        if _holds(folder, pattern):
+            raise console.UserError(
+                f'--work_dir: {folder} already holds a run; continue it with --resume=1, give another --work_dir, '
+                'or move it away'
+            )
 
 
 def has_checkpoint(work_dir: str) -> bool:
@@ -64,21 +82,70 @@ def has_checkpoint(work_dir: str) -> bool:
     return _holds(inputs.absolute(work_dir), CHECKPOINTS)
 
 
+def make(folder: Path, named_by_user: bool) -> Path:
+    """Make a run folder.
+
+    Args:
+        folder: From ``choose``, perhaps minutes ago.
+        named_by_user: It has to be this one. Otherwise another start that chose the same name may have been faster,
+            and then a new name is chosen.
+
+    Returns:
+        The folder.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        try:
+            folder.mkdir(exist_ok=named_by_user)
+        except FileExistsError:
+            if named_by_user:
+                raise
+            folder = _unused(folder.parent)
+        else:
+            return folder
+
+
+def next_name(existing: Sequence[str], stamp: str) -> str:
+    """Name a run, or the log folder of a start; as ``recipe.engine.runner.next_name``.
+
+    Args:
+        existing: Names in the folder above.
+        stamp: Date and time of now.
+
+    Returns:
+        A name that sorts behind those of all earlier ones, also after the clock was set back.
+    """
+    newest, count = max(map(_order, existing), default=('', 0))
+    return stamp if stamp > newest else f'{newest}_{count + 1:03d}'
+
+
+def _order(name: str) -> Tuple[str, int]:
+    match = _NAME.fullmatch(name)
+    return (match[1], int(match[2] or 1)) if match else ('', 0)
+
+
 def _newest(runs: Path) -> Path:
     """The newest run that has a checkpoint, or the folder of all runs where none has."""
-    folders = sorted(runs.iterdir(), reverse=True) if runs.is_dir() else []
-    return next((folder for folder in folders if _holds(folder, CHECKPOINTS)), runs)
+    folders = sorted(runs.iterdir(), key=lambda path: (_order(path.name), path.name)) if runs.is_dir() else []
+    return next((folder for folder in reversed(folders) if _holds(folder, CHECKPOINTS)), runs)
 
 
 def _unused(runs: Path) -> Path:
-    """A name for now that is not taken, also where two runs start in one second."""
-    stamp = time.strftime('%Y%m%d_%H%M%S')
-    names = [stamp] + [f'{stamp}_{count}' for count in range(2, 100)]
-    return next(runs / name for name in names if not (runs / name).exists())
+    existing = [path.name for path in runs.iterdir()] if runs.is_dir() else []
+    return runs / next_name(existing, time.strftime('%Y%m%d_%H%M%S'))
 
 
 def _holds(folder: Path, pattern: str) -> bool:
     return folder.is_dir() and any(folder.glob(pattern))
+
+
+def legacy_folder(folder: Path) -> Path:
+    """Where the files of the ModelZoo convention go: ``test/output``, or the run folder if that cannot be written.
+
+    Args:
+        folder: Run folder.
+    """
+    return OUTPUT if os.access(existing_part(OUTPUT), os.W_OK | os.X_OK) else folder
 
 
 def require_writable(folder: Path) -> None:

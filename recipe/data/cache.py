@@ -182,9 +182,8 @@ def _decode(job: _Job) -> Optional[str]:
 
 def _spot_check(jobs: List[_Job]) -> None:
     """Compare some entries with what OpenCV and Pillow decode, as upstream's loading does."""
-    import numpy as np
-
     import mmcv
+    import numpy as np
 
     for job in random.sample(jobs, min(SPOT_CHECKS, len(jobs))):
         flag, backend = ('unchanged', 'pillow') if job.is_label else ('color', 'cv2')

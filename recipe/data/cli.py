@@ -14,7 +14,7 @@ import argparse
 from pathlib import Path
 from typing import Dict, List, Optional
 
-from recipe.core import console
+from recipe.core import console, imported_packages
 from recipe.data import layout
 from recipe.data import prepare as cityscapes_prepare
 from recipe.data import verify as cityscapes_verify
@@ -94,6 +94,7 @@ def main(argv: Optional[List[str]] = None) -> int:
         console.say(f'{args.data_path}: {report.summary()}')
         return 0 if report.ok else console.EXIT_FAILURE
     if args.command == 'cache':
+        imported_packages.require()
         from recipe.data import cache as cityscapes_cache  # it needs the patched mmseg, which a check of a set does not
 
         folder = args.to or args.data_path / layout.DECODED

@@ -12,19 +12,21 @@ import hashlib
 import io
 import json
 import os
+import shlex
 from pathlib import Path
 from typing import Dict, List, Optional, Tuple
 
 from recipe.core import console
-from recipe.data import files
+from recipe.data import exif_orientation, files
 
 CACHE_NAME = '.verify_cache.json'
-_CACHE_FORMAT = 1
+_CACHE_FORMAT = 2
 IGNORED = 255
+NO_CLASS = -1  # the highest class of a picture, and of a label in which every pixel is ignored
 _LABEL_IDS = 34  # Cityscapes' raw labels are 0 to 33 ...
 _TRAIN_IDS = 19  # ... and those to train on 0 to 18
 
-# (width, height, highest class) of a whole file; the class is -1 for pictures and for labels that are all ignored.
+# (width, height, highest class) of a whole file.
 Facts = Tuple[int, int, int]
 
 
@@ -74,14 +76,21 @@ def read(job: Job) -> Finding:
             picture.load()
             mode, size = picture.mode, picture.size
             counts = picture.histogram() if job.is_label else []
+            turned = exif_orientation.turned(picture)
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         return Finding(fault=f'damaged or truncated picture ({error}); copy or unpack it again')
     if kind != 'PNG':
         return Finding(fault=f'holds {kind} data, not PNG; unpack the original')
+    if turned:
+        return Finding(
+            fault=f'its EXIF data says to turn it (orientation {turned}): pictures would be turned, but not labels; '
+            f'unpack the original, or, if the label fits the picture as it is stored, remove that data: '
+            f'exiftool -all= {shlex.quote(job.path)}'
+        )
     if not job.is_label:
         if mode != 'RGB':
             return Finding(fault=f'picture of mode {mode}, not 8-bit RGB; unpack the original')
-        return Finding(facts=(*size, -1))
+        return Finding(facts=(*size, NO_CLASS))
     if mode not in ('L', 'P'):
         return Finding(
             fault=f'label of mode {mode}, not 8-bit with one channel: a colour picture is no label; run prepare --force'
@@ -94,7 +103,7 @@ def _judge_values(size: Tuple[int, int], values: List[int], num_classes: int) ->
     classes = [value for value in values if value != IGNORED]
     stray = [value for value in classes if value >= num_classes]
     if not stray:
-        return Finding(facts=(*size, max(classes, default=-1)))
+        return Finding(facts=(*size, max(classes, default=NO_CLASS)))
     if IGNORED not in values and _TRAIN_IDS <= max(classes) < _LABEL_IDS:
         return Finding(fault=f'holds {_named(stray)}: labelIds, not labelTrainIds; run prepare --force')
     return Finding(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from pathlib import Path
 from typing import Optional
@@ -15,7 +16,7 @@ DEMO_DATA = run_folder.OUTPUT / 'demo_data'
 
 
 def root(given: Optional[str], demo: bool) -> Path:
-    """The data root; the demo set need not exist yet.
+    """The data root; the demo set need not exist yet. It is in the user's cache if test/output cannot be written.
 
     Args:
         given: What ``--data_path`` says.
@@ -28,7 +29,11 @@ def root(given: Optional[str], demo: bool) -> Path:
         from recipe.data import scenes
 
         # Sets of another size, or of another generator, lie beside each other.
-        return DEMO_DATA / '_'.join(map(str, ('v' + str(scenes.GENERATOR_VERSION), *DEMO)))
+        folder = DEMO_DATA / '_'.join(map(str, ('v' + str(scenes.GENERATOR_VERSION), *DEMO)))
+        if folder.exists() or os.access(run_folder.existing_part(folder), os.W_OK):
+            return folder
+        cache = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache')
+        return cache / 'mask2former_swin_recipe' / 'demo_data' / folder.name
     return inputs.require_cityscapes(given)
 
 
@@ -71,9 +76,9 @@ def require_decoded(data_root: Path, folder: Path) -> None:
     Raises:
         console.UserError: It does not; says how to make it anew.
     """
-    from recipe.data import cache
+    from recipe.data import cache as cityscapes_cache
 
-    cache.require_fresh(data_root, folder)
+    cityscapes_cache.require_fresh(data_root, folder)
 
 
 def make_demo(data_root: Path) -> None:

@@ -42,6 +42,7 @@ class VerifyReport:
         seconds: How long the check took.
         from_cache: Files that had not changed since an earlier check and were not read again.
         n_files: Files looked at.
+        n_ignored: Labels in which every pixel is ignored, in each split.
     """
 
     n_pairs: Dict[str, int] = dataclasses.field(default_factory=dict)
@@ -49,6 +50,7 @@ class VerifyReport:
     seconds: float = 0.0
     from_cache: int = 0
     n_files: int = 0
+    n_ignored: Dict[str, int] = dataclasses.field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
@@ -59,6 +61,9 @@ class VerifyReport:
         """Return one line on the whole."""
         pairs = ', '.join(f'{split} {count} pairs' for split, count in self.n_pairs.items()) or 'no pairs'
         verdict = 'no faults' if self.ok else f'{len(self.faults)} fault{"s" * (len(self.faults) > 1)}'
+        ignored = sum(self.n_ignored.values())
+        if ignored:
+            verdict += f'; {ignored} label{"s" * (ignored > 1)} without any class'
         files = f'{self.n_files} files, {self.from_cache} unchanged since the last check'
         return f'{pairs}; {verdict}; {files}; {self.seconds:.1f} s'
 
@@ -103,8 +108,9 @@ def verify(
             counts, size = _expected(root, expect, report)
             pairs = _pairs(root, report)
             highest = _check_files(root, pairs, size, workers, progress, cache, num_classes, report)
-            _check_counts(root, counts, report)
-            _check_classes(root, highest, num_classes, report)
+            _check_counts(root, counts, expect or {}, report)
+            _check_ignored(root, highest, report)
+            _check_classes(root, highest['train'], num_classes, report)
     except OSError as error:  # a folder that may not be listed, a disk that fails
         message = f'cannot be read ({error.strerror}); check its permissions and the disk'
         report.faults.append(Fault(str(error.filename or root), message))
@@ -217,8 +223,8 @@ def _check_files(
     cache: Optional[Path],
     num_classes: int,
     report: VerifyReport,
-) -> Dict[str, int]:
-    """Read the files that are not known yet, judge all, and return the highest class in each training label."""
+) -> Dict[str, Dict[str, int]]:
+    """Read the files that are not known yet, judge all, and return the highest class in each label of each split."""
     store = facts.Cache(facts.cache_path(root, cache))
     known: Dict[str, Tuple[os.stat_result, facts.Facts]] = {}
     status: Dict[str, Optional[os.stat_result]] = {}
@@ -242,11 +248,11 @@ def _check_files(
         elif status[job.path] is not None:
             known[job.path] = (status[job.path], finding.facts)
     store.replace({path[prefix:]: entry for path, entry in known.items()})
-    highest: Dict[str, int] = {}
+    highest: Dict[str, Dict[str, int]] = {split: {} for split in layout.SPLITS}
     for pair in pairs:
         _judge_pair(pair, known, size, num_classes, report)
-        if pair.split == 'train' and pair.label in known:
-            highest[pair.label] = known[pair.label][1][2]
+        if pair.label in known:
+            highest[pair.split][pair.label] = known[pair.label][1][2]
     return highest
 
 
@@ -272,15 +278,30 @@ def _judge_pair(
         report.faults.append(Fault(pair.label, message))
 
 
-def _check_counts(root: Path, expect: Dict[str, int], report: VerifyReport) -> None:
+def _check_counts(root: Path, expect: Dict[str, int], given: Dict[str, int], report: VerifyReport) -> None:
+    """Report splits with another number of pairs than expected, and empty ones that the user did not ask for."""
     for split in layout.SPLITS:
         found, wanted = report.n_pairs[split], expect.get(split, report.n_pairs[split])
-        if found == wanted or (found == 0 and report.faults):  # why there is none has been said
+        if found == 0 and report.faults:  # why there is none has been said
             continue
-        message = f'{found} complete pairs, {wanted} expected; unpack the data set again'
+        if found == wanted and (found or split in given):
+            continue
+        message = f'{found} complete pairs, {wanted or "some"} expected; unpack the data set again'
         if found:
             message += f', or say that this is meant: --expect {split}={found}'
         report.faults.append(Fault(str(root / layout.IMAGES / split), message))
+
+
+def _check_ignored(root: Path, highest: Dict[str, Dict[str, int]], report: VerifyReport) -> None:
+    """Report a split in whose labels no pixel has a class: nothing to learn from, or no mIoU."""
+    for split, classes in highest.items():
+        report.n_ignored[split] = sum(value == facts.NO_CLASS for value in classes.values())
+        if classes and report.n_ignored[split] == len(classes):
+            message = (
+                f'none of its {len(classes)} labels holds a class, every pixel is {facts.IGNORED} (ignored); '
+                'unpack the labels again and run prepare --force'
+            )
+            report.faults.append(Fault(str(root / layout.LABELS / split), message))
 
 
 def _check_classes(root: Path, highest: Dict[str, int], num_classes: int, report: VerifyReport) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any, Iterator, List, Optional
+from typing import Any, Iterator, List, Optional, Tuple
 
 from recipe.core import config_text, console, inputs
 from recipe.core.paths import CONFIGS
@@ -257,3 +257,43 @@ def build_model(config: Any) -> Any:
         return MODELS.build(config.model)
     except Exception as error:  # whatever a class says of its arguments
         raise console.UserError(f'the config does not make a model: {type(error).__name__}: {error}') from None
+
+
+def build_optimizer(config: Any, model: Any) -> Tuple[Any, List[Any]]:
+    """Build the optimizer and its schedules, to see whether a checkpoint fits them.
+
+    Args:
+        config: ``mmengine.Config``.
+        model: From ``build_model``.
+
+    Returns:
+        An ``OptimWrapper`` without mixed precision, which may need a device, and the schedules.
+
+    Raises:
+        console.UserError: The config does not make them.
+    """
+    import copy
+
+    from mmengine.optim import build_optim_wrapper
+    from mmengine.registry import PARAM_SCHEDULERS
+
+    asked = copy.deepcopy(config.optim_wrapper)
+    if 'optimizer' not in asked:
+        return None, []  # several
+    asked['type'] = 'OptimWrapper'
+    for name in ('dtype', 'loss_scale', 'use_fsdp'):
+        asked.pop(name, None)
+    phases = config.get('param_scheduler') or []
+    phases = phases if isinstance(phases, list) else [phases]
+    try:
+        wrapper = build_optim_wrapper(model, asked)
+        schedulers = [
+            PARAM_SCHEDULERS.build(
+                {key: value for key, value in phase.items() if key != 'convert_to_iter_based'},
+                default_args={'optimizer': wrapper},
+            )
+            for phase in phases
+        ]
+    except Exception as error:  # whatever a class says of its arguments
+        raise console.UserError(f'the config does not make an optimizer: {type(error).__name__}: {error}') from None
+    return wrapper, schedulers

@@ -6,6 +6,9 @@
 The training leaves such a file on each rank when it ends with exit status 65. Weights, batch and random state are those
 of the step. Of several ranks it replays one: mask and dice losses are then divided by the number of masks of that rank,
 not by the mean over all, and the gradient is that rank's own. Nothing is changed on disk.
+
+A dump that comes from elsewhere can run nothing: of the config in it, only a model of registered parts is built. Give
+--trust_checkpoint for a model with parts of your own.
 """
 
 from __future__ import annotations
@@ -15,9 +18,10 @@ import contextlib
 import io
 import json
 import math
+import os
 from typing import Any, Dict, List
 
-from recipe.core import console
+from recipe.core import console, imported_packages
 
 
 def load(path: str) -> Dict[str, Any]:
@@ -32,14 +36,22 @@ def load(path: str) -> Dict[str, Any]:
     Raises:
         console.UserError: A file is missing or damaged, or is no dump.
     """
-    from recipe.engine.checkpoint import CheckpointError, load_from_local
+    from recipe.engine.checkpoint import CheckpointError, load_from_local, read_in_own_process
     from recipe.engine.nonfinite import read_dump
 
+    def weights_of(source: str) -> Dict[str, Any]:
+        weights = load_from_local(source, map_location='cpu')
+        meta = weights.get('meta') if isinstance(weights, dict) else None
+        if not isinstance(meta, dict) or 'cfg' not in meta or not isinstance(weights.get('state_dict'), dict):
+            raise CheckpointError(source, 'does not hold the weights before a step')
+        return weights
+
     try:
+        # First where a crash costs nothing: a dump may come from elsewhere.
+        beside = read_in_own_process(path, lambda source: read_dump(source)['weights'])
+        read_in_own_process(beside, lambda source: len(weights_of(source)))
         dump = read_dump(path)
-        weights = load_from_local(dump['weights'], map_location='cpu')
-        if not isinstance(weights, dict) or 'state_dict' not in weights or 'cfg' not in weights.get('meta', {}):
-            raise ValueError(f'{dump["weights"]} does not hold the weights before a step')
+        weights = weights_of(dump['weights'])
     except (OSError, ValueError, CheckpointError) as error:
         raise console.UserError(f'{path}: {error}') from None
     return {**dump, 'weights': weights}
@@ -54,29 +66,46 @@ def replay(dump: Dict[str, Any], device: str) -> Dict[str, Any]:
 
     Returns:
         ``losses`` by name, and ``grad_norm``.
+
+    Raises:
+        console.UserError: Its parts do not fit together, or it asks for what could run code.
     """
+    try:
+        return _replay(dump, device)
+    except console.UserError:
+        raise
+    except Exception as error:  # whatever a class says of its arguments, or torch of a shape
+        reason = str(error).strip().split('\n')[0]
+        raise console.UserError(f'the step cannot be replayed: {type(error).__name__}: {reason}') from None
+
+
+def _replay(dump: Dict[str, Any], device: str) -> Dict[str, Any]:
     import torch
     from mmengine.config import Config
     from mmengine.optim import build_optim_wrapper
     from mmengine.registry import init_default_scope
     from mmseg.registry import MODELS
 
-    # A dump may come from elsewhere, and a config is a program: only its values are read.
     from recipe.core import config_text
     from recipe.data import random_state
-    from recipe.engine import components  # noqa: F401  registers the optimizer and its wrapper
+    from recipe.engine import checkpoint, components, dump_config  # noqa: F401  components registers the optimizer and its wrapper
     from recipe.engine.host_read import host_read_of
     from recipe.engine.nonfinite.guarded_step import total_norm
     from recipe.engine.runner import adapt_model
 
-    config = Config(config_text.read_config(dump['weights']['meta']['cfg']))
+    text, state = dump['weights']['meta']['cfg'], dump['weights']['state_dict']
+    trusted = checkpoint.is_trusted()
+    config = Config(config_text.read_config(text) if trusted else dump_config.read(text, len(state)))
     init_default_scope(config.get('default_scope', 'mmseg'))
-    config.model.backbone.init_cfg = None
+    if config.model.get('backbone'):
+        config.model.backbone.init_cfg = None
     model, _ = adapt_model(MODELS.build(config.model), config)
-    model.load_state_dict(dump['weights']['state_dict'])
+    model.load_state_dict(state)
     model.to(device).train()
     if device == 'cpu':
         torch.use_deterministic_algorithms(True, warn_only=True)
+    if not trusted:  # only the precision of its context is wanted
+        config.optim_wrapper.optimizer = {'type': 'SGD', 'lr': 0.0}
     wrapper = build_optim_wrapper(model, config.optim_wrapper)
     random_state.restore(dump['random_state'], torch.device(device))
     host_read = host_read_of(model)
@@ -98,7 +127,7 @@ def table(dump: Dict[str, Any], again: Dict[str, Any]) -> List[str]:
         again: From ``replay``.
     """
     lines = [f'iteration {dump["iteration"]}, rank {dump["rank"]} of {dump["world_size"]}']
-    lines += [f'  {line}' for line in (*dump['images'], *filter(None, [dump['note']]))]
+    lines += [f'  {line}' for line in (*dump['images'], *filter(None, [dump.get('note')]))]
     lines.append(f'{"":24}{"training":>14}{"replay":>14}')
     then = {**dump['losses'], 'grad_norm': dump['grad_norm']}
     for name, now in [*again['losses'].items(), ('grad_norm', again['grad_norm'])]:
@@ -114,7 +143,11 @@ def main() -> None:
     parser.add_argument('dump', help='file in RUN/nonfinite/ that the training left')
     parser.add_argument('--device', choices=('auto', 'cpu', 'cuda', 'npu'), default='auto')
     parser.add_argument('--json', action='store_true', help='print the figures for programs')
+    parser.add_argument('--trust_checkpoint', action='store_true', help='the files and the config in them may run code')
     asked = parser.parse_args()
+    if asked.trust_checkpoint:
+        os.environ['MMSEG_TRUST_CHECKPOINT'] = '1'
+    imported_packages.require()
     dump = load(asked.dump)
 
     import mmseg.models  # noqa: F401  registers them

@@ -1,10 +1,9 @@
 """mmengine's runner with what a hook cannot change."""
 
 import os
-import re
 import time
 from pathlib import Path
-from typing import Any, Dict, Iterable, Optional, Tuple, Union
+from typing import Any, Dict, Optional, Tuple, Union
 
 import torch
 from mmengine.device import get_device
@@ -15,11 +14,11 @@ from mmseg.registry import RUNNERS
 from torch import nn
 from torch.utils.data import DataLoader
 
+from recipe.core import run_folder
 from recipe.data.position_seeded_dataset import PositionSeededDataset
 from recipe.data.unreadable import FileNamingDataset
 from recipe.models import accelerate
 
-_LOG_FOLDER = re.compile(r'(\d{8}_\d{6})(?:_(\d{3,}))?')
 _NAME_BYTES = 32
 
 
@@ -98,24 +97,9 @@ def make_log_folder(work_dir: Path) -> str:
         Its name.
     """
     while True:
-        name = next_name(os.listdir(work_dir), time.strftime('%Y%m%d_%H%M%S'))
+        name = run_folder.next_name(os.listdir(work_dir), time.strftime('%Y%m%d_%H%M%S'))
         try:
             (work_dir / name).mkdir()
         except FileExistsError:
             continue
         return name
-
-
-def next_name(existing: Iterable[str], now: str) -> str:
-    """Name the log folder of a start.
-
-    Args:
-        existing: Names in the run folder. Some are log folders of earlier starts.
-        now: Date and time of this start, as in ``20260101_120000``.
-
-    Returns:
-        A name that sorts behind those of all earlier starts.
-    """
-    starts = [(match[1], int(match[2] or 1)) for match in map(_LOG_FOLDER.fullmatch, existing) if match]
-    newest, count = max(starts, default=('', 0))
-    return now if now > newest else f'{newest}_{count + 1:03d}'

@@ -195,27 +195,28 @@ def compare(path: Path, parameters: Mapping[str, Any], buffers: Mapping[str, Any
     Raises:
         console.UserError: No weights file, or one of another model.
     """
-    state = _read(path)
+    shapes = _shapes(path)
     match = Match([], [], [], [], [])
     for name, parameter in parameters.items():
-        if name not in state:
+        shape = tuple(parameter.shape)
+        if name not in shapes:
             match.missing.append(name)
-        elif state[name].shape == parameter.shape:
+        elif shapes[name] == shape:
             match.found.append(name)
-        elif name.endswith(_RESIZED) and state[name].shape[1:] == parameter.shape[1:]:
+        elif name.endswith(_RESIZED) and shapes[name][1:] == shape[1:]:
             match.resized.append(name)
         else:
             match.other_shape.append(name)
-    match.unexpected.extend(name for name in state if name not in parameters and name not in buffers)
+    match.unexpected.extend(name for name in shapes if name not in parameters and name not in buffers)
     if match.other_shape:
         name = match.other_shape[0]
         raise console.UserError(
-            f'weights file {path} is of another model: {name} is {tuple(state[name].shape)} there and '
+            f'weights file {path} is of another model: {name} is {shapes[name]} there and '
             f'{tuple(parameters[name].shape)} in the backbone ({len(match.other_shape)} tensors differ); give the '
             "--pretrained file of the config's backbone"
         )
     if len(match.found) + len(match.resized) < _ENOUGH * len(parameters):
-        convert = any(name.startswith('layers.') for name in state)
+        convert = any(name.startswith('layers.') for name in shapes)
         raise console.UserError(
             f'weights file {path} is of another model: {match}; '
             + (
@@ -227,30 +228,76 @@ def compare(path: Path, parameters: Mapping[str, Any], buffers: Mapping[str, Any
     return match
 
 
-def _read(path: Path) -> Dict[str, Any]:
-    """Tensors of a weights file, under the names that a backbone has for them."""
-    import torch
+def require_start(source: str, model: Any) -> str:
+    """Compare the checkpoint that a training begins with (``load_from``) with the model.
 
-    from recipe.engine.checkpoint import CheckpointError, UntrustedCheckpointError, load_from_local
+    Args:
+        source: Path; of a URL nothing can be said yet.
+        model: From ``run_config.build_model``.
+
+    Returns:
+        What will be loaded, in words, with the first difference.
+
+    Raises:
+        console.UserError: It cannot be read, or it fits not even half of the model.
+    """
+    if _URL.match(source) or '://' in source:
+        return source
+    path = inputs.absolute(source)
+    if not path.is_file():
+        raise console.UserError(f'load_from: there is no file {path}')
+    shapes = _shapes(path, whole=True)
+    needed = {name: tuple(value.shape) for name, value in model.named_parameters()}
+    wrong = [
+        f'{name} is {shapes[name]} there and {shape} in the model' if name in shapes else f'{name} is not there'
+        for name, shape in needed.items()
+        if shapes.get(name) != shape
+    ]
+    if 2 * len(wrong) > len(needed):
+        raise console.UserError(
+            f'load_from: {path} is of another model: {wrong[0]} ({len(wrong)} of {len(needed)} tensors differ)'
+        )
+    if wrong:
+        console.warn(f'load_from: {len(wrong)} of {len(needed)} tensors begin from scratch; {wrong[0]}')
+    return f'{path}: {len(needed) - len(wrong)} of {len(needed)} tensors of the model'
+
+
+def _shapes(path: Path, whole: bool = False) -> Dict[str, Tuple[int, ...]]:
+    """Shapes of the tensors of a weights file, under the names that a backbone has for them.
+
+    The file is read in a process of its own: it may come from anywhere.
+
+    Args:
+        path: The file.
+        whole: Whether names are those of a whole model instead.
+    """
+    from recipe.engine.checkpoint import CheckpointError, UntrustedCheckpointError, load_from_local, read_in_own_process
+
+    def read(source: str) -> Dict[str, List[int]]:
+        return _shapes_in(load_from_local(source, map_location='cpu'), whole)
 
     try:
-        content = load_from_local(str(path), map_location='cpu')
+        found = read_in_own_process(str(path), read)
     except UntrustedCheckpointError as error:
         raise console.UserError(
             f'weights file {error}; give another --pretrained, or --trust_checkpoint if you trust where it comes from'
         ) from None
-    except CheckpointError as error:
+    except (CheckpointError, OSError) as error:
         raise console.UserError(f'weights file {error}; give another --pretrained') from None
+    if not found:
+        raise console.UserError(f'weights file {path} holds no tensors; give another --pretrained')
+    return {name: tuple(shape) for name, shape in found.items()}
+
+
+def _shapes_in(content: Any, whole: bool) -> Dict[str, List[int]]:
+    import torch
+
     for key in ('state_dict', 'model'):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
             break
+    prefix = r'^module\.' if whole else r'^(module\.)?(backbone\.)?'
     tensors = content.items() if isinstance(content, dict) else ()
-    state = {
-        re.sub(r'^(module\.)?(backbone\.)?', '', str(name)): value
-        for name, value in tensors
-        if isinstance(value, torch.Tensor)
+    return {
+        re.sub(prefix, '', str(name)): list(value.shape) for name, value in tensors if isinstance(value, torch.Tensor)
     }
-    if not state:
-        raise console.UserError(f'weights file {path} holds no tensors; give another --pretrained')
-    return state

@@ -5,21 +5,20 @@ Runs in the set-up environment; test/lib.sh calls it. Nothing is written before 
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import os
 import platform
 import shlex
-import sys
-import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, Iterator, List, Optional, Tuple
 
-from recipe.core import console, inputs, network, paths, run_folder
+from recipe.core import console, imported_packages, inputs, network, paths, run_folder, run_lock, sessions
 from recipe.core.run_options import SCRIPTS, Options
-from recipe.data import training_data
+from recipe.data import files, training_data
 from recipe.doctor import report as doctor_report
 from recipe.doctor.subject import Subject
 from recipe.engine import batch as batch_rule
@@ -56,6 +55,11 @@ class Plan:
         return self.nproc * self.options.nnodes
 
     @property
+    def own_folder(self) -> Path:
+        """Where this machine keeps what belongs to it alone: config, command, logs of its ranks."""
+        return self.folder if self.options.is_first_node else self.folder / 'nodes' / str(self.options.node_rank)
+
+    @property
     def case(self) -> str:
         """Name of the script, which the legacy files bear."""
         return SCRIPTS[self.options.script]
@@ -71,6 +75,7 @@ def make_plan(asked: Options) -> Plan:
         console.UserError: The first fault found.
     """
     pins = checkouts.require_patched()
+    imported_packages.require()
     device, count = devices.find(asked.device)  # before anything imports torch
     nproc = devices.choose_nproc(device, count, asked.nproc, asked.demo)
     console.say(f'device   {nproc} x {device}' + (f' on each of {asked.nnodes} machines' if asked.nnodes > 1 else ''))
@@ -85,6 +90,8 @@ def make_plan(asked: Options) -> Plan:
         folder = run_folder.choose(case, asked.demo, asked.work_dir, asked.resume, asked.or_begin)
     else:
         folder = inputs.absolute(str(asked.work_dir))
+    if asked.is_first_node and run_folder.legacy_folder(folder) == folder:
+        console.warn(f'{run_folder.OUTPUT} cannot be written to; the files for it will be in {folder}')
     batch, *consequences = batch_rule.says(config, asked.nnodes, nproc)
     console.say(f'batch    {batch}')
     for consequence in consequences if asked.writes_checkpoints else ():  # a performance run has no result
@@ -98,7 +105,9 @@ def make_plan(asked: Options) -> Plan:
     # The slow checks come last.
     model = run_config.build_model(config)
     if asked.resume:
-        _set_checkpoint(config, folder)
+        _set_checkpoint(config, folder, model)
+    elif config.get('load_from'):
+        console.say(f'weights  {weights.require_start(config["load_from"], model)}')
     elif backbone is not None:
         parameters, buffers = dict(model.backbone.named_parameters()), dict(model.backbone.named_buffers())
         console.say(f'weights  {backbone}: {weights.compare(backbone, parameters, buffers)}')
@@ -109,13 +118,16 @@ def make_plan(asked: Options) -> Plan:
     return Plan(asked, device, nproc, config, folder, pins)
 
 
-def _set_checkpoint(config: Any, folder: Path) -> None:
-    """Have the training go on from the newest checkpoint that loads whole."""
+def _set_checkpoint(config: Any, folder: Path, model: Any) -> None:
+    """Have the training go on from the newest checkpoint that loads whole and fits the config."""
     from recipe.engine import config as run_config
-    from recipe.engine.checkpoint import CheckpointError, find_resumable
+    from recipe.engine.checkpoint import CheckpointError, find_resumable, misfit
 
+    wrapper, schedulers = run_config.build_optimizer(config, model)
     try:
-        checkpoint, passed_over = find_resumable(str(folder))
+        checkpoint, passed_over = find_resumable(
+            str(folder), lambda checkpoint: misfit(checkpoint, model, wrapper, schedulers)
+        )
     except CheckpointError as error:
         trust = ', or give --trust_checkpoint if you trust where they come from' if 'refused' in str(error) else ''
         raise console.UserError(f'--resume=1: {error}; start afresh without --resume=1{trust}') from None
@@ -140,7 +152,7 @@ def look_over(plan: Plan) -> None:
 
 
 def write_run_files(plan: Plan, argv: List[str]) -> Path:
-    """Make the run folder and write what belongs to this start.
+    """Write what belongs to this start into the run folder.
 
     Args:
         plan: What will be run.
@@ -149,9 +161,7 @@ def write_run_files(plan: Plan, argv: List[str]) -> Path:
     Returns:
         The config file for the ranks of this machine.
     """
-    asked = plan.options
-    folder = plan.folder if asked.is_first_node else plan.folder / 'nodes' / str(asked.node_rank)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = plan.own_folder
     with (folder / run_folder.COMMAND).open('a', encoding='utf-8') as file:
         file.write(f'bash test/{plan.case}.sh {" ".join(map(shlex.quote, argv))}\n')
     versions = {
@@ -177,15 +187,13 @@ def _version(package: str) -> Optional[str]:
         return None
 
 
-def train(plan: Plan, config_file: Path) -> float:
+def train(plan: Plan, config_file: Path, lock: run_lock.RunLock) -> None:
     """Run the ranks of this machine to their end.
 
     Args:
         plan: What to run.
         config_file: From ``write_run_files``.
-
-    Returns:
-        Seconds that it took.
+        lock: Of the folder of ``config_file``.
 
     Raises:
         console.UserError: A rank failed, or a signal ended the training; bears the exit status to leave with.
@@ -218,11 +226,15 @@ def train(plan: Plan, config_file: Path) -> float:
         **devices.rank_environment(plan.device, plan.nproc, addr, asked.nnodes > 1),
         **restarts.environment(plan.device, asked.hang_timeout),
     }
-    began = time.monotonic()
-    started = ranks.Ranks(arguments, log_dir, env)
+    started = ranks.Ranks(arguments, log_dir, env, keep=(lock.descriptor,))
     global_batch = plan.world_size * plan.config.train_dataloader['batch_size']
     with progress.Progress(plan.folder, plan.config.train_cfg['max_iters'], global_batch) as shown:
-        status = started.wait(shown.look, restarts.Restarts(config_file.parent, log_dir, asked.max_restarts).note)
+
+        def look() -> None:
+            lock.require_held()
+            shown.look()
+
+        status = started.wait(look, restarts.Restarts(config_file.parent, log_dir, asked.max_restarts).note)
     if started.asked_to_end is not None:
         saved = any(plan.folder.glob(run_folder.CHECKPOINTS))
         again = 'continue with --resume=1' if saved else 'it has no checkpoint, so start again'
@@ -232,30 +244,26 @@ def train(plan: Plan, config_file: Path) -> float:
     failure = started.failure()
     if failure is not None:
         for line in failure.last_lines:
-            print(f'  {line}', file=sys.stderr)
+            console.show(line)
         raise console.UserError(restarts.describe(config_file.parent, log_dir, failure), failure.status)
-    return time.monotonic() - began
 
 
-def report(plan: Plan, duration_s: float) -> None:
+def report(plan: Plan) -> None:
     """Work out the figures of the run, write its files and print the lines that tools grep, last.
 
     Args:
         plan: What was run.
-        duration_s: Seconds that this start took.
 
     Raises:
         console.UserError: A figure is missing or not a number.
     """
     from recipe.report import metrics
 
-    mode = plan.options.script
-    result = metrics.collect(plan.folder, metrics.REQUIRED[mode], e2e_duration_s=duration_s)
+    result = metrics.collect(plan.folder, metrics.REQUIRED[plan.options.script])
     for warning in result.warnings:
         console.warn(warning)
     written = metrics.write(result, plan.folder)
-    written += metrics.write_legacy(result, run_folder.OUTPUT, mode)
-    written.append(_write_log(plan))
+    written += _write_legacy(plan, result)
     for line in metrics.summary(result):
         console.say(line)
     for path in written:
@@ -264,17 +272,61 @@ def report(plan: Plan, duration_s: float) -> None:
         console.say(line)
 
 
-def _write_log(plan: Plan) -> Path:
-    """Put rank 0's logs of all starts under the legacy name."""
+def _write_legacy(plan: Plan, result: Any) -> List[Path]:
+    """Write the files of the ModelZoo convention, to the run folder if test/output cannot be written."""
+    folder = run_folder.legacy_folder(plan.folder)
+    try:
+        return _write_legacy_to(folder, plan, result)
+    except OSError as error:
+        if folder == plan.folder:
+            raise
+        console.warn(f'{folder} cannot be written ({error.strerror}); its files are in {plan.folder}')
+        return _write_legacy_to(plan.folder, plan, result)
+
+
+def _write_legacy_to(folder: Path, plan: Plan, result: Any) -> List[Path]:
+    from recipe.report import metrics
+
+    return [*metrics.write_legacy(result, folder, plan.options.script), _write_log(plan, folder / f'{plan.case}.log')]
+
+
+def _write_log(plan: Plan, legacy: Path) -> Path:
+    """Put rank 0's logs of all starts into one file."""
     logs = sorted(path for path in plan.folder.glob('*/*.log') if path.stem == path.parent.name)
-    legacy = run_folder.OUTPUT / f'{plan.case}.log'
-    legacy.parent.mkdir(parents=True, exist_ok=True)
-    beside = legacy.with_name(f'.{legacy.name}')
-    with beside.open('wb') as file:
+    with files.whole(legacy) as beside, beside.open('wb') as file:
         for log in logs:
             file.write(log.read_bytes())
-    beside.replace(legacy)
     return legacy
+
+
+@contextlib.contextmanager
+def hold_folder(plan: Plan) -> Iterator[Tuple[Plan, run_lock.RunLock]]:
+    """Make the run folder and hold its lock; on a machine other than the first one, that of the machine's own folder.
+
+    Args:
+        plan: Its folder may have been taken by another start since the plan was made.
+
+    Yields:
+        The plan with the folder that it runs in, and the lock.
+
+    Raises:
+        console.UserError: Another training runs there.
+    """
+    asked = plan.options
+    job = ''
+    if asked.nnodes > 1:
+        job = f'{asked.nnodes}@{network.resolve(str(asked.master_addr))}:{asked.master_port}'
+    if asked.is_first_node:
+        is_given = asked.resume or asked.work_dir is not None
+        plan = replace(plan, folder=run_folder.make(plan.folder, is_given))
+    else:
+        run_lock.require_same_job(plan.folder, job)
+        plan.own_folder.mkdir(parents=True, exist_ok=True)
+    with run_lock.RunLock(plan.own_folder, job) as lock:
+        if asked.is_first_node and not asked.resume:
+            run_folder.require_unused(plan.folder, asked.or_begin)  # somebody may have run there meanwhile
+        console.log_to(plan.own_folder / run_folder.LAUNCHER_LOG)
+        yield plan, lock
 
 
 def main(argv: List[str]) -> None:
@@ -287,6 +339,8 @@ def main(argv: List[str]) -> None:
     asked = options.read(script, argv)
     if asked.trust_checkpoint:
         os.environ['MMSEG_TRUST_CHECKPOINT'] = '1'  # read by the patched loader, here and in the ranks
+    if asked.is_first_node and asked.work_dir is not None:
+        run_lock.require_free(inputs.absolute(asked.work_dir), patient=True)
     plan = make_plan(asked)
     if plan.options.doctor:
         look_over(plan)
@@ -298,7 +352,9 @@ def main(argv: List[str]) -> None:
         addr, variable = network.resolve(str(plan.options.master_addr)), network.INTERFACE_VARIABLES[plan.device]
         way = os.environ.get(variable) or network.interface_towards(addr) or 'no interface that is known'
         console.say(f'network  {way} leads to {addr}')
-    console.say(f'run      {plan.folder}')
-    duration_s = train(plan, write_run_files(plan, argv))
-    if plan.options.is_first_node:
-        report(plan, duration_s)
+    with hold_folder(plan) as (plan, lock):
+        console.say(f'run      {plan.folder}')
+        with sessions.measured(plan.own_folder):
+            train(plan, write_run_files(plan, argv), lock)
+        if plan.options.is_first_node:
+            report(plan)

@@ -58,6 +58,9 @@ def by_hand(asked: Options) -> List[Finding]:
     """
     findings = files.checkout_findings()
     device, nproc, there = devices.likely_device(asked.device), asked.nproc or devices.DEFAULT_NPROC, False
+    packages = sources.hidden_packages()
+    if report.worst(packages) == FAILURE:  # whatever follows would import them
+        return [*findings, *packages]
 
     def find() -> str:
         nonlocal device, nproc, there

@@ -52,7 +52,7 @@ def _unused(folder: Path, name: str) -> Path:
 
 
 def _contents(folder: Path, log_dir: Path, failure: Failure) -> Iterator[Tuple[str, bytes]]:
-    for name in (run_folder.CONFIG, run_folder.COMMAND, run_folder.VERSIONS):
+    for name in (run_folder.CONFIG, run_folder.COMMAND, run_folder.VERSIONS, run_folder.LAUNCHER_LOG):
         with contextlib.suppress(OSError):
             yield name, _end(folder / name)
     for log in sorted(log_dir.rglob('*.log')):

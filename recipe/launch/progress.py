@@ -8,9 +8,9 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, List, Optional, Tuple
+from typing import Collection, Dict, List, Optional, Tuple
 
-from recipe.core import console
+from recipe.core import console, sessions
 from recipe.launch.ranks import tail
 
 LINE_EVERY_S = 30
@@ -36,17 +36,17 @@ class State:
     validating: Optional[Tuple[int, int]] = None
 
 
-def read(run: Path, since: float) -> State:
+def read(run: Path, earlier: Collection[str] = ()) -> State:
     """Read the state of a training.
 
     Args:
         run: Run folder.
-        since: Seconds since the epoch; mmengine's folders of earlier starts are older and left out.
+        earlier: Names of the log folders of earlier starts.
     """
-    starts = [path for path in run.glob('*/vis_data') if path.stat().st_mtime >= since]
+    starts = sessions.log_folders(run).difference(earlier)
     if not starts:
         return State()
-    newest = max(starts, key=lambda path: path.parent.name)
+    newest = run / max(starts) / 'vis_data'
     steps = _steps(newest / 'steps.csv')
     logged = _logged(newest / 'scalars.json')
     log = tail(newest.parent / f'{newest.parent.name}.log', 1)
@@ -104,7 +104,7 @@ class Progress:
         self._run = run
         self._max_iters = max_iters
         self._global_batch = global_batch
-        self._began = time.time()
+        self._earlier = sessions.log_folders(run)
         self._next_look = time.monotonic()
         self._next_line = self._next_look
         self._shown = State()
@@ -135,7 +135,7 @@ class Progress:
             return
         self._next_look = now + (0.5 if self._bar else _LOOK_EVERY_S)
         try:
-            state = read(self._run, self._began - 1)
+            state = read(self._run, self._earlier)
         except OSError:  # a disk that fails, or a mount that has gone, is the ranks' business
             return
         what = 'training' if state.iteration else 'starting'
@@ -152,7 +152,7 @@ class Progress:
         facts = []
         if state.loss is not None:
             facts.append(f'loss {state.loss:.4g}')
-        if state.step_s:
+        if state.step_s and state.step_s > 0:  # without steps.csv by a clock, which may have been set
             facts.append(f'{self._global_batch / state.step_s:.3g} images/s')
-            facts.append(f'ETA {clock((self._max_iters - state.iteration) * state.step_s)}')
+            facts.append(f'ETA {clock(max(0, self._max_iters - state.iteration) * state.step_s)}')
         return '  '.join(facts)

@@ -50,9 +50,10 @@ class Ranks:
         arguments: Of torchrun, up to the script and its own arguments, without ``--log_dir``.
         log_dir: A new folder for torchrun's log and each rank's stdout.log and stderr.log.
         env: Additional environment variables.
+        keep: File descriptors that stay open until torchrun has ended, whatever becomes of this process.
     """
 
-    def __init__(self, arguments: Sequence[str], log_dir: Path, env: Dict[str, str]) -> None:
+    def __init__(self, arguments: Sequence[str], log_dir: Path, env: Dict[str, str], keep: Sequence[int] = ()) -> None:
         self.log_dir = log_dir
         self._log = log_dir / 'torchrun.log'
         log_dir.mkdir(parents=True)
@@ -66,7 +67,7 @@ class Ranks:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                pass_fds=(writing,),
+                pass_fds=(writing, *keep),
                 env={**os.environ, **env, 'RECIPE_LAUNCHER_PID': str(os.getpid())},
             )
         os.close(writing)
@@ -138,7 +139,9 @@ class Ranks:
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
-        handled = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
+        handled = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1]
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup: the training outlives its terminal
+            handled.append(signal.SIGHUP)
         before = {signum: signal.signal(signum, self._on_signal) for signum in handled}
         try:
             yield

@@ -55,7 +55,7 @@ def collect(
         faults.append('peak memory is missing: mmengine logs it on accelerators only')
     if 'class_iou' in require and not result.class_iou_last_percent:
         faults.append('the table of class IoU is missing: it is in the text log (<timestamp>.log) only')
-    result.e2e_duration_s = _e2e(run, e2e_duration_s)
+    result.e2e_duration_s = _e2e(run, e2e_duration_s, result.warnings)
     if result.e2e_duration_s is None:
         fault = 'the E2E duration is missing: it needs the text log, or --e2e_duration_s'
         if 'e2e' in require:
@@ -78,7 +78,7 @@ def _describe(run: metrics_run.Run) -> Result:
         versions.pop(key, None)
     warnings = list(run.warnings)
     if run.other_starts:
-        warnings.append(f'{run.other_starts} start(s) ended before the first logged iteration')
+        warnings.append(f'{len(run.other_starts)} start(s) logged no iteration')
     return Result(
         schema=SCHEMA,
         run_name=run.path.resolve().name,
@@ -178,6 +178,10 @@ def _add_speed(result: Result, run: metrics_run.Run, required: bool) -> List[str
             continue
         samples = _steps(start) if measured else _logged(start)
         lost = start.last_iter - start.first_iter + 1 - len(samples) if measured else 0
+        if not measured:  # by the clock, which may have been set
+            before, samples = len(samples), [sample for sample in samples if sample.step_s > 0]
+            if len(samples) < before:
+                excluded.append(f'{before - len(samples)} logged means that are no time, as after the clock was set')
         for sample in samples:
             if not (math.isfinite(sample.step_s) and sample.step_s > 0):
                 return [f'FPS is missing: the step time at iteration {sample.last_iter} is {sample.step_s} s']
@@ -240,8 +244,24 @@ def _log_window(start: metrics_run.Start) -> int:
     return config_text.lookup_int(start.config, 'log_processor.window_size') or DEFAULT_LOG_WINDOW
 
 
-def _e2e(run: metrics_run.Run, measured_s: Optional[float]) -> Optional[float]:
-    parts = [start.seconds for start in run.starts]
-    if measured_s is not None:
+def _e2e(run: metrics_run.Run, measured_s: Optional[float], warnings: List[str]) -> Optional[float]:
+    """Seconds of all sessions and, by their text logs, of all starts that belong to none."""
+    measured = {name for session in run.sessions for name in session.starts}
+    starts = sorted([*run.starts, *run.other_starts], key=lambda start: start.name)
+    logged = [start for start in starts if start.name not in measured]
+    parts = [session.seconds for session in run.sessions]
+    if measured_s is not None and logged and logged[-1] is starts[-1]:
+        parts.append(measured_s)
+        logged.pop()
+    elif measured_s is not None:
         parts[-1] = measured_s
-    return None if any(part is None for part in parts) else sum(parts)
+    for start in logged:
+        if start.seconds is None and start.first_iter is not None:
+            return None
+        parts.append(start.seconds or 0.0)
+        if start.log.clock_steps:
+            warnings.append(
+                f'{start.files["text"]}: the clock was set {start.log.clock_steps} time(s) in this start; its duration '
+                'counts without those moments'
+            )
+    return sum(parts)

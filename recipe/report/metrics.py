@@ -16,7 +16,7 @@ import re
 from pathlib import Path
 from typing import Any, List, Optional, Sequence
 
-from recipe.core import console, paths
+from recipe.core import console, imported_packages, paths
 from recipe.report import legacy
 from recipe.report.collect import FIGURES, REQUIRED, collect
 from recipe.report.result import Result
@@ -198,6 +198,7 @@ def _parse(argv: Optional[Sequence[str]]) -> argparse.Namespace:
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Run the tool."""
     args = _parse(argv)
+    imported_packages.require(checkouts=False)
     result = collect(
         args.run,
         REQUIRED[args.mode] if args.require is None else args.require,

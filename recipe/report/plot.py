@@ -17,6 +17,8 @@ from PIL import Image
 from recipe.core import config_text, console
 from recipe.report.result import Result
 
+matplotlib.rcdefaults()  # not what somebody's matplotlibrc says, such as text.usetex, which needs LaTeX
+
 MAX_ROWS = 8
 TILE_WIDTH = 640  # pixels; Cityscapes' 2048 would make a sheet of 100 MB in memory
 # mmseg's SegVisualizationHook: <mode>_<image file name>_<iteration>.png

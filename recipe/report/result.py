@@ -31,8 +31,8 @@ DEFINITIONS = {
     'loss_curve': 'Pairs of iteration and total loss.',
     'learning_rate_curve': 'Pairs of iteration and base learning rate.',
     'e2e_duration_s': (
-        'Seconds from start to end: as the launcher measured its own session, otherwise from the first to the last '
-        'record of the text log. Starts before it count with their text logs, pauses between starts do not.'
+        'Seconds of all starts together: as the launcher measured its sessions (sessions.jsonl), otherwise from the '
+        'first to the last record of the text log. Pauses between starts do not count.'
     ),
 }
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
-from recipe.core import config_text, console
+from recipe.core import config_text, console, sessions
 from recipe.report import scalars, text_log
 
 
@@ -52,12 +52,7 @@ class Start:
     @property
     def seconds(self) -> Optional[float]:
         """Time from the first to the last record of the text log."""
-        first, last = self.log.first_clock, self.log.last_clock
-        if first is None or last is None:
-            return None
-        if last < first:  # a console log, which has no year, over New Year's Eve
-            last = last.replace(year=last.year + 1)
-        return (last - first).total_seconds()
+        return self.log.seconds
 
 
 @dataclass
@@ -67,14 +62,16 @@ class Run:
     Attributes:
         path: What the user named: a run folder or a log.
         starts: Starts that logged at least one iteration or validation, in time order.
-        other_starts: Number of starts that logged none (crashed at once).
+        other_starts: Starts that logged none: crashed at once, or nothing was left to train.
+        sessions: What the launcher measured; empty for a single log, and for runs without the launcher.
         launcher: Content of versions.json, which the launcher writes.
         warnings: One line each.
     """
 
     path: Path
     starts: List[Start]
-    other_starts: int = 0
+    other_starts: List[Start] = field(default_factory=list)
+    sessions: List[sessions.Session] = field(default_factory=list)
     launcher: Dict[str, Any] = field(default_factory=dict)
     warnings: List[str] = field(default_factory=list)
 
@@ -126,7 +123,8 @@ def read_run(path: Path, batch_size: Optional[int] = None, nproc: Optional[int] 
     starts = [_read_start(name, files) for name, files in _find(path)]
     root = _root(path)
     run = Run(path, [start for start in starts if start.first_iter is not None], launcher=_launcher(root))
-    run.other_starts = len(starts) - len(run.starts)
+    run.other_starts = [start for start in starts if start.first_iter is None]
+    run.sessions = sessions.read(path) if path == root else []
     run.warnings = [warning for start in starts for warning in start.log.warnings]
     if not run.starts:
         raise console.UserError(f'no training iteration is logged in {path}: is it the log of an mmengine training?')
@@ -225,7 +223,7 @@ def _read_start(name: str, files: Dict[str, Path]) -> Start:
 
 def _take_from_text(log: scalars.Log, text: scalars.Log) -> None:
     """Complete scalars.json by what only the text log has."""
-    for name in ('world_size', 'device', 'versions', 'config_text', 'resumed_iter', 'first_clock', 'last_clock'):
+    for name in ('world_size', 'device', 'versions', 'config_text', 'resumed_iter', 'seconds', 'clock_steps'):
         setattr(log, name, getattr(text, name))
     log.planned_iters = text.planned_iters
     log.warnings += text.warnings

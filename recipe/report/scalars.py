@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
@@ -90,8 +89,8 @@ class Log:
         planned_iters: Iterations that the training was to run.
         by_epoch: The training counts in epochs.
         resumed_iter: Last iteration of the checkpoint from which it went on, 0 for a fresh start, None where unknown.
-        first_clock: Time of the first record.
-        last_clock: Time of the last record.
+        seconds: From the first to the last record, without the moments in which the clock was set.
+        clock_steps: How often the clock was set meanwhile.
     """
 
     points: List[TrainPoint] = field(default_factory=list)
@@ -104,8 +103,8 @@ class Log:
     planned_iters: Optional[int] = None
     by_epoch: bool = False
     resumed_iter: Optional[int] = None
-    first_clock: Optional[datetime] = None
-    last_clock: Optional[datetime] = None
+    seconds: Optional[float] = None
+    clock_steps: int = 0
 
 
 def read_scalars(path: Path) -> Log:

@@ -10,7 +10,7 @@ import math
 import re
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 from recipe.core import console
 from recipe.report.scalars import Log, add_point, damaged, ends_whole, lines_of, validation
@@ -24,6 +24,8 @@ _POSITION = re.compile(r'^\s*(?:\[\s*(?P<epoch>\d+)\])?\s*\[\s*(?P<done>\d+)/\s*
 _PAIR = re.compile(r'(?:^|\s)([A-Za-z_][\w./-]*): (\S+)')
 _RESUMED = re.compile(r'^resumed epoch: \d+, iter: (?P<iter>\d+)')
 _SAVED = re.compile(r'^Saving checkpoint at (?P<iter>\d+) iterations')
+_YEAR_2000_S = 366 * 86400
+_LONG_S = 6 * 3600  # shorter gaps between two records are never taken for a clock that was set
 _HEADER_VERSIONS = {
     'Python': 'python',
     'PyTorch': 'torch',
@@ -44,11 +46,10 @@ def read_text(path: Path) -> Log:
     saved_iter = 0
     epoch_iters = 0
     classes: Dict[str, Optional[float]] = {}
+    clocks: List[str] = []
     for record in _records(path):
         where = f'{path}:{record.number}'
-        clock = _clock(record.clock)
-        log.first_clock = log.first_clock or clock
-        log.last_clock = clock
+        clocks.append(record.clock)
         progress = _PROGRESS.match(record.message)
         if progress:
             position = _POSITION.match(progress['rest'])
@@ -80,6 +81,8 @@ def read_text(path: Path) -> Log:
             log.resumed_iter = int(_RESUMED.match(record.message)['iter'])
         elif _SAVED.match(record.message):
             saved_iter = int(_SAVED.match(record.message)['iter'])
+    if clocks:
+        log.seconds, log.clock_steps = _span(clocks)
     return log
 
 
@@ -106,6 +109,21 @@ def _records(path: Path) -> Iterator[_Record]:
             record.rest.append(line)
     if record:
         yield record
+
+
+def _span(clocks: List[str]) -> Tuple[float, int]:
+    """Seconds from the first to the last record, and how often the clock was set meanwhile.
+
+    The clock was set where a record is older than the one before, or younger by far more than is usual. What passed
+    between those two records is not known, and counts nothing.
+    """
+    times = list(map(_clock, clocks))
+    gaps = [(after - before).total_seconds() for before, after in zip(times, times[1:])]
+    if clocks[0][4] != '/':  # a console log, which has no year, over New Year's Eve
+        gaps = [gap + _YEAR_2000_S if gap < -_YEAR_2000_S / 2 else gap for gap in gaps]
+    usual = sorted(gaps)[int(0.9 * len(gaps))] if gaps else 0.0
+    whole = [gap for gap in gaps if 0 <= gap <= max(_LONG_S, 10 * usual)]
+    return sum(whole), len(gaps) - len(whole)
 
 
 def _clock(text: str) -> datetime:

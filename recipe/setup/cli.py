@@ -5,15 +5,16 @@
     bash tools/setup.sh --no_venv            # installs into the active environment
     bash tools/setup.sh --with_ops           # compiles mmcv's operators too (20 minutes on two cores; not needed)
 
-Steps that are done are not done again, and after a failure the same command goes on where it stopped. Choices are kept
-in .setup/recipe.json, so that later calls need no options; to start over, remove .setup and .venv.
+Steps that are done are not done again, and after a failure the same command goes on where it stopped. What was made is
+checked each time: a package that is gone or damaged is installed again. Choices are kept in .setup/recipe.json, so that
+later calls need no options; to start over, remove .setup and .venv. Of the shell's settings for pip those hold that say
+where packages come from (PIP_INDEX_URL, pip.conf, ...); PYTHONPATH and what would install elsewhere are left out.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -26,20 +27,23 @@ import sys
 import time
 import uuid
 from pathlib import Path
-from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence
+from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
-from recipe.core import console, paths
+from recipe.core import clean_environment, console, paths, tied_process
 from recipe.setup import stack
 from recipe.setup.commands import Caller
 from recipe.setup.stack import STACKS, Python
 from recipe.upstream import pins
+from recipe.upstream import state as upstream_state
 
 # What a stack takes on disk, the archives that pip unpacks included.
 FREE_GB = {'npu-2.1': 8, 'npu-2.7': 12, 'cuda': 14, 'cpu': 3}
 OLDEST_PIP = (22, 2)  # the first with --config-settings; also knows manylinux_2_28 and editable wheels
 
-# What must be done again after a step, whatever the stamps say: a new checkout is not patched.
-_UNDOES = {'sources': ('patches', 'imports')}
+# What must be done again after a step, whatever the stamps say: a new checkout is not patched. Every step undoes the
+# last one, which tries all packages together.
+_UNDOES = {'sources': ('patches',)}
+_LAST = 'imports'
 
 _CANN = '/usr/local/Ascend/ascend-toolkit/set_env.sh'
 _MARK = '.made_by_setup'
@@ -48,7 +52,7 @@ _MARK = '.made_by_setup'
 _IMPORTS = """
 import importlib, json, os, sys
 os.environ['TORCH_DEVICE_BACKEND_AUTOLOAD'] = '0'
-needed, device = json.loads(sys.argv[1])
+needed, device, elsewhere = json.loads(sys.argv[1])
 versions = {}
 for name in needed:
     module = importlib.import_module(name)
@@ -56,6 +60,7 @@ for name in needed:
         versions[name] = str(getattr(module, '__version__', ''))
 failure = None
 if device:
+    sys.path += elsewhere
     try:
         versions[device] = importlib.import_module(device).__version__
     except Exception as error:
@@ -69,13 +74,15 @@ class Step(NamedTuple):
 
     Attributes:
         name: Of its stamp and its log.
-        key: Gives the hash of its inputs; while the stamp holds the same, the step is done.
+        key: Gives the hash of its inputs; while the stamp holds the same, the step was done.
         run: Does it.
+        faults: What it should have made and is not there, one text each.
     """
 
     name: str
     key: Callable[[], str]
     run: Callable[[], None]
+    faults: Callable[[], List[str]] = list
 
 
 def digest(*parts: object) -> str:
@@ -131,6 +138,7 @@ class Setup:
         self.python = ''  # the interpreter that everything is installed into
         self._base: Optional[Python] = None  # what .venv is to be made with; None: the one that is there stays
         self._out = sys.stderr if args.print_python else sys.stdout
+        self._found: Optional[Dict] = None  # by setup_check.py, since pip ran last
         self._calls = Caller(root, self.folder / 'logs', command, self._out)
         self._recall()
 
@@ -159,7 +167,10 @@ class Setup:
             return False
         self.stack, self.python = STACKS[record['stack']], record['python']
         wants = (self.args.stack in (None, self.stack.name), self.use_venv == bool(record.get('venv')))
-        return all(wants) and all(self._done(step) for step in self.steps())
+        if not all(wants) or not all(self._done(step) for step in self.steps()):
+            return False
+        # Packages that came or went, in an environment of ours; in the user's own that is the user's business.
+        return not self.use_venv or record.get('installed') == self._installed()
 
     def _done(self, step: Step) -> bool:
         return self.record['steps'].get(step.name) == step.key()
@@ -220,11 +231,11 @@ class Setup:
         first = [Step('venv', self._venv_key, self._make_venv)] if self.use_venv else []
         return [
             *first,
-            Step('requirements', self._requirements_key, self._install_requirements),
-            Step('sources', self._sources_key, lambda: self._upstream('fetch')),
-            Step('patches', self._patches_key, lambda: self._upstream('apply')),
-            Step('packages', self._packages_key, self._install_packages),
-            Step('imports', lambda: digest(self._packages_key(), self._patches_key()), self._check_imports),
+            Step('requirements', self._requirements_key, self._install_requirements, self._lacking_requirements),
+            Step('sources', self._sources_key, lambda: self._upstream('fetch'), self._missing_checkouts),
+            Step('patches', self._patches_key, lambda: self._upstream('apply'), self._unpatched),
+            Step('packages', self._packages_key, self._install_packages, lambda: self._check()['misplaced']),
+            Step(_LAST, lambda: digest(self._packages_key(), self._patches_key()), self._check_imports),
         ]
 
     def run(self) -> None:
@@ -239,28 +250,79 @@ class Setup:
             self._recall()
             self.choose()
             for step in self.steps():
-                if self._done(step):
-                    self.say(f'  {step.name:<13} done before')
-                    continue
-                begun = time.monotonic()
-                self._calls.step = step.name
-                for later in _UNDOES.get(step.name, ()):
-                    self.record['steps'].pop(later, None)
-                step.run()
-                self.record['steps'][step.name] = step.key()
-                self._save()
-                self.say(f'  {step.name:<13} {time.monotonic() - begun:.1f} s')
+                self._do(step)
+            self.record['folders'] = self._check()['folders']
+            self.record['installed'] = self._installed()
+            self._save()
         self.say(f'ready in {time.monotonic() - started:.1f} s: {self.python}')
+
+    def _do(self, step: Step) -> None:
+        """Do a step, unless it was done and what it made is there; its stamp is written when that was checked."""
+        self._calls.step = step.name
+        if self._done(step):
+            faults = step.faults()
+            if not faults:
+                self.say(f'  {step.name:<13} done before')
+                return
+            self.say(f'  {step.name:<13} done again: {upstream_state.some(faults)}')
+        begun = time.monotonic()
+        for undone in (step.name, *_UNDOES.get(step.name, ()), _LAST):
+            if undone in self.record['steps']:
+                self.record['steps'][undone] = ''
+        self._save()  # before the first change, so that a kill leaves no stamp of what is half done
+        step.run()
+        faults = step.faults()
+        if faults:
+            raise self._calls.failure(f'still lacks {upstream_state.some(faults)}')
+        self.record['steps'][step.name] = step.key()
+        self._save()
+        self.say(f'  {step.name:<13} {time.monotonic() - begun:.1f} s')
 
     @contextlib.contextmanager
     def _lock(self) -> Iterator[None]:
-        with open(str(self.folder / 'lock'), 'w') as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                self.say('waiting for another setup.sh in this folder')
-                fcntl.flock(file, fcntl.LOCK_EX)
+        descriptor = os.open(str(self.folder / 'lock'), os.O_RDWR | os.O_CREAT, 0o666)
+        with tied_process.lock(
+            descriptor, lambda holder: self.say(f'waiting for another setup.sh in this folder: {holder}')
+        ):
             yield
+
+    # Checks
+
+    def _check(self) -> Dict:
+        """What setup_check.py finds; asked again after pip has run."""
+        if self._found is None:
+            asked = {
+                'requirements': list(map(str, self._requirements())),
+                'no_deps': list(map(str, self._no_deps())),
+                'packages': {pin.package: str(self.root / name) for name, pin in self.pins.items()},
+            }
+            tool = Path(__file__).with_name('setup_check.py')
+            step, self._calls.step = self._calls.step, 'check'
+            self._calls.run([self.python, '-B', str(tool), json.dumps(asked)], self._clean())
+            self._found = json.loads(self._calls.output()[-1])
+            self._calls.step = step
+        return self._found
+
+    def _lacking_requirements(self) -> List[str]:
+        found = self._check()
+        return found['missing'] + [f'{file} of {name}' for name, file in found['damaged'].items()]
+
+    def _missing_checkouts(self) -> List[str]:
+        return [name for name in self.pins if not (self.root / name / '.git').exists()]
+
+    def _unpatched(self) -> List[str]:
+        """Checkouts without the patches of today. One with work of a developer is left as it is."""
+        found = {name: upstream_state.inspect(self.root, pin).state for name, pin in self.pins.items()}
+        unpatched = (upstream_state.MISSING, upstream_state.BASE, upstream_state.OUTDATED)
+        return [f'{name} ({state})' for name, state in found.items() if state in unpatched]
+
+    def _installed(self) -> str:
+        """A hash of the names in the environment's folders of packages."""
+        names: List[str] = []
+        for folder in self.record.get('folders') or []:
+            with contextlib.suppress(OSError):
+                names += sorted(path.name for path in Path(folder).iterdir() if path.name[0] not in '_.~')
+        return digest(*names)
 
     # Keys
 
@@ -295,15 +357,18 @@ class Setup:
         self.venv.mkdir()
         # The mark comes first: what a kill leaves behind is then known to be ours.
         (self.venv / _MARK).write_text(f'{uuid.uuid4()}\n')
-        self._calls.run([self._base.path, '-m', 'venv', str(self.venv)])
+        self._calls.run([self._base.path, '-m', 'venv', str(self.venv)], self._clean())
+
+    def _clean(self) -> Dict[str, str]:
+        return clean_environment.clean(user_site=not self.use_venv)
 
     def _pip(self, *arguments: str, **env: str) -> None:
+        variables = clean_environment.for_pip(self.python, arguments[0], user_site=not self.use_venv)
         # The builds import torch, which since 2.5 imports torch_npu too, and that needs CANN's libraries on the path.
-        env['TORCH_DEVICE_BACKEND_AUTOLOAD'] = '0'
-        if self.use_venv:
-            env['PIP_USER'] = '0'  # a user-wide "install into my home" is refused in a virtual environment
+        variables['TORCH_DEVICE_BACKEND_AUTOLOAD'] = '0'
         options = ['--disable-pip-version-check', '--no-input']
-        self._calls.run([self.python, '-m', 'pip', *options, *arguments], env)
+        self._found = None
+        self._calls.run([self.python, '-m', 'pip', *options, *arguments], {**variables, **env})
 
     def _requirements(self) -> List[Path]:
         folder = self.root / 'requirements'
@@ -326,20 +391,31 @@ class Setup:
         self._pip('install', '--no-compile', *wanted, *limits)
         no_deps = [part for file in self._no_deps() for part in ('-r', str(file))]
         self._pip('install', '--no-compile', '--no-deps', *no_deps)
+        damaged = list(self._check()['damaged'])
+        if damaged:  # pip, which looks at no file, takes them for installed
+            self._pip('install', '--no-compile', '--no-deps', '--ignore-installed', *damaged)
 
     def _new_enough_pip(self) -> None:
-        done = subprocess.run(
-            [self.python, '-m', 'pip', '--version'], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-        )
-        found = re.match(r'pip (\d+)\.(\d+)', done.stdout.decode('utf-8', 'replace'))
-        if found is None:
+        version = self._pip_version()
+        if version is None and self.use_venv:
+            self._calls.run([self.python, '-m', 'ensurepip'], self._clean())
+            version = self._pip_version()
+        if version is None:
             raise console.UserError(f'{self.python} has no pip; install it (Debian: python3-pip), then try again')
-        if (int(found.group(1)), int(found.group(2))) < OLDEST_PIP:
+        if version < OLDEST_PIP:
             self._pip('install', '--upgrade', f'pip>={".".join(map(str, OLDEST_PIP))}')
+
+    def _pip_version(self) -> Optional[Tuple[int, int]]:
+        command = [self.python, '-m', 'pip', '--version']
+        done = subprocess.run(command, env=self._clean(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        found = re.match(r'pip (\d+)\.(\d+)', done.stdout)
+        return (int(found.group(1)), int(found.group(2))) if found else None
 
     def _upstream(self, command: str) -> None:
         tool = self.root / 'tools' / 'upstream.py'
-        self._calls.run([self.python, str(tool), command, '--root', str(self.root)])
+        # It calls pip in its turn.
+        env = clean_environment.for_pip(self.python, 'download', user_site=not self.use_venv)
+        self._calls.run([self.python, str(tool), command, '--root', str(self.root)], env)
         for line in self._calls.output():
             self.say(f'    {line}')
 
@@ -349,6 +425,8 @@ class Setup:
         env = {'MMCV_WITH_OPS': '1' if self.with_ops else '0'}
         if self.with_ops and self.stack.name.startswith('npu'):
             env['FORCE_NPU'] = '1'
+        elif self.with_ops and self.stack.name == 'cuda' and 'FORCE_CUDA' in os.environ:
+            env['FORCE_CUDA'] = os.environ['FORCE_CUDA']  # builds for GPUs that this machine has not
         # Editable as a plain .pth entry: with setuptools' import hook, Python takes the checkout's folder mmcv/ for an
         # empty package wherever the recipe's folder comes first in sys.path.
         options = ['--use-pep517', '--no-build-isolation', '--config-settings', 'editable_mode=compat', '--no-deps']
@@ -357,7 +435,11 @@ class Setup:
     def _check_imports(self) -> None:
         packages = [pin.package for pin in self.pins.values()]
         needed = ['torch', 'mmengine', *packages, 'mmdet.models', 'mmseg.models', 'recipe']
-        self._calls.run([self.python, '-c', _IMPORTS, json.dumps([needed, self.stack.device_package])])
+        # CANN puts some of its own packages on PYTHONPATH; behind the environment's they stand for none of these.
+        elsewhere = [place for place in os.environ.get('PYTHONPATH', '').split(os.pathsep) if place]
+        self._calls.run(
+            [self.python, '-c', _IMPORTS, json.dumps([needed, self.stack.device_package, elsewhere])], self._clean()
+        )
         found = json.loads(self._calls.output()[-1])
         self.record['versions'] = found['versions']
         if found['failure']:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Dict, List, Optional, Sequence, TextIO
+from typing import Dict, List, Sequence, TextIO
 
-from recipe.core import console
+from recipe.core import console, tied_process
 
 LAST_LINES = 12
 
@@ -45,12 +44,12 @@ class Caller:
         """What the last command printed."""
         return self.log.read_text('utf-8', 'replace').splitlines()[1:]
 
-    def run(self, command: Sequence[str], env: Optional[Dict[str, str]] = None) -> None:
-        """Run one command.
+    def run(self, command: Sequence[str], env: Dict[str, str]) -> None:
+        """Run one command; it ends with this process.
 
         Args:
             command: The program and its arguments.
-            env: Variables added to this process's.
+            env: Its variables.
 
         Raises:
             console.UserError: It failed; its last lines were shown.
@@ -59,26 +58,18 @@ class Caller:
         with open(str(self.log), 'w') as file:
             file.write(f'$ {" ".join(map(shlex.quote, command))}\n')
             file.flush()
-            process = subprocess.Popen(
-                command,
-                cwd=str(self._folder),
-                env={**os.environ, 'PYTHONUNBUFFERED': '1', **(env or {})},
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=subprocess.STDOUT,
-            )
-            try:
+            options = {'cwd': str(self._folder), 'stdout': file, 'stderr': subprocess.STDOUT}
+            with tied_process.started(command, env={**env, 'PYTHONUNBUFFERED': '1'}, **options) as process:
                 self._watch(process)
-            except BaseException:
-                process.terminate()
-                process.wait()
-                raise
         if process.returncode:
             print('\n'.join(f'  | {line}' for line in self.output()[-LAST_LINES:]), file=sys.stderr)
-            raise console.UserError(
-                f'step {self.step} failed (exit status {process.returncode}), log: {self.log}; mend what it says, then '
-                f'go on with: {self._retry}'
-            )
+            raise self.failure(f'failed (exit status {process.returncode})')
+
+    def failure(self, what: str) -> console.UserError:
+        """The error for a step that went wrong; names the log and how to go on."""
+        return console.UserError(
+            f'step {self.step} {what}, log: {self.log}; mend what it says, then go on with: {self._retry}'
+        )
 
     def _watch(self, process: subprocess.Popen) -> None:
         """Wait for a process; on a terminal, show the seconds and the last line of its log meanwhile."""

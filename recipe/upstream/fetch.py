@@ -6,7 +6,6 @@ Standard library, pip and git only, Python 3.8 on.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
 import tempfile
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Dict, Iterator, List, Optional, Set
 from urllib.parse import urlsplit
 
-from recipe.core import console
+from recipe.core import console, tied_process
 from recipe.upstream import sdist
 from recipe.upstream.git import GitError, Repo
 from recipe.upstream.pins import Pin
@@ -45,17 +44,9 @@ _TEMPORARY = '.upstream-'
 def lock(root: Path) -> Iterator[None]:
     """Keep a second set-up, started at the same time, from working on the same checkouts."""
     descriptor = os.open(str(root), os.O_RDONLY)
-    try:
-        # A file system without locks (some network ones) must not keep anybody from setting up.
-        with contextlib.suppress(OSError):
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                console.say('waiting for another upstream.py that works on these checkouts')
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
+    said = 'waiting for another upstream.py that works on these checkouts'
+    with tied_process.lock(descriptor, lambda holder: console.say(f'{said}: {holder}')):
         yield
-    finally:
-        os.close(descriptor)
 
 
 def fetch(

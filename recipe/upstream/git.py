@@ -9,33 +9,26 @@ import contextlib
 import os
 import re
 import shutil
-import signal
 import subprocess
 import tempfile
 from pathlib import Path
 from typing import Dict, Iterator, List, Optional, Tuple
 
-from recipe.core import console
+from recipe.core import console, tied_process
 
 OLDEST_GIT = (2, 18)
 
-# Variables that git sets for its hooks, and that would make ours work in another repository.
-_HOOK_VARIABLES = (
-    'GIT_ALTERNATE_OBJECT_DIRECTORIES',
-    'GIT_COMMON_DIR',
-    'GIT_DIR',
-    'GIT_GRAFT_FILE',
-    'GIT_IMPLICIT_WORK_TREE',
-    'GIT_INDEX_FILE',
-    'GIT_INTERNAL_SUPER_PREFIX',
-    'GIT_NAMESPACE',
-    'GIT_NO_REPLACE_OBJECTS',
-    'GIT_OBJECT_DIRECTORY',
-    'GIT_PREFIX',
-    'GIT_QUARANTINE_PATH',
-    'GIT_REPLACE_REF_BASE',
-    'GIT_SHALLOW_FILE',
-    'GIT_WORK_TREE',
+# Variables of git that pass through, by how they begin: how it reaches a server, and where its own programs are. All
+# others would make ours work in another repository (git sets GIT_DIR and GIT_INDEX_FILE for its hooks) or differently.
+_KEPT_VARIABLES = (
+    'GIT_ALLOW_PROTOCOL',
+    'GIT_ASKPASS',
+    'GIT_EXEC_PATH',
+    'GIT_HTTP_',
+    'GIT_OPTIONAL_LOCKS',
+    'GIT_PROXY_',
+    'GIT_SSH',
+    'GIT_SSL_',
 )
 
 # Settings that a checkout's own .git/config may carry and that would change a tree, a commit or a patch.
@@ -146,7 +139,9 @@ class Repo:
         self._env = env or {}
 
     def _environment(self, user_config: bool) -> Dict[str, str]:
-        env = {key: value for key, value in os.environ.items() if key not in _HOOK_VARIABLES}
+        # The user's settings may come as variables too: GIT_CONFIG_GLOBAL, GIT_CONFIG_COUNT and its pairs.
+        kept = (*_KEPT_VARIABLES, 'GIT_CONFIG_') if user_config else _KEPT_VARIABLES
+        env = {key: value for key, value in os.environ.items() if not key.startswith('GIT_') or key.startswith(kept)}
         # Without its own .git, the checkout must not be taken for a part of the repository around it.
         env.update(GIT_CEILING_DIRECTORIES=str(self.path.parent), GIT_TERMINAL_PROMPT='0', LC_ALL='C')
         if not user_config:
@@ -173,7 +168,8 @@ class Repo:
             data: Standard input.
             check: Whether a non-zero exit status is an error.
             user_config: Read the user's settings too: proxies and mirrors for the commands that use the network.
-            seconds: Time limit; past it the command and its children are ended.
+            seconds: Time limit of a command that uses the network and reads no input: past it, or when this process
+                ends, the command and its children are ended. A command without one is short and always finishes.
             env: More variables.
 
         Returns:
@@ -188,27 +184,17 @@ class Repo:
         command = ['git']
         for setting in settings:
             command += ['-c', setting]
-        process = subprocess.Popen(
-            command + list(arguments),
-            cwd=str(self.path),
-            env={**self._environment(user_config), **(env or {})},
-            stdin=subprocess.PIPE if data is not None else subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,  # a time limit must end git's network helpers too
-        )
-        try:
-            stdout, stderr = process.communicate(data, timeout=seconds)
-        except BaseException as error:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGTERM)
-            process.communicate()
-            if isinstance(error, subprocess.TimeoutExpired):
-                raise GitError(self.path, arguments, f'no end after {seconds:.0f} s') from None
-            raise
-        if check and process.returncode:
-            raise GitError(self.path, arguments, stderr.decode('utf-8', 'replace'))
-        return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+        command += arguments
+        environment = {**self._environment(user_config), **(env or {})}
+        if seconds is None:
+            done = _finished(command, self.path, environment, data)
+        else:
+            done = _in_time(command, self.path, environment, seconds)
+        if done is None:
+            raise GitError(self.path, arguments, f'no end after {seconds:.0f} s')
+        if check and done.returncode:
+            raise GitError(self.path, arguments, done.stderr.decode('utf-8', 'replace'))
+        return done
 
     def ok(self, *arguments: str, **options: object) -> bool:
         """Whether a command exits with status 0."""
@@ -269,6 +255,42 @@ class Repo:
             if not self.ok('apply', '--cached', '-', data=series, env=env):
                 return None
             return self.text('write-tree', env=env)
+
+
+def _finished(
+    command: List[str], folder: Path, env: Dict[str, str], data: Optional[bytes]
+) -> subprocess.CompletedProcess:
+    """Run a short command to its end, also where this process is interrupted: half a checkout is nobody's.
+
+    Until then the command holds the locks of this process.
+    """
+    process = subprocess.Popen(
+        command,
+        cwd=str(folder),
+        env=env,
+        stdin=subprocess.DEVNULL if data is None else subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        pass_fds=tied_process.held,
+        start_new_session=True,  # out of reach of Ctrl-C
+    )
+    try:
+        stdout, stderr = process.communicate(data)
+    except BaseException:
+        process.communicate()
+        raise
+    return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
+
+
+def _in_time(
+    command: List[str], folder: Path, env: Dict[str, str], seconds: float
+) -> Optional[subprocess.CompletedProcess]:
+    """Run a command that may take long; None if it has not ended in time."""
+    options = {'cwd': str(folder), 'env': env, 'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE}
+    with contextlib.suppress(subprocess.TimeoutExpired), tied_process.started(command, **options) as process:
+        stdout, stderr = process.communicate(timeout=seconds)
+        return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
+    return None
 
 
 @contextlib.contextmanager

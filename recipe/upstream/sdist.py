@@ -6,7 +6,6 @@ Standard library, pip and git only, Python 3.8 on.
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import subprocess
 import sys
@@ -14,7 +13,7 @@ import tarfile
 from pathlib import Path, PurePosixPath
 from typing import Dict, List
 
-from recipe.core import console
+from recipe.core import clean_environment, console, tied_process
 from recipe.upstream.pins import Pin, Sdist
 
 # pip will not hand over a source distribution before it has asked its build backend for the metadata, and the three
@@ -67,18 +66,15 @@ def download(sdists: List[Sdist], folder: Path) -> Dict[Sdist, Path]:
     wanted = folder / 'requirements.txt'
     wanted.write_text(''.join(f'{sdist.requirement} --hash=sha256:{sdist.sha256}\n' for sdist in sdists))
     command += ['--requirement', str(wanted)]
-    done = subprocess.run(
-        command,
-        env={**os.environ, 'PYTHONPATH': str(backend.parent)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    if done.returncode:
-        differs = _MISMATCH.search(done.stdout)
+    env = {**clean_environment.for_pip(sys.executable, 'download'), 'PYTHONPATH': str(backend.parent)}
+    options = {'env': env, 'stdout': subprocess.PIPE, 'stderr': subprocess.STDOUT, 'text': True}
+    with tied_process.started(command, **options) as process:
+        output, _ = process.communicate()
+    if process.returncode:
+        differs = _MISMATCH.search(output)
         if differs:
             raise console.UserError(_mismatch(*differs.groups()))
-        lines = [line.strip() for line in done.stdout.splitlines() if line.strip()]
+        lines = [line.strip() for line in output.splitlines() if line.strip()]
         said = next((line for line in reversed(lines) if line.startswith('ERROR')), lines[-1] if lines else '')
         names = ', '.join(sdist.requirement for sdist in sdists)
         raise console.UserError(f'pip ({sys.executable}) could not bring the source distribution of {names}: {said}')

@@ -21,9 +21,11 @@ pytest.importorskip('recipe.data.transforms.png', reason='no patched mmseg; run 
 from mmengine.registry import init_default_scope  # noqa: E402
 from mmseg.datasets.transforms import PhotoMetricDistortion  # noqa: E402
 
+import oriented_pictures  # noqa: E402
 from recipe.data.transforms import fast_augment, fast_loading, picture_file, png, window_resize  # noqa: E402
 from recipe.engine import loaders  # noqa: E402
 from recipe.engine.hooks.loader_pace_hook import LoaderPaceHook  # noqa: E402
+from recipe.engine.metric import DeviceIoUMetric  # noqa: E402
 
 # Around a whole number, from what float32 cannot tell to what OpenCV's rounding can.
 OFF = st.sampled_from([0.0, 1e-9, -1e-9, 1e-7, -1e-7, 1e-5, -1e-5, 1e-4, -1e-4, 2e-4, -2e-4, 1e-3, -1e-3])
@@ -60,14 +62,15 @@ def special_pictures():
     palette.save(file, 'png')
     jpeg = io.BytesIO()
     Image.fromarray(NOISE[..., :3]).save(jpeg, 'jpeg')
-    exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by 90 degrees
+    plain = encoded(NOISE[..., :3])
+    to_be_turned = oriented_pictures.chunk(b'eXIf', oriented_pictures.exif(6))  # by 90 degrees
     return {
         'palette': file.getvalue(),
         'alpha': encoded(NOISE),
         'sixteen bits': encoded(NOISE[..., 0].astype(np.uint16) * 257),
         'one transparent colour': encoded(NOISE[..., :3], transparency=(1, 2, 3)),
-        'orientation': encoded(NOISE[..., :3], exif=exif),
+        'orientation': oriented_pictures.after_header(plain, to_be_turned),
+        'orientation behind the pixels': oriented_pictures.after_pixels(plain, to_be_turned),
         'jpeg': jpeg.getvalue(),
     }
 
@@ -81,6 +84,15 @@ def test_special_pictures_are_left_to_opencv(tmp_path, kind):
     wanted = mmcv.imfrombytes(content, flag='color', backend='cv2')
     assert picture.shape == wanted.shape[:2]
     np.testing.assert_array_equal(picture.window(3, 20, 5, 30), wanted[3:20, 5:30])
+
+
+@pytest.mark.parametrize('way', list(oriented_pictures.all_ways(b'')))
+def test_a_picture_is_turned_where_upstream_turns_it(tmp_path, way):
+    for value in range(1, 9):
+        content = oriented_pictures.all_ways(encoded(NOISE[..., :3]), value)[way]
+        (tmp_path / 'picture').write_bytes(content)
+        wanted = mmcv.imfrombytes(content, flag='color', backend='cv2')
+        np.testing.assert_array_equal(picture_file.PictureFile(str(tmp_path / 'picture')).window(), wanted)
 
 
 @pytest.mark.parametrize('content', [b'', b'no picture', encoded(NOISE[..., :3])[:200]])
@@ -205,6 +217,35 @@ def test_transforms_that_it_cannot_stand_for_are_refused():
         fast_loading.LoadResizedCrop(dict(type='RandomChoiceResize', scales=[(64, 32)], keep_ratio=False), crop)
     with pytest.raises(ValueError, match='label_dtype'):
         fast_augment.FastPackSegInputs(label_dtype='float32')
+
+
+@pytest.mark.parametrize('shape', [(1, 8, 4), (1, 32, 1), (1, 4, 1), (4, 8), (1, 1, 1)])
+def test_a_prediction_of_another_shape_than_its_labels_is_refused(shape):
+    metric = DeviceIoUMetric()
+    metric.dataset_meta = {'classes': list('abc')}
+    sample = {
+        'img_path': 'town.png',
+        'pred_sem_seg': {'data': torch.zeros(shape, dtype=torch.int64)},
+        'gt_sem_seg': {'data': torch.zeros((1, 4, 8), dtype=torch.uint8)},
+    }
+    if shape == (4, 8):  # without its first dimension of one, as upstream takes it
+        metric.process({}, [sample])
+        return
+    with pytest.raises(ValueError, match=r'town\.png: the prediction is \(.*\) pixels, the labels \(4, 8\)'):
+        metric.process({}, [sample])
+
+
+def test_labels_of_another_shape_than_their_picture_are_not_packed():
+    def sample(labels, **more):
+        maps = {'img': NOISE[:8, :16, :3], 'gt_seg_map': NOISE[..., 0][: labels[0], : labels[1]]}
+        return {**maps, 'img_path': 'town.png', 'seg_map_path': 'labels.png', 'seg_fields': ['gt_seg_map'], **more}
+
+    pack = fast_augment.FastPackSegInputs()
+    pack(sample((8, 16)))
+    pack(sample((16, 32), ori_shape=(16, 32)))  # a test's picture is resized, its labels are not
+    for labels, more in (((16, 8), {}), ((16, 32), {}), ((32, 16), {'ori_shape': (16, 32)})):
+        with pytest.raises(ValueError, match=r'town\.png is \(8, 16\) pixels, its labels labels\.png are'):
+            pack(sample(labels, **more))
 
 
 @pytest.mark.parametrize('device', ['npu', 'cuda', 'cpu'])

@@ -1,12 +1,18 @@
-"""The README's first command as it is: what the demo learns, and that an untrained model knows nothing."""
+"""The README's first command: what the demo learns, and that an untrained model knows nothing."""
 
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
 from launch_sandbox import Sandbox
+
+# In percent of mIoU. Forty iterations reach more than twice this on every instruction set and with each seed that was
+# tried (docs/tests.md); a model that has not learned stays under a fifth of it.
+LEARNED, LEARNED_IN_FULL = 5, 40
+UNTRAINED = 1
 
 
 @pytest.fixture(scope='module')
@@ -21,11 +27,28 @@ def miou(sandbox, *argv):
     return json.loads((sandbox.newest_run('full') / 'result.json').read_text())['miou_last_percent']
 
 
-def test_the_demo_learns(sandbox):
-    assert miou(sandbox) >= 40
-    run = sandbox.newest_run('full')
+def assert_pictures(run):
     assert (run / 'curves.png').stat().st_size and (run / 'predictions.png').stat().st_size
 
 
+def test_the_demo_begins_to_learn(tmp_path):
+    """In a twelfth of its iterations, on a quarter of its scenes, which the launcher makes."""
+    sandbox = Sandbox(tmp_path)
+    module = sandbox.root / 'tools' / 'training_data.py'
+    text, found = re.subn(r'(?m)^DEMO = \(240, 40, ', 'DEMO = (64, 10, ', module.read_text())
+    assert found == 1
+    module.write_text(text)
+    assert miou(sandbox, '--max_iters=40', '--val_interval=40') >= LEARNED
+    assert_pictures(sandbox.newest_run('full'))
+
+
+@pytest.mark.release
+def test_the_demo_learns(sandbox):
+    """The command as it is."""
+    assert miou(sandbox) >= LEARNED_IN_FULL
+    assert_pictures(sandbox.newest_run('full'))
+
+
+@pytest.mark.release
 def test_an_untrained_model_knows_nothing(sandbox):
-    assert miou(sandbox, '--max_iters=8', '--val_interval=8', '--', 'optim_wrapper.optimizer.lr=0') < 5
+    assert miou(sandbox, '--max_iters=8', '--val_interval=8', '--', 'optim_wrapper.optimizer.lr=0') < UNTRAINED

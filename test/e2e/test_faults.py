@@ -29,6 +29,7 @@ def quick():
     return Random(SEED).sample(kinds, QUICK)
 
 
+@pytest.mark.release
 @pytest.mark.parametrize('name', [*(kind.name for kind in quick()), *LAUNCHER])
 def test_fault(bench, name):
     result = campaign.strike(bench, 0, fault.KINDS[name], SEED)

@@ -47,9 +47,12 @@ class Job:
         body: What each rank does; knows ``rank`` and ``folder``.
         max_restarts: How often the ranks are started again.
         hang_timeout_s: Seconds without a mark, 0: no watchdog.
+        hangup: What the launcher does on SIGHUP when it starts; whoever runs the tests may have it ignored.
     """
 
-    def __init__(self, folder: Path, body: str, max_restarts: int = 0, hang_timeout_s: int = 0) -> None:
+    def __init__(
+        self, folder: Path, body: str, max_restarts: int = 0, hang_timeout_s: int = 0, hangup=signal.SIG_DFL
+    ) -> None:
         require_set_up()
         self.folder = folder
         script = folder / 'toy.py'
@@ -60,11 +63,17 @@ class Job:
         arguments += [str(paths.PACKAGE), 'start', str(script), str(folder), str(paths.ROOT)]
         env = json.dumps({'RECIPE_HANG_TIMEOUT_S': str(hang_timeout_s), 'RECIPE_RESTART_PATIENCE_S': '60'})
         command = [sys.executable, '-c', DRIVER, str(paths.ROOT), json.dumps(arguments), str(folder / 'logs'), env]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+        self.process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGHUP, hangup),
+        )
 
     def until(self, *names: str) -> None:
         """Wait until the ranks have made some files."""
-        wait_until(lambda: all((self.folder / name).exists() for name in names), self.process, 60)
+        wait_until(lambda: all((self.folder / name).exists() for name in names), self.process)
 
     def end(self) -> tuple:
         """Wait for the end: exit status and failure."""
@@ -72,7 +81,7 @@ class Job:
 
     def end_with_all(self) -> tuple:
         """Wait for the end: exit status, failure, and the failures of all attempts."""
-        out, _ = self.process.communicate(timeout=120)
+        out, _ = self.process.communicate(timeout=600)
         last, every = map(json.loads, out.splitlines()) if out else (None, [])
         return self.process.returncode, last, every
 
@@ -178,6 +187,19 @@ time.sleep(600)
     assert not alive(below)
 
 
+def test_under_nohup_the_training_outlives_the_terminal(tmp_path):
+    body = """
+Path(folder, f'ready{rank}').touch()
+while not Path(folder, 'go').exists():
+    time.sleep(0.01)
+"""
+    job = Job(tmp_path, body, hangup=signal.SIG_IGN)
+    job.until('ready0', 'ready1')
+    job.process.send_signal(signal.SIGHUP)
+    (tmp_path / 'go').touch()
+    assert job.end() == (0, None)
+
+
 def test_a_scheduler_may_send_sigusr1_to_all_processes(tmp_path):
     """torchrun outlives it, and a rank that has no handler yet."""
     body = """
@@ -235,7 +257,7 @@ time.sleep(600)
     torchrun = [row.pid for row in processes.table() if row.parent == job.process.pid]
     os.kill(job.process.pid if victim == 'launcher' else torchrun[0], signal.SIGKILL)
     job.end()
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 600
     while alive(below) and time.monotonic() < deadline:
         time.sleep(0.2)
     assert not alive(below)

@@ -18,6 +18,7 @@ from recipe.core import console, paths
 from recipe.engine import replay as replay_step
 from recipe.engine.checkpoint import load_from_local
 from recipe.engine.nonfinite import read_dump
+from resume_faults import kill_before_iter
 from resume_job import assert_same_end, differences, recipe, train, write_cityscapes
 from step_faults import count_iteration, go_bad, go_bad_and_die, go_bad_and_show, read_before_each_step, sometimes
 
@@ -110,6 +111,19 @@ def test_a_resumed_run_skips_as_one_that_was_never_stopped(data, tmp_path, world
     assert outcome.codes == [0] * world, outcome.output
     assert 'The step is skipped, 2 of at most 2.' in outcome.output
     assert_same_end(tmp_path / 'broken', tmp_path / 'unbroken')
+
+
+@pytest.mark.parametrize('world', [pytest.param(2, marks=pytest.mark.release), 3])
+def test_the_first_step_after_a_resume_ends_the_training_as_any_other(data, tmp_path, world):
+    """Of three ranks on, its batch is passed through the model once before, for the order of DDP's gradients."""
+    cfg = recipe(data, tmp_path, workers=1)
+    assert train(cfg, world, sabotage=partial(kill_before_iter, 7)).codes == [-9] * world
+    outcome = train(cfg, world, resume=True, sabotage=partial(go_bad, step_faults.costs, [7], 1))
+    assert outcome.codes == [65] * world, outcome.output
+    assert 'RESUMED iter_6.pth' in outcome.output and 'Traceback' not in outcome.output
+    assert all('iteration 7 is not finite: rank 1: ' in line for line in last_lines(outcome))
+    done = replay(tmp_path / 'nonfinite' / 'iter_7_rank_1.pth', '--json')
+    assert done.returncode == 0 and math.isfinite(json.loads(done.stdout)['grad_norm']), done.stderr
 
 
 def test_on_the_device_and_read_are_the_same(data, tmp_path):

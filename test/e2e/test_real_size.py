@@ -17,6 +17,7 @@ ROOT = paths.ROOT
 CONFIG = ROOT / 'configs' / 'mask2former_swin-b_cityscapes.py'
 
 
+@pytest.mark.release
 @pytest.mark.skipif(not (ROOT / 'mmsegmentation').is_dir(), reason='no checkouts; run bash tools/setup.sh')
 def test_one_iteration_of_the_recipe(tmp_path):
     data = tmp_path / 'data'

@@ -119,14 +119,17 @@ def test_killed_amid_writing_a_checkpoint(data, unbroken, tmp_path):
     assert_same_end(tmp_path, unbroken(1))
 
 
-def test_killed_at_random_moments(data, unbroken, tmp_path):
+@pytest.mark.release
+@pytest.mark.parametrize('seed', [0, 1])
+def test_killed_at_random_moments(data, unbroken, tmp_path, seed):
+    moments = random.Random(seed)
     cfg = recipe(data, tmp_path, workers=1)
     assert train(cfg, sabotage=partial(kill_before_iter, 3)).codes == [-9]
     for _ in range(2):
         (process,) = start(cfg, resume=True)
         while 'Iter(train)' not in (tmp_path / 'output.txt').read_text() and process.is_alive():
             time.sleep(0.01)
-        process.join(random.uniform(0, 0.6))
+        process.join(moments.uniform(0, 0.6))
         process.kill()
         process.join()
     assert train(cfg, resume=True).codes == [0]
@@ -220,11 +223,13 @@ def test_disk_full_for_a_while(data, tmp_path):
     assert [str(path) for path in tmp_path.glob('best_*')] == [named]
 
 
-def test_killed_under_torchrun(data, unbroken, tmp_path):
-    """The training entry under plain torchrun; both ranks and torchrun are killed at once."""
+@pytest.mark.parametrize('world', [1, pytest.param(2, marks=pytest.mark.release)])
+def test_killed_under_torchrun(data, unbroken, tmp_path, world):
+    """The training entry under plain torchrun; all ranks and torchrun are killed at once."""
     config = tmp_path / 'config.py'
     recipe(data, tmp_path, workers=1).dump(config)
-    command = [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node=2', f'--master_port={free_port()}']
+    command = [sys.executable, '-m', 'torch.distributed.run', f'--nproc_per_node={world}']
+    command += [f'--master_port={free_port()}']
     command += [str(paths.PACKAGE), 'train', str(config), f'--work-dir={tmp_path}', '--device=cpu']
     with (tmp_path / 'output.txt').open('w') as output:
         job = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
@@ -235,7 +240,7 @@ def test_killed_under_torchrun(data, unbroken, tmp_path):
         assert not (tmp_path / 'iter_12.pth').exists()
         again = subprocess.run([*command, '--resume'], stdout=output, stderr=output, check=False)
     assert again.returncode == 0, (tmp_path / 'output.txt').read_text()
-    assert_same_end(tmp_path, unbroken(2))
+    assert_same_end(tmp_path, unbroken(world))
 
 
 def test_nothing_to_resume_from_is_said(data, tmp_path):

@@ -85,7 +85,13 @@ def test_remains_of_a_killed_run_are_removed_and_nothing_else(tmp_path):
 
 
 def write_checkpoint(path: Path, without: tuple = ()) -> Path:
-    checkpoint = dict(meta=dict(iter=1), state_dict={}, message_hub={}, optimizer={}, param_schedulers=[])
+    checkpoint = dict(
+        meta=dict(iter=1, epoch=0),
+        state_dict={},
+        message_hub=dict(log_scalars={}, runtime_info={}, resumed_keys={}),
+        optimizer={},
+        param_schedulers=[],
+    )
     torch.save({key: value for key, value in checkpoint.items() if key not in without}, path)
     return path
 

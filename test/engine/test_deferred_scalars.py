@@ -17,6 +17,8 @@ from recipe.bench import counts as bench_counts
 from recipe.engine.deferred_scalars import DeferredHistoryBuffer, DeferredScalars
 from recipe.models.stacked_losses import parse_losses
 
+pytestmark = pytest.mark.trains
+
 
 class ToyModel(BaseModel):
     """A model with three terms, one of which is no loss."""

@@ -17,6 +17,8 @@ from recipe.engine.optimizers.guarded_adamw import guarded as guard
 from recipe.engine.termination import TrainingEnded
 from recipe.models.stacked_losses import parse_losses
 
+pytestmark = pytest.mark.trains
+
 BAD = 6  # iteration
 
 

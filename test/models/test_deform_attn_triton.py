@@ -50,10 +50,11 @@ def run_without_gpu(*arguments, **environment):
     """Run Python in a process of its own: Triton decides on interpretation when it is first imported."""
     kept = {name: text for name, text in os.environ.items() if name != 'TRITON_INTERPRET'}
     return subprocess.run(
-        [sys.executable, *arguments], capture_output=True, text=True, env={**kept, **environment}, timeout=300
+        [sys.executable, *arguments], capture_output=True, text=True, env={**kept, **environment}, timeout=1200
     )
 
 
+@pytest.mark.trains  # it takes as long as a training
 def test_the_kernels_compute_what_the_pytorch_form_does():
     pytest.importorskip('triton')
     done = run_without_gpu('-m', 'pytest', '-q', '-p', 'no:cacheprovider', str(CASES), TRITON_INTERPRET='1')
@@ -91,6 +92,7 @@ def test_an_unknown_kernel_is_refused(monkeypatch):
         deform_attn._takes_triton(torch.zeros(1))
 
 
+@pytest.mark.trains
 def test_the_kernels_compile_for_gpus():
     """Types and masks that the interpreter is lax about."""
     pytest.importorskip('triton')

@@ -17,6 +17,8 @@ from recipe.models import accelerate, decode, masked_attention
 from recipe.models.head import FastMask2FormerHead
 from recipe.models.points import draw_points
 
+pytestmark = pytest.mark.trains
+
 READS = ('cpu', 'item', 'tolist', 'numpy', '__bool__', '__int__', '__float__', '__index__', '__contains__')
 # Operators whose result has a shape that the device must tell the host, and the one that reads a number.
 SYNCS = ('nonzero', '_unique2', 'unique_dim', 'unique_consecutive', 'masked_select', '_local_scalar_dense', 'bincount')

@@ -80,15 +80,28 @@ def optimizer_of(cfg: Any, built: torch.nn.Module) -> Any:
     return build_optim_wrapper(built, cfg.optim_wrapper)
 
 
-def run(built: torch.nn.Module, wrapper: Any, data: Dict[str, List[Any]]) -> Dict[str, float]:
+def clear_gradients(built: torch.nn.Module) -> None:
+    """Set all gradients to zero, as ``run`` leaves them in place."""
+    for parameter in built.parameters():
+        if parameter.grad is not None:
+            parameter.grad.zero_()
+
+
+def run(built: torch.nn.Module, wrapper: Any, data: Dict[str, List[Any]], seed: int = SEED) -> Dict[str, float]:
     """Train one step; the random points are the same on every device.
+
+    Args:
+        built: The model.
+        wrapper: Its optimizer wrapper.
+        data: From ``batch``.
+        seed: Of the random points.
 
     Returns:
         The losses, as logged. The gradients, clipped, are left in the parameters.
     """
     wrapper.zero_grad = lambda **_: None
-    torch.manual_seed(SEED)
-    np.random.seed(SEED)
+    torch.manual_seed(seed)
+    np.random.seed(seed)
     logged = built.train_step(data, wrapper)
     return {name: float(value) for name, value in logged.items()}
 

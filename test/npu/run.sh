@@ -1,10 +1,13 @@
 #!/usr/bin/env bash
 # Test the NPU path on an emulated NPU: set up the packages of an NPU stack in a copy of the recipe under .npu/, build the
 # emulator there, run test/npu/ on it.
-# Usage: bash test/npu/run.sh [--stack=npu-2.1|npu-2.7] [--ranks=N] [--prepare] [--update_golden] [-- PYTEST_ARGUMENTS]
+# Usage: bash test/npu/run.sh [--stack=npu-2.1|npu-2.7] [--ranks=N] [--prepare] [--emulator] [--update_golden]
+#                             [-- PYTEST_ARGUMENTS]
 #   --stack           packages to test with; default: npu-2.1
 #   --ranks           processes of the demo's trainings, 1 to 8; default: 2
 #   --prepare         set up and build, run nothing
+#   --emulator        everything, with the emulator's own tests, which else run only if the emulator has changed since
+#                     they last passed; if all pass with npu-2.1, emulator_tested.sha256 is written, to be committed
 #   --update_golden   write what one training step does on the NPU into test/npu/golden/ instead of comparing with it
 #   --                what follows goes to pytest, instead of all of test/npu, two at a time
 
@@ -34,20 +37,21 @@ copy_recipe() {
 }
 
 main() {
-  local stack=npu-2.1 prepare=0
+  local stack=npu-2.1 prepare=0 emulator=0
   while (($#)); do
     case $1 in
       --stack=*) stack=${1#*=} ;;
       --ranks=[1-8]) export EMULATED_NPU_RANKS=${1#*=} ;;
       --ranks=*) fail "$1: 1 to 8" ;;
       --prepare) prepare=1 ;;
+      --emulator) emulator=1 ;;
       --update_golden) export EMULATED_NPU_UPDATE_GOLDEN="$ROOT/test/npu/golden" ;;
       --)
         shift
         break
         ;;
       --help | -h)
-        sed -n '2,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+        sed -n '2,12s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
         exit 0
         ;;
       *) fail "unknown option '$1'; see bash test/npu/run.sh --help" ;;
@@ -69,8 +73,17 @@ main() {
     echo "ready: $python $copy/test/npu/emulate.py COMMAND"
     return
   fi
-  (($#)) || set -- -n 2 --dist loadfile test/npu
+  if ((emulator)); then
+    (($# == 0)) || fail '--emulator runs everything; give no pytest arguments'
+    export EMULATED_NPU_OWN_TESTS=1
+    set -- -n 2 --dist loadfile test/npu
+  elif (($# == 0)); then
+    set -- -n 2 --dist loadfile -m 'not release' test/npu
+  fi
   "$python" test/npu/emulate.py "$python" -m pytest "$@"
+  if ((emulator)) && [[ $stack == npu-2.1 ]]; then
+    "$python" test/npu/own_tests.py "$ROOT/test/npu/emulator_tested.sha256"
+  fi
 }
 
 main "$@"

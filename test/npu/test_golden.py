@@ -47,9 +47,7 @@ def second_step(change=lambda: None) -> str:
     model = demo_step.model(cfg, 'npu')
     wrapper = demo_step.optimizer_of(cfg, model)
     for number in range(2):
-        for parameter in model.parameters():
-            if parameter.grad is not None:
-                parameter.grad.zero_()
+        demo_step.clear_gradients(model)
         torch.npu.synchronize()
         device_counts.reset()
         demo_step.run(model, wrapper, demo_step.batch(first=2 * number))

@@ -15,27 +15,21 @@ import demo_step
 HERE = Path(__file__).resolve().parent
 
 
-def job(out, *argv):
-    """Losses and gradients of rank 0."""
+def job(folder, device, *steps):
+    """Losses and gradients of rank 0 in each step."""
     command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2']
     path = os.pathsep.join([str(HERE), str(HERE.parents[1]), os.environ['PYTHONPATH']])
-    hidden = {'ASCEND_RT_VISIBLE_DEVICES': ''} if argv[0] == 'cpu' else {}
+    hidden = {'ASCEND_RT_VISIBLE_DEVICES': ''} if device == 'cpu' else {}
     env = {**os.environ, **hidden, 'PYTHONPATH': path, 'OMP_NUM_THREADS': '1'}
-    command += [str(HERE / 'two_ranks_job.py'), str(out), *argv]
+    command += [str(HERE / 'two_ranks_job.py'), str(folder), device, *steps]
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    return torch.load(out)
+    return [torch.load(folder / f'{name}.pt') for name in steps]
 
 
-@pytest.fixture(scope='module')
-def on_cpu(tmp_path_factory):
-    return job(tmp_path_factory.mktemp('cpu') / 'out.pt', 'cpu')
-
-
-def test_losses_and_averaged_gradients_are_those_of_gloo(on_cpu, tmp_path):
-    demo_step.check_same(*job(tmp_path / 'out.pt', 'npu'), *on_cpu)
-
-
-def test_a_missing_all_reduce_is_found(on_cpu, tmp_path):
+def test_losses_and_averaged_gradients_are_those_of_gloo(tmp_path):
+    (expected,) = job(tmp_path, 'cpu', 'right')
+    found, broken = job(tmp_path, 'npu', 'right', 'no_all_reduce')
+    demo_step.check_same(*found, *expected)
     with pytest.raises(AssertionError, match=r'expected|differs'):
-        demo_step.check_same(*job(tmp_path / 'out.pt', 'npu', 'no_all_reduce'), *on_cpu)
+        demo_step.check_same(*broken, *expected)

@@ -42,7 +42,7 @@ def digests(root: Path) -> Dict[str, str]:
 def run_tool(*arguments: object, **options: object) -> subprocess.CompletedProcess:
     """Run tools/cityscapes.py to its end."""
     return subprocess.run(
-        [sys.executable, str(TOOL), *map(str, arguments)], capture_output=True, text=True, timeout=120, **options
+        [sys.executable, str(TOOL), *map(str, arguments)], capture_output=True, text=True, timeout=600, **options
     )
 
 
@@ -53,7 +53,7 @@ def start_tool(*arguments: object, **options: object) -> subprocess.Popen:
     )
 
 
-def wait_until(condition: object, what: str, timeout_s: float = 60.0) -> None:
+def wait_until(condition: object, what: str, timeout_s: float = 600.0) -> None:
     """Wait for a condition; fail where it never comes."""
     end = time.monotonic() + timeout_s
     while not condition():

@@ -3,6 +3,7 @@ and git. Only the packages are small; everything that sets them up is the real t
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import io
 import json
@@ -109,11 +110,16 @@ class SetupWorld:
     def wheel(self, name: str, text: str = "__version__ = '2.0'\n") -> None:
         """Put a package of one module into the index."""
         info = f'{name}-2.0.dist-info'
+        files = {
+            f'{name}/__init__.py': text,
+            f'{info}/METADATA': f'Metadata-Version: 2.1\nName: {name}\nVersion: 2.0\n',
+            f'{info}/WHEEL': 'Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n',
+        }
+        rows = [f'{file},sha256={_hash(content)},{len(content)}\n' for file, content in files.items()]
+        files[f'{info}/RECORD'] = ''.join([*rows, f'{info}/RECORD,,\n'])
         with zipfile.ZipFile(str(self.index / f'{name}-2.0-py3-none-any.whl'), 'w') as wheel:
-            wheel.writestr(f'{name}/__init__.py', text)
-            wheel.writestr(f'{info}/METADATA', f'Metadata-Version: 2.1\nName: {name}\nVersion: 2.0\n')
-            wheel.writestr(f'{info}/WHEEL', 'Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n')
-            wheel.writestr(f'{info}/RECORD', '')
+            for file, content in files.items():
+                wheel.writestr(file, content)
 
     def _upstreams(self) -> None:
         table = {}
@@ -168,7 +174,7 @@ class SetupWorld:
             env=self.environment(**env),
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=1200,
         )
         assert done.returncode == status, done.stdout + done.stderr
         # What a log held is shown behind a bar; a traceback of the tool itself would not be.
@@ -212,9 +218,17 @@ class SetupWorld:
     def record(self) -> Dict:
         return json.loads((self.root / '.setup/recipe.json').read_text())
 
+    def site(self) -> Path:
+        """Where the environment keeps its packages."""
+        return next(self.root.glob('.venv/lib/python*/site-packages'))
+
     def in_python(self, code: str) -> str:
         """Run code in the environment that was set up, from the recipe's folder."""
         return self.call([str(self.python), '-c', f'import os; os.chdir({str(self.root)!r}); {code}']).stdout.strip()
+
+
+def _hash(content: str) -> str:
+    return base64.urlsafe_b64encode(hashlib.sha256(content.encode()).digest()).decode().rstrip('=')
 
 
 def steps(said: str) -> Dict[str, bool]:

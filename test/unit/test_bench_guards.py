@@ -8,6 +8,8 @@ from recipe.bench import guards
 from recipe.bench import model as bench_model
 from recipe.core import console
 
+pytestmark = pytest.mark.trains
+
 SMALL = {
     'model.data_preprocessor.size': (64, 64),
     'model.backbone.depths': [1, 1, 1, 1],

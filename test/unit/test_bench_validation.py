@@ -5,6 +5,8 @@ import pytest
 from recipe.bench import cli, validation
 from recipe.core import console
 
+pytestmark = pytest.mark.trains
+
 
 def test_both_sides_validate_the_same_pictures(capsys):
     arguments = [

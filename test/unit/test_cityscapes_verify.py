@@ -8,12 +8,15 @@ import shutil
 from pathlib import Path
 from typing import Callable, Dict, List
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
+import oriented_pictures
 from cityscapes_sets import digests, make_prepared, run_tool
-from recipe.data import facts
+from recipe.core import console
+from recipe.data import facts, training_data
 from recipe.data import verify as cityscapes_verify
 
 IMAGES, LABELS, TRAIN_IDS = '_leftImg8bit.png', '_gtFine_labelIds.png', '_gtFine_labelTrainIds.png'
@@ -477,6 +480,98 @@ def test_a_class_beyond_num_classes_is_a_fault_whether_cached_or_not(root: Path)
     assert cold
     assert verify(root).ok
     assert fault_paths() == cold
+
+
+# --- labels without a class ---
+
+
+def ignore(root: Path, split: str, count: int = 99) -> None:
+    for path in sorted(root.glob(f'gtFine/{split}/*/*{TRAIN_IDS}'))[:count]:
+        write_label(path, lambda label: np.full_like(label, 255))
+
+
+@pytest.mark.parametrize('splits', [('train',), ('val',), ('train', 'val')])
+def test_a_split_without_any_class_is_a_fault_whether_cached_or_not(root: Path, splits: tuple) -> None:
+    for split in splits:
+        ignore(root, split)
+    for _ in range(2):
+        report = verify(root)
+        assert [fault.path for fault in report.faults] == [str(root / 'gtFine' / split) for split in splits]
+        assert all('labels holds a class' in fault.message for fault in report.faults)
+    with pytest.raises(console.UserError, match='labels holds a class'):  # the launcher asks so, before a card is used
+        training_data.require(root)
+
+
+def test_a_damaged_label_does_not_hide_that_the_others_hold_no_class(root: Path) -> None:
+    ignore(root, 'val')
+    a_file(root, TRAIN_IDS, 'val').write_bytes(b'')
+    assert str(root / 'gtFine/val') in [fault.path for fault in verify(root).faults]
+
+
+def test_labels_without_a_class_beside_others_are_counted(root: Path) -> None:
+    ignore(root, 'train', 3)
+    ignore(root, 'val', 1)
+    report = verify(root)
+    assert report.ok
+    assert 'no faults; 4 labels without any class' in report.summary()
+
+
+def test_one_class_in_all_of_a_split_is_no_fault(root: Path) -> None:
+    for path in root.glob(f'gtFine/*/*/*{TRAIN_IDS}'):
+        write_label(path, np.zeros_like)
+    assert verify(root).ok
+
+
+def test_an_empty_split_is_a_fault_unless_it_is_asked_for(root: Path) -> None:
+    for path in root.glob('*/val/*/*'):
+        path.unlink()
+    described = json.loads((root / 'demo.json').read_text())
+    (root / 'demo.json').write_text(json.dumps(dict(described, val=0)))
+    assert [fault.path for fault in verify(root).faults] == [str(root / 'leftImg8bit/val')]
+    assert verify(root, expect={'val': 0}).ok
+
+
+# --- pictures that are to be shown turned ---
+
+
+@pytest.mark.parametrize('suffix', [IMAGES, TRAIN_IDS])
+@pytest.mark.parametrize('way', list(oriented_pictures.all_ways(b'')))
+def test_an_orientation_is_a_fault_however_it_is_written(root: Path, suffix: str, way: str) -> None:
+    path = a_file(root, suffix)
+    path.write_bytes(oriented_pictures.all_ways(path.read_bytes())[way])
+    faults = verify(root).faults
+    assert [fault.path for fault in faults] == [str(path)]
+    assert 'orientation 6' in faults[0].message
+
+
+def test_an_orientation_is_a_fault_whenever_opencv_turns_the_picture(root: Path) -> None:
+    path = a_file(root, IMAGES)
+    stored = path.read_bytes()
+    flags = (cv2.IMREAD_COLOR, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    turned, faults = [], []
+    for value in (*range(10), 255):
+        path.write_bytes(oriented_pictures.all_ways(stored, value)['before the pixels'])
+        loaded, plain = (cv2.imread(str(path), flag) for flag in flags)
+        turned.append(not np.array_equal(loaded, plain))
+        faults.append(not verify(root).ok)
+    assert faults == turned == [value in range(2, 9) for value in range(11)]
+
+
+def test_damaged_exif_data_is_no_fault(root: Path) -> None:
+    path = a_file(root, IMAGES)
+    stored = path.read_bytes()
+    for content in (b'', b'hello', oriented_pictures.exif(6)[:8], oriented_pictures.exif(6)[:17]):
+        chunk = oriented_pictures.chunk(b'eXIf', content)
+        path.write_bytes(oriented_pictures.after_header(stored, chunk))
+        assert verify(root).ok
+
+
+def test_files_that_an_older_check_passed_are_read_again(root: Path) -> None:
+    verify(root)
+    cache = root / facts.CACHE_NAME
+    known = json.loads(cache.read_text())
+    cache.write_text(json.dumps(dict(known, format=1)))  # as written before orientations were looked at
+    assert verify(root).from_cache == 0
 
 
 # --- the cache -------------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 import csv
 import json
 import math
+import os
 import re
 import shutil
 import subprocess
@@ -10,8 +11,10 @@ from pathlib import Path
 import pytest
 
 import metrics_toy
-from recipe.core import console
+from recipe.core import console, sessions
 from recipe.report import collect, metrics
+
+pytestmark = pytest.mark.trains
 
 TOOLS = Path(__file__).resolve().parents[2] / 'tools'
 RECORDED = Path(__file__).parent / 'data' / 'mmengine-0.10.3.log'
@@ -264,7 +267,63 @@ def test_a_start_that_crashed_at_once_is_named(run, capsys):
     (crashed / f'{crashed.name}.log').write_text(first.read_text().split('Iter(train)')[0])
     status, out, err = call(capsys, run, '--no_pictures')
     assert status == 0 and 'Final' in out
-    assert '1 start(s) ended before the first logged iteration' in err
+    assert '1 start(s) logged no iteration' in err
+
+
+def resume_finished(run, seconds=3):
+    """Add a start that found nothing left to train: its text log, over some seconds, and no iteration."""
+    first = sorted(run.glob('2*/*.log'))[0].read_text().split('Iter(train)')[0].splitlines()
+    name = '29991231_235959'
+    (run / name / 'vis_data').mkdir(parents=True)
+    record = next(line for line in first if re.match(r'\d{4}/\d\d/\d\d ', line))
+    lines = ['2999/12/31 23:59:10' + record[19:], f'2999/12/31 23:59:1{seconds} - mmengine - INFO - nothing left']
+    (run / name / f'{name}.log').write_text('\n'.join(lines) + '\n')
+    return name
+
+
+def test_the_duration_of_a_finished_run_that_was_resumed_is_that_of_all_starts(run):
+    before = metrics.collect(run).e2e_duration_s
+    resume_finished(run, 3)
+    assert metrics.collect(run).e2e_duration_s == before + 3
+    assert metrics.collect(run, e2e_duration_s=15.5).e2e_duration_s == before + 15.5  # of the last start
+
+
+def test_what_the_launcher_measured_counts_instead_of_the_logs(run):
+    """A session may hold several starts, and a start that was killed with its launcher has its log only."""
+    starts = sorted(path.name for path in run.glob('2*'))
+    name = resume_finished(run, 3)
+    first = json.dumps({'seconds': 100.5, 'starts': starts}) + '\n'
+    file = run / sessions.FILE
+    file.write_text(first + '{"seconds": 7, "sta')  # half a line is none
+    assert metrics.collect(run).e2e_duration_s == 103.5
+    file.write_text(first + json.dumps({'seconds': 20, 'starts': [name]}) + '\n')
+    assert metrics.collect(run).e2e_duration_s == 120.5
+    with pytest.raises(ValueError), sessions.measured(run):  # also of a session that fails
+        (run / '29991231_235959_002' / 'vis_data').mkdir(parents=True)
+        raise ValueError
+    assert sessions.read(run)[-1].starts == {'29991231_235959_002'}
+
+
+def test_a_clock_that_went_back_is_a_warning_and_no_year(run, capsys):
+    log = sorted(run.glob('2*/*.log'))[-1]
+    before = metrics.collect(run).e2e_duration_s
+    lines = log.read_text().splitlines(keepends=True)
+    last = max(number for number, line in enumerate(lines) if re.match(r'\d{4}/\d\d/\d\d ', line))
+    lines[last] = '2020/01/01 00:00:00' + lines[last][19:]
+    log.write_text(''.join(lines))
+    status, out, err = call(capsys, run, '--no_pictures')
+    assert status == 0
+    assert f'warning: {log}: the clock was set 1 time(s)' in err
+    assert 0 <= float(re.search(r'E2E Training Duration sec : (\S+)', out)[1]) <= before
+
+
+def test_no_screen_is_needed_whatever_a_notebook_says(run):
+    env = {**os.environ, 'MPLBACKEND': 'module://matplotlib_inline.backend_inline', 'DISPLAY': ':99'}
+    (run / 'matplotlibrc').write_text('backend: TkAgg\ntext.usetex: True\n')
+    command = [sys.executable, str(TOOLS / 'metrics.py'), str(run)]
+    done = subprocess.run(command, env=env, cwd=run, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (run / 'curves.png').is_file()
 
 
 # Faults

@@ -133,6 +133,19 @@ def test_a_console_log_over_new_year(tmp_path):
     assert metrics_run.read_run(log).starts[0].seconds == 10
 
 
+@pytest.mark.parametrize('later', ['2025/10/18', '2026/11/21', '2027/12/27'], ids=['a year back', 'back', 'ahead'])
+def test_a_clock_that_was_set_adds_nothing_to_the_duration(tmp_path, later):
+    """All records from iteration 16 on are of another day."""
+
+    def edit(text):
+        before, first, after = text.partition('2026/11/22 23:45:06')
+        return before + (first + after).replace('2026/11/22', later)
+
+    run = metrics_run.read_run(copy(RECORDED, tmp_path, edit))
+    assert 0 < run.starts[0].seconds <= 10
+    assert run.starts[0].log.clock_steps == 1
+
+
 def test_an_epoch_based_run(tmp_path):
     def by_epoch(cfg):
         cfg.train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=2, val_interval=1)

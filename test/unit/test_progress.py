@@ -5,7 +5,6 @@ import os
 import pty
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -27,7 +26,7 @@ def run(tmp_path) -> Path:
 
 
 def test_the_state_is_read_from_the_run_folder(run):
-    assert progress.read(run, 0) == progress.State(iteration=3, step_s=1.2, loss=30.5, validating=None)
+    assert progress.read(run) == progress.State(iteration=3, step_s=1.2, loss=30.5, validating=None)
     assert progress.State(iteration=3, step_s=1.2, loss=30.5) != progress.State()
 
 
@@ -36,29 +35,29 @@ def test_a_half_written_line_is_left_for_the_next_look(run):
     with open(folder / 'steps.csv', 'a') as steps, open(folder / 'scalars.json', 'a') as scalars:
         steps.write('4,0.1')
         scalars.write('{"loss": 2')
-    assert progress.read(run, 0) == progress.State(iteration=3, step_s=1.2, loss=30.5)
+    assert progress.read(run) == progress.State(iteration=3, step_s=1.2, loss=30.5)
 
 
 def test_a_config_without_the_recipe_s_loop_has_its_log(run):
     (run / '20260101_000000' / 'vis_data' / 'steps.csv').unlink()
-    assert progress.read(run, 0) == progress.State(iteration=2, step_s=2.0, loss=30.5)
+    assert progress.read(run) == progress.State(iteration=2, step_s=2.0, loss=30.5)
 
 
 def test_what_was_logged_since_the_steps_were_written_counts(run):
     with open(run / '20260101_000000' / 'vis_data' / 'scalars.json', 'a') as scalars:
         scalars.write('{"loss": 20.5, "step": 8}\n')
-    assert progress.read(run, 0) == progress.State(iteration=8, step_s=1.2, loss=20.5)
+    assert progress.read(run) == progress.State(iteration=8, step_s=1.2, loss=20.5)
 
 
 def test_validation_is_seen(run):
     with open(run / '20260101_000000' / '20260101_000000.log', 'a') as log:
         log.write('2026/01/01 00:00:00 - mmengine - INFO - Iter(val) [ 50/500]    eta: 0:01:00\n')
-    assert progress.read(run, 0).validating == (50, 500)
+    assert progress.read(run).validating == (50, 500)
 
 
 def test_an_earlier_start_is_not_this_one(run):
-    assert progress.read(run, time.time() + 60) == progress.State()
-    assert progress.read(run / 'nothing', 0) == progress.State()
+    assert progress.read(run, {'20260101_000000'}) == progress.State()
+    assert progress.read(run / 'nothing') == progress.State()
 
 
 def test_a_clock():
@@ -67,7 +66,10 @@ def test_a_clock():
 
 
 def test_elsewhere_than_on_a_terminal_a_line_is_printed(run, capsys):
+    begun = (run / '20260101_000000').rename(run / 'begun')
     with progress.Progress(run, 9, 8) as shown:
+        begun.rename(run / '20260101_000000')
+        os.utime(run / '20260101_000000' / 'vis_data', (1, 1))  # whatever clock its storage has
         shown.look()
         shown.look()  # nothing new
     assert capsys.readouterr().out == 'training  3/9  loss 30.5  6.67 images/s  ETA 0:00:07\n'
@@ -78,7 +80,10 @@ import sys
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 from recipe.launch import progress
-with progress.Progress(Path(sys.argv[2]), 9, 8) as shown:
+run = Path(sys.argv[2])
+begun = (run / '20260101_000000').rename(run / 'begun')
+with progress.Progress(run, 9, 8) as shown:
+    begun.rename(run / '20260101_000000')
     shown.look()
 """
 

@@ -146,7 +146,7 @@ def test_the_script_outlives_a_signal_that_slurm_sends_to_it(cluster, signum):
     while not Path(f'{cluster.calls}.started').exists():
         assert job.poll() is None
     os.killpg(job.pid, signum)
-    assert job.wait(60) != 0
+    assert job.wait(600) != 0
     assert cluster.requeued()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -12,7 +13,7 @@ import threading
 import pytest
 
 from setup_world import UPSTREAMS, SetupWorld, steps
-from upstream_world import write
+from upstream_world import processes_of, wait_until, write
 
 ALL = ['venv', 'requirements', 'sources', 'patches', 'packages', 'imports']
 
@@ -159,6 +160,145 @@ def test_packages_that_cannot_be_imported_stop_the_set_up(made):
     assert "No module named 'something_that_is_missing'" in said
     assert 'step imports failed' in said.splitlines()[-1]
     made.git('mmsegmentation', 'checkout', '-q', '.')
+
+
+def lose(made, *names):
+    """Delete packages from the environment, and what says that they are installed."""
+    for name in names:
+        for path in made.site().glob(f'{name}*'):
+            shutil.rmtree(str(path)) if path.is_dir() else path.unlink()
+
+
+def lose_requirements(made):
+    """A package that is gone, one whose files are gone, and one with an empty file."""
+    lose(made, 'torch')
+    shutil.rmtree(str(made.site() / 'extra'))
+    (made.site() / 'mmengine/__init__.py').write_text('')
+
+
+def lose_packages(made):
+    """An editable package that is gone, and one from another folder."""
+    lose(made, 'mmdet')
+    (made.site() / 'mmseg.pth').write_text('/nonexistent\n')
+
+
+def lose_patches(made):
+    made.git('mmcv', 'reset', '-q', '--hard', 'refs/recipe/base')
+
+
+@pytest.mark.parametrize('what', [lose_requirements, lose_packages, lose_patches])
+def test_what_was_lost_is_made_again_and_nothing_else(made, what):
+    made.setup('--with_tests')
+    what(made)
+    step = what.__name__.replace('lose_', '')
+    said = made.setup().stdout
+    assert f'{step:<13} done again: ' in said
+    assert steps(said) == {**dict.fromkeys(ALL, False), step: True, 'imports': True}
+    assert made.in_python('import mmdet, mmseg.models, mmcv; print(mmseg.models.layers)') == '2'
+    assert made.in_python('import extra, mmengine, torch; print(mmengine.__version__)') == '2.0'
+
+
+def test_the_launchers_notice_a_lost_package_and_leave_one_of_the_users_alone(made):
+    lose(made, 'torch')
+    assert 'requirements  done again: torch==2.0 (not installed)' in made.setup('--quiet_if_ready').stdout
+    (made.site() / 'of_the_user').mkdir()
+    assert steps(made.setup('--quiet_if_ready').stdout) == dict.fromkeys(ALL, False)
+    assert made.setup('--quiet_if_ready').stdout == ''
+
+
+def hostile(folder):
+    """Settings of other projects, by kind; with each of them pip installs nothing, elsewhere, or something else."""
+    other = folder / 'other'
+    write(other / 'torch/__init__.py', "__version__ = '2.0'\n")
+    write(other / 'torch-2.0.dist-info/METADATA', 'Metadata-Version: 2.1\nName: torch\nVersion: 2.0\n')
+    for module in ('json', 'argparse', 'packaging', 'pip', 'setuptools', 'venv'):
+        write(other / f'{module}.py', "raise ImportError('of another project')\n")
+    write(folder / 'requirements.txt', 'no_such_package\n')
+    write(folder / 'pip.conf', f'[install]\ndry-run = true\nno-deps = true\ntarget = {other}\n[global]\npython = /x\n')
+    pip = {'DRY_RUN': '1', 'TARGET': str(other), 'ROOT': str(other), 'NO_DEPS': '1', 'REQUIRE_HASHES': '1'}
+    pip.update(REQUIREMENT=str(folder / 'requirements.txt'), PYTHON='/nonexistent', NO_BINARY=':all:', USER='1')
+    git = {'DIR': '/nonexistent', 'INDEX_FILE': '/nonexistent', 'WORK_TREE': '/nonexistent'}
+    python = {'HOME': '/nonexistent', 'STARTUP': '/nonexistent', 'SAFEPATH': '1', 'WARNINGS': 'error', 'INSPECT': '1'}
+    return {
+        'PYTHONPATH': {'PYTHONPATH': str(other)},
+        'PIP_DRY_RUN': {'PIP_DRY_RUN': '1'},
+        'pip': {f'PIP_{key}': value for key, value in pip.items()},
+        'pip.conf': {'PIP_CONFIG_FILE': str(folder / 'pip.conf')},
+        'python': {f'PYTHON{key}': value for key, value in python.items()},
+        'hook': {f'GIT_{key}': value for key, value in git.items()},
+        'shell': {'CDPATH': '/', 'VIRTUAL_ENV': str(other), 'MPLBACKEND': 'module://no.such'},
+    }
+
+
+@pytest.mark.parametrize(
+    'kind',
+    [
+        'PYTHONPATH',
+        'PIP_DRY_RUN',
+        *(pytest.param(kind, marks=pytest.mark.release) for kind in ('pip', 'pip.conf', 'python', 'hook', 'shell')),
+    ],
+)
+def test_settings_of_other_projects_change_nothing(made, tmp_path, kind):
+    lose(made, 'torch', 'mmseg')
+    said = made.setup(**hostile(tmp_path)[kind]).stdout
+    assert steps(said) == {**dict.fromkeys(ALL, False), 'requirements': True, 'packages': True, 'imports': True}
+    assert made.in_python('import torch; print(torch.__file__)').startswith(str(made.site()))
+    assert made.in_python('import mmseg.models; print(mmseg.models.layers)') == '2'
+
+
+def test_a_set_up_from_nothing_heeds_no_settings_of_other_projects(bare, tmp_path):
+    settings = {name: value for kind in hostile(tmp_path).values() for name, value in kind.items()}
+    bare.setup('--stack', 'cpu', **settings)
+    assert bare.in_python('import mmseg.models, torch; print(torch.__file__)').startswith(str(bare.site()))
+
+
+def test_a_step_that_made_nothing_is_not_stamped(made):
+    tool = made.root / 'tools/clean_environment.py'
+    whole = tool.read_text()
+    tool.write_text(
+        whole.replace("    env['PIP_CONFIG_FILE']", "    env['PIP_DRY_RUN'] = '1'\n    env['PIP_CONFIG_FILE']")
+    )
+    lose(made, 'torch')
+    for _ in range(2):
+        error = made.setup(status=1).stderr.splitlines()[-1]
+        assert error.startswith('error: step requirements still lacks torch==2.0 (not installed)')
+    tool.write_text(whole)
+    assert steps(made.setup('--quiet_if_ready').stdout)['requirements']
+
+
+# The build of a package waits, and does not end at the first asking.
+_WAIT = """
+import os, signal, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+open({file!r}, 'w').close()
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize(
+    'signum',
+    [
+        signal.SIGKILL,
+        pytest.param(signal.SIGTERM, marks=pytest.mark.release),
+        pytest.param(signal.SIGHUP, marks=pytest.mark.release),
+    ],
+)
+def test_nothing_goes_on_when_the_set_up_is_killed(made, tmp_path, signum):
+    record = made.record()
+    del record['steps']['packages']
+    write(made.root / '.setup/recipe.json', json.dumps(record))
+    backend = made.root / 'mmcv/backend.py'
+    backend.write_text(_WAIT.format(file=str(tmp_path / 'builds')) + backend.read_text())
+    mark = f'RUN_OF_A_TEST={tmp_path}'
+    command = ['/bin/bash', str(made.root / 'tools/setup.sh')]
+    env = made.environment(RUN_OF_A_TEST=str(tmp_path))
+    first = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_until((tmp_path / 'builds').exists, 'the build')
+    first.send_signal(signum)
+    first.wait()
+    wait_until(lambda: not processes_of(mark), 'the end of pip and its build', 30)
+    made.git('mmcv', 'checkout', '-q', '.')
+    assert steps(made.setup().stdout)['packages']
 
 
 def test_two_at_once_wait_for_each_other(made):

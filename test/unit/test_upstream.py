@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import socket
 import subprocess
+import sys
 import tarfile
 import threading
 
 import pytest
 
-from upstream_world import CORE, World, edited, snapshot, write
+from upstream_world import CORE, TOOL, World, edited, processes_of, snapshot, wait_until, write
 
 
 @pytest.fixture
@@ -113,6 +115,28 @@ def test_a_hash_that_differs_stops_and_names_file_expected_and_got(world):
     assert 'demo-1.0.tar.gz' in error
     assert right in error
     assert len(set(re.findall('[0-9a-f]{64}', error))) == 2
+
+
+@pytest.mark.parametrize('origin', ['git', 'sdist'])
+@pytest.mark.parametrize('signum', [signal.SIGKILL, signal.SIGTERM])
+def test_a_download_ends_with_the_fetch_that_was_killed(world, origin, signum):
+    with socket.socket() as server:  # never answers
+        server.bind(('127.0.0.1', 0))
+        server.listen(8)
+        silent = f'http://127.0.0.1:{server.getsockname()[1]}/demo'
+        world.write_table(url=silent)
+        mark = f'RUN_OF_A_TEST={world.folder}'
+        env = world.environment(PIP_NO_INDEX='0', PIP_INDEX_URL=silent, RUN_OF_A_TEST=str(world.folder))
+        command = [sys.executable, str(TOOL), 'fetch', '--origin', origin, '--wait', '600', '--root', str(world.root)]
+        fetch = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        server.settimeout(60)
+        connection, _ = server.accept()  # git or pip asks
+        with connection:
+            fetch.send_signal(signum)
+            fetch.wait()
+            wait_until(lambda: not processes_of(mark), 'the end of git or pip', 20)
+    world.write_table()
+    assert 'demo: fetched from git' in world.run('fetch', '--origin', 'git')
 
 
 def test_an_archive_with_another_hash_runs_no_code(world):
@@ -440,8 +464,15 @@ def test_settings_of_the_checkout_do_not_change_the_patch_either(ready):
 
 
 def test_git_variables_of_a_surrounding_hook_do_not_lead_astray(ready):
-    ready.run('apply', GIT_DIR=str(ready.server / '.git'), GIT_INDEX_FILE='/nonexistent')
-    assert ready.state()['state'] == 'patched'
+    for variables in (
+        {'GIT_DIR': str(ready.server / '.git'), 'GIT_INDEX_FILE': '/nonexistent', 'GIT_WORK_TREE': '/nonexistent'},
+        {'GIT_CONFIG_COUNT': '1', 'GIT_CONFIG_KEY_0': 'core.worktree', 'GIT_CONFIG_VALUE_0': '/nonexistent'},
+        {'GIT_CONFIG_PARAMETERS': "'core.bare'='true'"},
+        {'GIT_DEFAULT_HASH': 'sha256', 'GIT_LITERAL_PATHSPECS': '1', 'GIT_TEMPLATE_DIR': '/nonexistent'},
+    ):
+        ready.run('apply', **variables)
+        assert ready.state()['state'] == 'patched'
+        ready.back_to_base()
 
 
 def test_a_repository_around_the_recipe_is_never_taken_for_a_checkout(ready):

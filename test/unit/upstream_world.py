@@ -3,6 +3,7 @@ source distributions) and a recipe whose pin table names both. Nothing in it is 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -10,8 +11,9 @@ import os
 import subprocess
 import sys
 import tarfile
+import time
 from pathlib import Path
-from typing import Dict, List, Optional
+from typing import Callable, Dict, List, Optional
 
 TOOL = Path(__file__).resolve().parents[2] / 'tools/upstream.py'
 
@@ -108,7 +110,7 @@ class World:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=60,
+            timeout=600,
         )
         assert done.returncode == status, done.stdout
         assert 'Traceback' not in done.stdout, done.stdout
@@ -163,6 +165,24 @@ def edited(*numbers: int) -> str:
     for number in numbers:
         lines[number] = f'line_{number} = {number + 100}\n'
     return ''.join(lines)
+
+
+def processes_of(mark: str) -> List[int]:
+    """The running processes that have a text in their environment."""
+    found = []
+    for folder in Path('/proc').glob('[0-9]*'):
+        with contextlib.suppress(OSError):
+            zombie = (folder / 'stat').read_text().rpartition(')')[2].split()[0] in 'ZX'
+            if mark.encode() in (folder / 'environ').read_bytes() and not zombie and int(folder.name) != os.getpid():
+                found.append(int(folder.name))
+    return found
+
+
+def wait_until(condition: Callable[[], object], what: str, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f'waited in vain for {what}'
+        time.sleep(0.05)
 
 
 def write(path: Path, text: str) -> None:

@@ -1,0 +1,128 @@
+"""The environment variables for programs that install something, free of what would make them install something else.
+
+A shell may carry settings of other projects (PYTHONPATH, PIP_TARGET, VIRTUAL_ENV) or of a caller (git's hooks,
+PIP_DRY_RUN). With them pip takes packages for installed that are not, or installs elsewhere. The user's say is kept on
+one matter: where packages come from. Standard library only, Python 3.8 on.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import os
+import subprocess
+from typing import Dict, List, Tuple
+
+from recipe.core import console
+
+# Of Python's own variables these change neither what is imported nor how it runs.
+_KEPT_PYTHON = ('PYTHONDONTWRITEBYTECODE', 'PYTHONPYCACHEPREFIX', 'PYTHONUTF8', 'PYTHONUNBUFFERED')
+# Where packages that are installed without a virtual environment lie, also when they are used.
+_USER_SITE = ('PYTHONUSERBASE', 'PYTHONNOUSERSITE')
+
+_DROPPED_PREFIXES = ('PYTHON', 'PIP_', 'CONDA_', 'SETUPTOOLS_', 'DISTUTILS_')
+_DROPPED = (
+    '__PYVENV_LAUNCHER__',
+    'VIRTUAL_ENV',
+    'MPLBACKEND',  # of a notebook, which matplotlib refuses elsewhere
+    'MMCV_WITH_OPS',  # set-up's own options say what is built
+    'FORCE_CUDA',
+    'FORCE_MLU',
+    'FORCE_MPS',
+    'FORCE_NPU',
+)
+
+# pip's options that say where packages come from, and what it may do to get and keep them.
+_PIP_SOURCES = (
+    'break-system-packages',
+    'build-constraint',
+    'cache-dir',
+    'cert',
+    'client-cert',
+    'constraint',
+    'default-timeout',
+    'extra-index-url',
+    'find-links',
+    'index-url',
+    'keyring-provider',
+    'log',
+    'no-cache-dir',
+    'no-index',
+    'no-proxy-env',
+    'pypi-url',
+    'proxy',
+    'resume-retries',
+    'retries',
+    'timeout',
+    'trusted-host',
+    'uploaded-prior-to',
+    'use-feature',
+)
+
+
+def clean(user_site: bool = False) -> Dict[str, str]:
+    """This process's variables without those that change what Python, pip or a build does.
+
+    Args:
+        user_site: Keep those that say where the user's own site-packages is.
+    """
+    kept = (*_KEPT_PYTHON, *(_USER_SITE if user_site else ()))
+    return {
+        key: value
+        for key, value in os.environ.items()
+        if key in kept or not (key in _DROPPED or key.startswith(_DROPPED_PREFIXES))
+    }
+
+
+def for_pip(python: str, command: str, user_site: bool = False) -> Dict[str, str]:
+    """The variables for pip: no configuration file is read, and what the user's files say on sources is passed on.
+
+    Args:
+        python: Interpreter that runs pip.
+        command: Of pip, whose section of a configuration file counts besides ``[global]``.
+        user_site: As for ``clean``.
+
+    Raises:
+        console.UserError: pip cannot read its configuration.
+    """
+    settings: Dict[str, str] = {}
+    for section in ('global', command):
+        settings.update({key: value for where, key, value in _configured(python) if where == section})
+    settings.update({_plain(key[4:]): value for key, value in os.environ.items() if key.startswith('PIP_') and value})
+    env = clean(user_site)
+    env.update({f'PIP_{key.upper().replace("-", "_")}': settings[key] for key in _PIP_SOURCES if key in settings})
+    env['PIP_CONFIG_FILE'] = os.devnull
+    return env
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace('_', '-')
+
+
+@functools.lru_cache(maxsize=None)
+def _configured(python: str) -> List[Tuple[str, str, str]]:
+    """Section, option and value of all that pip's configuration files say."""
+    given = os.environ.get('PIP_CONFIG_FILE')
+    if given == os.devnull:
+        return []
+    env = clean()
+    # The files may name another interpreter, or silence pip.
+    env.update(PIP_PYTHON=python, PIP_QUIET='0', PIP_REQUIRE_VIRTUALENV='0')
+    if given:
+        env['PIP_CONFIG_FILE'] = given
+    done = subprocess.run(
+        [python, '-m', 'pip', 'config', 'list'],
+        cwd='/',  # which Python searches first
+        env=env,
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        raise console.UserError(f'{python} -m pip config list fails: {done.stderr}; mend it, then try again')
+    found = []
+    for line in done.stdout.splitlines():
+        name, separator, value = line.partition('=')
+        section, _, key = name.partition('.')
+        if separator and section != ':env:':
+            found.append((section, _plain(key), ast.literal_eval(value)))
+    return found

@@ -1,0 +1,106 @@
+"""Are the packages that Python imports the patched checkouts beside this file, and the others the environment's?
+
+Nothing is imported to find out, so a tool can ask before it imports any of them.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+import sysconfig
+from importlib.machinery import PathFinder
+from pathlib import Path
+from typing import Dict, List, NamedTuple, Optional, Sequence
+
+from recipe.core import console
+from recipe.core.paths import ROOT
+
+PACKAGES = {'mmcv': 'mmcv', 'mmdet': 'mmdetection', 'mmseg': 'mmsegmentation'}
+OTHERS = ('mmengine', 'torch', 'torchvision', 'numpy', 'scipy', 'cv2', 'PIL', 'matplotlib', 'yaml', 'rich')
+
+
+class Misplaced(NamedTuple):
+    """A package that would be imported from another place than it should be.
+
+    Attributes:
+        package: Its name.
+        found: Where it comes from.
+        fix: What to do.
+        is_fatal: Whether training with it makes no sense; otherwise it may be meant.
+    """
+
+    package: str
+    found: str
+    fix: str
+    is_fatal: bool = True
+
+
+def find() -> List[Misplaced]:
+    """Find misplaced packages without importing any. Whether the checkouts are unmodified is not looked at."""
+    return [*judge({name: _origin(name) for name in PACKAGES}, ROOT), *hiding(OTHERS, sys.path)]
+
+
+def require(checkouts: bool = True) -> None:
+    """Check, before anything is imported, that the right packages would be.
+
+    Args:
+        checkouts: Also those of the three checkouts.
+
+    Raises:
+        console.UserError: The first one that is not, where it comes from and what to do.
+    """
+    for one in find() if checkouts else hiding(OTHERS, sys.path):
+        if one.is_fatal:
+            raise console.UserError(f'package {one.package}: {one.found}; {one.fix}')
+
+
+def hiding(names: Sequence[str], path: Sequence[str]) -> List[Misplaced]:
+    """Find packages of the environment that PYTHONPATH hides.
+
+    A folder of installed packages there (it holds their ``.dist-info``) may be meant, and is a warning; mmengine is
+    pinned, and so a failure as well.
+
+    Args:
+        names: Packages to look for.
+        path: As ``sys.path``.
+    """
+    stdlib = os.path.realpath(sysconfig.get_path('stdlib'))
+    cut = next((number for number, entry in enumerate(path) if os.path.realpath(entry) == stdlib), len(path))
+    misplaced = []
+    for name in names:
+        first, own = (PathFinder.find_spec(name, list(part)) for part in (path[:cut], path[cut:]))
+        if not (first and first.origin and own and own.origin) or Path(first.origin).samefile(own.origin):
+            continue
+        origin = Path(first.origin).absolute()
+        folder = origin.parent.parent if origin.name == '__init__.py' else origin.parent
+        installed = any(folder.glob('*.dist-info')) and name != 'mmengine'
+        found = f'{name} is imported from {origin}, which hides {own.origin} of this environment'
+        misplaced.append(Misplaced(name, found, f'take {folder} off PYTHONPATH', is_fatal=not installed))
+    return misplaced
+
+
+def judge(origins: Dict[str, Optional[Path]], root: Path) -> List[Misplaced]:
+    """Compare where the patched packages come from with where they should.
+
+    Args:
+        origins: Folder of each package by name, None where it cannot be imported.
+        root: Folder of the checkouts.
+    """
+    misplaced = []
+    for name, checkout in PACKAGES.items():
+        wanted, origin = root / checkout / name, origins[name]
+        if origin is None:
+            found, fix = f'{name} cannot be imported', 'run: bash tools/setup.sh'
+        elif origin.resolve() != wanted.resolve():
+            found = f'{name} is imported from {origin}, not from {wanted}'
+            fix = f'take that off PYTHONPATH, or: pip uninstall {name} && bash tools/setup.sh'
+        else:
+            continue
+        misplaced.append(Misplaced(name, found, fix))
+    return misplaced
+
+
+def _origin(name: str) -> Optional[Path]:
+    spec = importlib.util.find_spec(name)
+    return Path(spec.origin).parent if spec and spec.origin else None

@@ -1,0 +1,70 @@
+"""Ends a program, when imported, if a module on PYTHONPATH or in the current folder hides one of the standard library.
+
+Each program of the recipe imports it first: with another ``json.py`` on the way, the next import would fail somewhere
+inside Python. It uses only what the interpreter has loaded by then.
+"""
+
+import os
+import sys
+
+# What nobody imports by accident, and what is meant to be found elsewhere.
+_HARMLESS = {'antigravity', 'idlelib', 'lib2to3', 'sitecustomize', 'test', 'this', 'turtle', 'turtledemo', 'venv'}
+_STDLIB = os.path.dirname(os.__file__)
+
+
+def hidden(path, own):
+    """Find the first module that hides one of the standard library.
+
+    Args:
+        path: As ``sys.path``.
+        own: Folder of the recipe.
+
+    Returns:
+        The file and the name of the module; None if there is none.
+    """
+    names = set(_modules(_STDLIB)) | set(_modules(os.path.join(_STDLIB, 'lib-dynload')))
+    for folder in path:
+        if _is_same(folder, _STDLIB):
+            break
+        if not _is_same(folder, own):
+            for name, file in sorted(_modules(folder or '.').items()):
+                if name in names - _HARMLESS:
+                    return os.path.abspath(file), name
+    return None
+
+
+def _modules(folder):
+    """Files of the modules and packages in a folder, by name."""
+    try:
+        entries = os.listdir(folder)
+    except OSError:
+        return {}
+    found = {}
+    for entry in entries:
+        file = os.path.join(folder, entry)
+        name, _, kind = entry.partition('.')
+        if kind == 'py' or kind.endswith('so'):
+            found[name] = file
+        elif not kind and os.path.isfile(os.path.join(file, '__init__.py')):
+            found[name] = os.path.join(file, '__init__.py')
+    return found
+
+
+def _is_same(one, other):
+    return os.path.realpath(one) == os.path.realpath(other)
+
+
+def _refuse():
+    found = hidden(sys.path, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+    if found is None:
+        return
+    file, name = found
+    folder = os.path.dirname(file) if not file.endswith('__init__.py') else os.path.dirname(os.path.dirname(file))
+    sys.stderr.write(
+        f'error: {file} hides {name} of the standard library; take {folder} off PYTHONPATH (an empty entry there is '
+        'the current folder), or rename the file\n'
+    )
+    sys.exit(1)
+
+
+_refuse()

@@ -1,0 +1,65 @@
+"""How long each session of the launcher took, kept in the run folder. Standard library only.
+
+A session is one call of the launcher. It holds one start of the trainer, or several where ranks were started again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import time
+from pathlib import Path
+from typing import FrozenSet, Iterator, List, NamedTuple
+
+FILE = 'sessions.jsonl'
+
+
+class Session(NamedTuple):
+    """One session.
+
+    Attributes:
+        seconds: From the start of the ranks to their end, by a clock that nobody sets.
+        starts: Names of the log folders of its starts.
+    """
+
+    seconds: float
+    starts: FrozenSet[str]
+
+
+def log_folders(run: Path) -> FrozenSet[str]:
+    """Names of the log folders of all starts in a run folder."""
+    return frozenset(path.parent.name for path in run.glob('*/vis_data'))
+
+
+@contextlib.contextmanager
+def measured(run: Path) -> Iterator[None]:
+    """Note how long the block took, however it ends, and which starts it held.
+
+    Args:
+        run: Run folder. Where nothing can be written, nothing is noted.
+    """
+    before, began = log_folders(run), time.monotonic()
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            line = {'seconds': round(time.monotonic() - began, 3), 'starts': sorted(log_folders(run) - before)}
+            with (run / FILE).open('a', encoding='utf-8') as file:
+                file.write(json.dumps(line) + '\n')
+
+
+def read(run: Path) -> List[Session]:
+    """The sessions of a run, in order; lines that are damaged are left out, and their starts count by their logs."""
+    try:
+        lines = (run / FILE).read_text(encoding='utf-8', errors='replace').splitlines()
+    except OSError:
+        return []
+    found = []
+    for line in lines:
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            row = json.loads(line)
+            seconds = float(row['seconds'])
+            if seconds >= 0 and math.isfinite(seconds):
+                found.append(Session(seconds, frozenset(map(str, row['starts']))))
+    return found

@@ -1,0 +1,142 @@
+"""Runs a program that ends with the process that started it, even where that one was killed by SIGKILL.
+
+A keeper (this file, as a program) stands between the two. It waits for the program, and for the end of a pipe whose
+other end only the starter holds. When the starter ends, the kernel closes the pipe, and the keeper ends the program and
+everything that the program started. Meanwhile the keeper holds the starter's locks. Linux; standard library only,
+Python 3.8 on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Callable, Iterator, List, Sequence
+
+from recipe.core import processes
+
+TERM_SECONDS = 3.0  # between SIGTERM and SIGKILL
+KILL_SECONDS = 10.0  # for the kernel to remove what was killed
+
+# Descriptors of the locks that this process holds. A program that works under a lock keeps it open, so that nobody
+# takes the lock while the program still ends.
+held: List[int] = []
+
+
+@contextlib.contextmanager
+def lock(descriptor: int, waits: Callable[[str], None]) -> Iterator[None]:
+    """Hold the lock of an open file or folder; the programs that are started meanwhile hold it too.
+
+    Args:
+        descriptor: Of the file; closed at the end.
+        waits: Called once with the words for the holder, if somebody else holds the lock.
+    """
+    try:
+        # A file system without locks (some network ones) must not keep anybody from setting up.
+        with contextlib.suppress(OSError):
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                waits(_holder(os.fstat(descriptor)))
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+        held.append(descriptor)
+        try:
+            yield
+        finally:
+            held.remove(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _holder(status: os.stat_result) -> str:
+    """The words for the process that took a file's lock."""
+    with contextlib.suppress(OSError):
+        for line in Path('/proc/locks').read_text().splitlines():
+            # 1: FLOCK  ADVISORY  WRITE 4711 fd:01:132 0 EOF; a line with -> is of one that waits
+            fields = line.split()
+            # The device that is named here is not always that of the file's status (overlays, btrfs).
+            if fields[1] == 'FLOCK' and fields[5].rpartition(':')[2] == str(status.st_ino):
+                pid = int(fields[4])
+                if processes.state(pid) in (None, 'Z'):
+                    return f'process {pid}, which has ended, but a program that it started has not'
+                return f'process {pid}'
+    return 'another process'
+
+
+@contextlib.contextmanager
+def started(command: Sequence[str], **options: object) -> Iterator[subprocess.Popen]:
+    """Start a program. When the block is left, the program is ended if it still runs, with all that it started.
+
+    Args:
+        command: The program and its arguments; it reads nothing from stdin.
+        **options: Of ``subprocess.Popen``.
+
+    Yields:
+        The keeper's process. Its exit status is the program's, or 128 and the signal that ended it, as in a shell.
+    """
+    alive, mine = os.pipe()
+    try:
+        # -E, -s and -S: nothing is imported but the standard library, which starts faster too.
+        keeper = [sys.executable, '-E', '-s', '-S', str(Path(__file__).resolve()), str(alive), *command]
+        # In a session of its own the keeper gets no Ctrl-C and no hang-up of the terminal; the starter gets them.
+        process = subprocess.Popen(
+            keeper, stdin=subprocess.DEVNULL, pass_fds=(alive, *held), start_new_session=True, **options
+        )
+    except BaseException:
+        os.close(mine)
+        raise
+    finally:
+        os.close(alive)
+    try:
+        yield process
+    finally:
+        os.close(mine)
+        process.wait()
+
+
+def _keep(alive: int, command: List[str]) -> int:
+    """The keeper: run a program to its end, or until the other end of a pipe is closed."""
+    keeper = os.getpid()
+    # Should the keeper itself be killed, the kernel ends at least the program. The locks stay with the keeper: a helper
+    # that outlives the program (git's cache of passwords) would hold them on.
+    process = subprocess.Popen(
+        command,
+        start_new_session=True,
+        preexec_fn=lambda: processes.die_with_parent(signal.SIGKILL, keeper),
+    )
+    threading.Thread(target=_end_with_starter, args=(alive, process.pid), daemon=True).start()
+    status = process.wait()
+    if status:
+        # What a failed or killed program left behind would go on working beside the next try.
+        _end_session(process.pid)
+    return 128 - status if status < 0 else status
+
+
+def _end_with_starter(alive: int, session: int) -> None:
+    while os.read(alive, 1):
+        pass
+    _end_session(session)
+
+
+def _end_session(leader: int) -> None:
+    """End every process of a session; returns when they have gone."""
+    with contextlib.suppress(OSError):
+        os.killpg(leader, signal.SIGTERM)
+    deadline = time.monotonic() + TERM_SECONDS
+    while time.monotonic() < deadline and any(row.session == leader for row in processes.table()):
+        time.sleep(0.05)
+    processes.kill_sessions([leader], KILL_SECONDS)
+
+
+if __name__ == '__main__':
+    try:
+        sys.exit(_keep(int(sys.argv[1]), sys.argv[2:]))
+    except OSError as error:
+        print(f'{error.strerror}: {error.filename}', file=sys.stderr)
+        sys.exit(127)

@@ -1,0 +1,118 @@
+"""Reads what a replay needs from the config inside a dump of a training step, which may come from anybody.
+
+A config as data is still a program for mmengine: ``type`` may name any function of any module, and classes that are
+registered evaluate some of their arguments or load files that these name. So only the model and the precision of a step
+are taken, and in them only known classes, known words and numbers of a plausible size.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from typing import Any, Dict, Iterator, Set
+
+from recipe.core import config_text, console
+
+SCOPES = ('mmseg', 'mmdet', 'mmengine', 'mmcv')
+WRAPPERS = ('OptimWrapper', 'AmpOptimWrapper', 'Bf16OptimWrapper', 'Fp16OptimWrapper')
+# Helpers of a head; others of mmdet's evaluate a string.
+_HELPERS = ('mmdet.models.task_modules.assigners', 'mmdet.models.task_modules.samplers')
+# All that the recipe's configs and their usual changes say besides names of classes.
+_WORDS = {
+    *('mean', 'sum', 'none', 'whole', 'slide', 'pytorch', 'dynamic', 'float16', 'bfloat16', 'bilinear', 'nearest'),
+    *('loss_ce', 'loss_cls', 'loss_mask', 'loss_dice'),
+}
+_START = ('init_cfg', 'pretrained')  # the dump brings the weights
+_LARGEST = 1 << 16
+_REPEATING = re.compile('depth|layers|convs|blocks|stages|modules')  # each of them has weights
+_DEEPEST = 20
+
+
+def read(text: Any, tensors: int) -> Dict[str, Any]:
+    """Read the config of a dump that is not trusted.
+
+    Args:
+        text: ``meta['cfg']`` of the weights before the step.
+        tensors: Number of tensors in these weights.
+
+    Returns:
+        ``model`` and ``optim_wrapper``, fit for mmengine's registries.
+
+    Raises:
+        console.UserError: It holds something else than a model of registered parts.
+    """
+    config = config_text.read_config(text) if isinstance(text, str) else {}
+    model, wrapper = config.get('model'), config.get('optim_wrapper')
+    if not isinstance(model, dict) or not isinstance(wrapper, dict):
+        raise console.UserError('the weights of the step hold no config with a model and an optim_wrapper')
+    kept = {name: wrapper[name] for name in ('type', 'dtype', 'loss_scale') if name in wrapper}
+    if kept.get('type') not in WRAPPERS:
+        raise _refusal('optim_wrapper.type', kept.get('type'))
+    classes = _known_classes()
+    return {
+        'model': _checked(model, 'model', classes, tensors),
+        'optim_wrapper': _checked(kept, 'optim_wrapper', set(WRAPPERS), tensors),
+    }
+
+
+def _checked(node: Any, place: str, classes: Set[str], tensors: int) -> Any:
+    """A copy of a part of a config without what the weights replace.
+
+    Raises:
+        console.UserError: It holds what is not known.
+    """
+    key = place.rpartition('.')[2]
+    if place.count('.') > _DEEPEST:
+        raise _refusal(place, 'too deep a nesting')
+    if isinstance(node, dict):
+        return {
+            name: _checked(value, f'{place}.{name}', classes, tensors)
+            for name, value in node.items()
+            if isinstance(name, str) and name not in _START
+        }
+    if isinstance(node, list):
+        if _REPEATING.search(key) and sum(item for item in node if isinstance(item, int)) > tensors:
+            raise _refusal(place, node)
+        return [_checked(item, place, classes, tensors) for item in node]
+    if isinstance(node, str):
+        if node not in {'type': classes, '_scope_': SCOPES}.get(key, _WORDS):
+            raise _refusal(place, node)
+    elif isinstance(node, int) and abs(node) > (tensors if _REPEATING.search(key) else _LARGEST):
+        raise _refusal(place, node)
+    return node
+
+
+def _refusal(place: str, what: Any) -> console.UserError:
+    from recipe.engine.checkpoint.errors import one_line
+
+    return console.UserError(
+        one_line(
+            f"refused, {place} of the step's config is {str(what)[:100]!r}, which is no registered part of a model; "
+            'give --trust_checkpoint if you trust where the dump comes from'
+        )
+    )
+
+
+def _known_classes() -> Set[str]:
+    """Names of the parts of models that are registered, with and without their scope."""
+    import mmdet.models  # noqa: F401  registers them
+    import mmseg.models  # noqa: F401
+    from mmengine.registry import MODELS, TASK_UTILS
+    from torch import nn
+
+    found = set()
+    for registry in _tree(MODELS):
+        for name, kind in registry.module_dict.items():
+            if inspect.isclass(kind) and issubclass(kind, nn.Module):
+                found |= {name, f'{registry.scope}.{name}'}
+    for registry in _tree(TASK_UTILS):
+        for name, kind in registry.module_dict.items():
+            if getattr(kind, '__module__', '').startswith(_HELPERS):
+                found |= {name, f'{registry.scope}.{name}'}
+    return found
+
+
+def _tree(registry: Any) -> Iterator[Any]:
+    yield registry
+    for child in registry.children.values():
+        yield from _tree(child)

@@ -1,0 +1,58 @@
+"""What holds for all tests: their random numbers are fixed, and the files that take longest come first."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import sys
+from pathlib import Path
+
+import pytest
+
+with contextlib.suppress(ImportError):  # what the NPU part needs is less
+    from hypothesis import settings
+
+    # The same examples in each run, and no limit on how long one takes: a failure is a fault, never a draw or a load.
+    settings.register_profile('fixed', derandomize=True, deadline=None, database=None)
+    settings.load_profile('fixed')
+
+# The longest first, as `--durations=0` shows them. A file that is not here comes after those of its folder that are;
+# a wrong order costs some seconds at the end of a run, nothing else.
+LONG_FIRST = []
+FOLDERS = ['npu', 'e2e', 'parity', 'unit']
+
+
+SEED = 0
+
+
+def place(path: Path) -> tuple:
+    """Sort key of a test file."""
+    known = LONG_FIRST.index(path.name) if path.name in LONG_FIRST else len(LONG_FIRST)
+    folder = path.parent.name
+    return known, FOLDERS.index(folder) if folder in FOLDERS else len(FOLDERS)
+
+
+def pytest_configure(config) -> None:
+    """Have pytest-xdist keep this order; since 3.7 it would take the files with the most tests first."""
+    if hasattr(config.option, 'loadscopereorder'):
+        config.option.loadscopereorder = False
+
+
+def pytest_report_header() -> str:
+    """Every seed is fixed; a test that takes another one says so itself."""
+    return f'seed of each test: {SEED}'
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Seed what a test and its fixtures draw from, whichever tests ran before."""
+    random.seed(SEED)
+    if 'numpy' in sys.modules:
+        sys.modules['numpy'].random.seed(SEED)
+    if 'torch' in sys.modules:
+        sys.modules['torch'].manual_seed(SEED)
+
+
+def pytest_collection_modifyitems(items) -> None:
+    """Sort by file; the tests of a file keep their order."""
+    items.sort(key=lambda item: place(item.path))
