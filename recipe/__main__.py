@@ -1,6 +1,6 @@
-"""Start one of the recipe's own processes: ``python recipe agent|start|train|allreduce ARGUMENTS``.
+"""Start one of the recipe's own processes: ``python recipe NAME ARGUMENTS``.
 
-The launcher and the doctor call it. Users have the commands in tools/ and test/.
+The launcher, the doctor and set-up call it. Users have the commands in tools/ and test/.
 """
 
 import importlib
@@ -15,6 +15,8 @@ PROGRAMS = {
     'start': 'recipe.launch.start',
     'train': 'recipe.launch.trainer',
     'allreduce': 'recipe.launch.allreduce',
+    'check': 'recipe.setup.check',
+    'keep': 'recipe.core.tied_process',
 }
 
 if __name__ == '__main__':

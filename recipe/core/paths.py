@@ -3,7 +3,7 @@
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGE = ROOT / 'recipe'  # as a program: python recipe agent|start|train|allreduce
+PACKAGE = ROOT / 'recipe'  # also a program, see recipe/__main__.py
 CONFIGS = ROOT / 'configs'
 TOOLS = ROOT / 'tools'
 OUTPUT = ROOT / 'test' / 'output'

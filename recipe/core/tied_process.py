@@ -1,6 +1,6 @@
 """Runs a program that ends with the process that started it, even where that one was killed by SIGKILL.
 
-A keeper (this file, as a program) stands between the two. It waits for the program, and for the end of a pipe whose
+A keeper (``python recipe keep``) stands between the two. It waits for the program, and for the end of a pipe whose
 other end only the starter holds. When the starter ends, the kernel closes the pipe, and the keeper ends the program and
 everything that the program started. Meanwhile the keeper holds the starter's locks. Linux; standard library only,
 Python 3.8 on.
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Callable, Iterator, List, Sequence
 
 from recipe.core import processes
+from recipe.core.paths import PACKAGE
 
 TERM_SECONDS = 3.0  # between SIGTERM and SIGKILL
 KILL_SECONDS = 10.0  # for the kernel to remove what was killed
@@ -83,7 +84,7 @@ def started(command: Sequence[str], **options: object) -> Iterator[subprocess.Po
     alive, mine = os.pipe()
     try:
         # -E, -s and -S: nothing is imported but the standard library, which starts faster too.
-        keeper = [sys.executable, '-E', '-s', '-S', str(Path(__file__).resolve()), str(alive), *command]
+        keeper = [sys.executable, '-E', '-s', '-S', str(PACKAGE), 'keep', str(alive), *command]
         # In a session of its own the keeper gets no Ctrl-C and no hang-up of the terminal; the starter gets them.
         process = subprocess.Popen(
             keeper, stdin=subprocess.DEVNULL, pass_fds=(alive, *held), start_new_session=True, **options
@@ -134,9 +135,10 @@ def _end_session(leader: int) -> None:
     processes.kill_sessions([leader], KILL_SECONDS)
 
 
-if __name__ == '__main__':
+def main() -> int:
+    """Be the keeper: ``keep DESCRIPTOR COMMAND``."""
     try:
-        sys.exit(_keep(int(sys.argv[1]), sys.argv[2:]))
+        return _keep(int(sys.argv[1]), sys.argv[2:])
     except OSError as error:
         print(f'{error.strerror}: {error.filename}', file=sys.stderr)
-        sys.exit(127)
+        return 127

@@ -1,6 +1,6 @@
 """Prints, as JSON, what an environment lacks of a set-up.
 
-    .venv/bin/python tools/setup_check.py '{"requirements": [FILE], "no_deps": [FILE], "packages": {NAME: FOLDER}}'
+    .venv/bin/python recipe check '{"requirements": [FILE], "no_deps": [FILE], "packages": {NAME: FOLDER}}'
 
 Run by the environment's own Python. Standard library and pip's copy of packaging, Python 3.8 on.
 """
@@ -128,7 +128,3 @@ def main() -> None:
     folders = sorted({sysconfig.get_path('purelib'), sysconfig.get_path('platlib')})
     found = {'missing': check.missing, 'damaged': check.damaged, 'misplaced': misplaced(asked['packages'])}
     print(json.dumps({**found, 'folders': folders}))
-
-
-if __name__ == '__main__':
-    main()

@@ -138,7 +138,7 @@ class Setup:
         self.python = ''  # the interpreter that everything is installed into
         self._base: Optional[Python] = None  # what .venv is to be made with; None: the one that is there stays
         self._out = sys.stderr if args.print_python else sys.stdout
-        self._found: Optional[Dict] = None  # by setup_check.py, since pip ran last
+        self._found: Optional[Dict] = None  # by ``check``, since pip ran last
         self._calls = Caller(root, self.folder / 'logs', command, self._out)
         self._recall()
 
@@ -289,16 +289,15 @@ class Setup:
     # Checks
 
     def _check(self) -> Dict:
-        """What setup_check.py finds; asked again after pip has run."""
+        """What ``check`` finds; asked again after pip has run."""
         if self._found is None:
             asked = {
                 'requirements': list(map(str, self._requirements())),
                 'no_deps': list(map(str, self._no_deps())),
-                'packages': {pin.package: str(self.root / name) for name, pin in self.pins.items()},
+                'packages': {**{pin.package: str(self.root / name) for name, pin in self.pins.items()}, 'recipe': str(self.root)},
             }
-            tool = Path(__file__).with_name('setup_check.py')
             step, self._calls.step = self._calls.step, 'check'
-            self._calls.run([self.python, '-B', str(tool), json.dumps(asked)], self._clean())
+            self._calls.run([self.python, '-B', str(paths.PACKAGE), 'check', json.dumps(asked)], self._clean())
             self._found = json.loads(self._calls.output()[-1])
             self._calls.step = step
         return self._found
