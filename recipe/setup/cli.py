@@ -294,7 +294,10 @@ class Setup:
             asked = {
                 'requirements': list(map(str, self._requirements())),
                 'no_deps': list(map(str, self._no_deps())),
-                'packages': {**{pin.package: str(self.root / name) for name, pin in self.pins.items()}, 'recipe': str(self.root)},
+                'packages': {
+                    **{pin.package: str(self.root / name) for name, pin in self.pins.items()},
+                    'recipe': str(self.root),
+                },
             }
             step, self._calls.step = self._calls.step, 'check'
             self._calls.run([self.python, '-B', str(paths.PACKAGE), 'check', json.dumps(asked)], self._clean())

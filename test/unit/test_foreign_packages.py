@@ -9,11 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from recipe.core import console, refuse_hidden_stdlib
-from recipe.doctor import sources
-from recipe.doctor.finding import FAILURE, WARNING
+from recipe.core import imported_packages, paths, refuse_hidden_stdlib
 
-TOOLS = Path(console.__file__).parent
 BROKEN = 'raise RuntimeError("not meant to be imported")\n'
 OUR_NAMES = ('console', 'options', 'progress', 'watchdog', 'network', 'metrics', 'processes', 'run_lock')
 
@@ -25,7 +22,7 @@ def package(folder, name):
 
 
 def call(tool, *argv, path, cwd):
-    command = [sys.executable, str(TOOLS / f'{tool}.py'), *map(str, argv)]
+    command = [sys.executable, str(paths.TOOLS / f'{tool}.py'), *map(str, argv)]
     env = {**os.environ, 'PYTHONPATH': path, 'PYTHONDONTWRITEBYTECODE': '1'}
     return subprocess.run(command, env=env, cwd=cwd, capture_output=True, text=True, check=False)
 
@@ -38,7 +35,7 @@ def refused(done):
 
 
 DOORS = {
-    'launch': ('full', '--demo', '--nproc=1', '--device=cpu'),
+    'launch': ('run', 'full', '--demo', '--nproc=1', '--device=cpu'),
     'replay_step': ('dump.pth',),
     'bench': ('step',),
     'cityscapes': ('cache', '--data_path=.'),
@@ -73,9 +70,9 @@ def test_a_folder_of_installed_packages_may_be_meant(tmp_path):
     for name in ('numpy', 'mmengine'):
         package(tmp_path, name)
     (tmp_path / 'numpy-1.0.dist-info').mkdir()
-    found = sources.hiding(['numpy', 'mmengine', 'rich'], [str(tmp_path), *sys.path])
-    assert [finding.level for finding in found] == [WARNING, FAILURE]
-    assert sources.hiding(['numpy', 'mmengine'], sys.path) == []
+    found = imported_packages.hiding(['numpy', 'mmengine', 'rich'], [str(tmp_path), *sys.path])
+    assert [one.is_fatal for one in found] == [False, True]
+    assert imported_packages.hiding(['numpy', 'mmengine'], sys.path) == []
 
 
 @pytest.mark.parametrize('name', ['json', 'random', 'typing', 'dataclasses', 'argparse'])
@@ -85,7 +82,7 @@ def test_a_stray_module_that_hides_the_standard_library_is_named(tmp_path, name,
     stray = tmp_path / f'{name}.py'
     stray.write_text(BROKEN)
     path, cwd = (str(tmp_path), '/') if place == 'PYTHONPATH' else (':/nowhere', tmp_path)
-    for tool, *argv in [('options', 'full', '--demo'), ('metrics', tmp_path)]:
+    for tool, *argv in [('launch', 'check', 'full', '--demo'), ('metrics', tmp_path)]:
         line = refused(call(tool, *argv, path=path, cwd=cwd))
         assert f'error: {stray} hides {name} of the standard library; take {tmp_path} off PYTHONPATH' in line
 
@@ -94,7 +91,7 @@ def test_modules_with_names_of_ours_do_no_harm(tmp_path):
     for name in OUR_NAMES:
         (tmp_path / f'{name}.py').write_text(BROKEN)
     for path in (str(tmp_path), ':'):
-        done = call('options', 'full', '--demo', path=path, cwd=tmp_path)
+        done = call('launch', 'check', 'full', '--demo', path=path, cwd=tmp_path)
         assert (done.returncode, done.stderr) == (0, '')
 
 
@@ -103,8 +100,8 @@ def test_what_hides_nothing_is_left_alone(tmp_path):
     for name in ('sitecustomize.py', 'my_hooks.py', 'json.txt'):
         (tmp_path / name).touch()
     (tmp_path / 'random').mkdir()  # no package, so Python passes over it
-    stdlib = str(Path(os.__file__).parent)
-    assert refuse_hidden_stdlib.hidden([str(TOOLS), str(tmp_path), stdlib], str(TOOLS)) is None
+    root, stdlib = str(paths.ROOT), str(Path(os.__file__).parent)
+    assert refuse_hidden_stdlib.hidden([root, str(tmp_path), stdlib], root) is None
     (tmp_path / 'json.py').touch()
-    assert refuse_hidden_stdlib.hidden([str(TOOLS), stdlib, str(tmp_path)], str(TOOLS)) is None
-    assert refuse_hidden_stdlib.hidden([str(tmp_path), stdlib], str(TOOLS)) == (str(tmp_path / 'json.py'), 'json')
+    assert refuse_hidden_stdlib.hidden([root, stdlib, str(tmp_path)], root) is None
+    assert refuse_hidden_stdlib.hidden([str(tmp_path), stdlib], root) == (str(tmp_path / 'json.py'), 'json')

@@ -6,18 +6,17 @@ import os
 import pty
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-from recipe.core import console
+from recipe.core import paths
 
 # Does its work after it has said something, and says something after its work.
 TOOL = """
 import sys
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
-import console
+from recipe.core import console
 
 def main():
     folder, log, ending = Path(sys.argv[2]), sys.argv[3], sys.argv[4]
@@ -46,7 +45,7 @@ def tool(tmp_path):
     """Runs the tool in a shell that does something to its streams."""
 
     def run(streams, log='-', ending='well', **env):
-        words = [sys.executable, '-c', TOOL, str(Path(console.__file__).parent), str(tmp_path), log, ending]
+        words = [sys.executable, '-c', TOOL, str(paths.ROOT), str(tmp_path), log, ending]
         return subprocess.run(
             ['bash', '-c', f'"$@" {streams}; exit "${{PIPESTATUS[0]}}"', 'bash', *words],
             capture_output=True,
@@ -63,7 +62,7 @@ def tool(tmp_path):
 @pytest.mark.parametrize('ending', ['well', 'error'])
 def test_a_reader_that_leaves_ends_nothing(tmp_path, ending):
     """As with ``| head -1``; the status is that of the work, and nothing is said of it."""
-    words = [sys.executable, '-c', TOOL, str(Path(console.__file__).parent), str(tmp_path), '-', ending]
+    words = [sys.executable, '-c', TOOL, str(paths.ROOT), str(tmp_path), '-', ending]
     process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout.readline() == 'begins\n'
     process.stdout.close()
@@ -75,7 +74,7 @@ def test_a_reader_that_leaves_ends_nothing(tmp_path, ending):
 
 
 def test_what_nobody_reads_is_in_the_log(tmp_path):
-    words = [sys.executable, '-c', TOOL, str(Path(console.__file__).parent), str(tmp_path), 'log', 'well']
+    words = [sys.executable, '-c', TOOL, str(paths.ROOT), str(tmp_path), 'log', 'well']
     process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     process.stdout.readline()
     process.stdout.close()
@@ -125,8 +124,8 @@ def test_streams_that_are_full_or_closed(tool, streams, status, said, ending):
 @pytest.mark.parametrize('encoding', ['ascii', 'ascii:strict', 'utf-8'])
 def test_a_path_is_written_as_it_is_in_any_encoding(tmp_path, encoding):
     folder = tmp_path / 'größe 模型'
-    code = 'import sys; sys.path.insert(0, sys.argv[1]); import console; console.run(lambda: console.say(sys.argv[2]))'
-    command = [sys.executable, '-c', code, str(Path(console.__file__).parent), str(folder)]
+    code = 'import sys; sys.path.insert(0, sys.argv[1]); from recipe.core import console; console.run(lambda: console.say(sys.argv[2]))'
+    command = [sys.executable, '-c', code, str(paths.ROOT), str(folder)]
     env = {**os.environ, 'PYTHONIOENCODING': encoding}
     done = subprocess.run(command, capture_output=True, env=env, check=False)
     assert (done.returncode, done.stderr) == (0, b'')
@@ -138,10 +137,10 @@ def test_a_pipe_that_nobody_empties_and_that_does_not_wait():
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     code = (
-        'import sys; sys.path.insert(0, sys.argv[1]); import console, standard_streams as s; s._PATIENCE_S = 0.1\n'
+        'import sys; sys.path.insert(0, sys.argv[1]); from recipe.core import console, standard_streams as s; s._PATIENCE_S = 0.1\n'
         'console.run(lambda: [console.say("x" * 100) for _ in range(2000)] and print("done", file=sys.stderr))'
     )
-    command = [sys.executable, '-c', code, str(Path(console.__file__).parent)]
+    command = [sys.executable, '-c', code, str(paths.ROOT)]
     done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
     assert done.stderr.splitlines()[0] == 'done'
     assert done.returncode == 1 and 'stdout' in done.stderr.splitlines()[-1]
@@ -153,7 +152,8 @@ BAR = """
 import sys, time
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
-import console, progress
+from recipe.core import console
+from recipe.launch import progress
 
 def main():
     console.log_to(Path(sys.argv[2]) / 'log')
@@ -172,7 +172,7 @@ console.run(main)
 
 def test_a_terminal_that_hangs_up_under_the_bar_ends_nothing(tmp_path):
     ours, theirs = pty.openpty()
-    command = [sys.executable, '-c', BAR, str(Path(console.__file__).parent), str(tmp_path)]
+    command = [sys.executable, '-c', BAR, str(paths.ROOT), str(tmp_path)]
     env = {**os.environ, 'TERM': 'xterm'}
     process = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=theirs, stderr=theirs, env=env, start_new_session=True
