@@ -2,13 +2,13 @@ from types import SimpleNamespace
 from typing import Dict, Optional, Tuple
 
 import cv2
+import mmcv
 import numpy as np
 from mmcv.transforms import BaseTransform, LoadImageFromFile, RandomChoiceResize
 from mmseg.datasets.transforms.loading import LoadAnnotations
 from mmseg.datasets.transforms.transforms import RandomCrop, Resize, ResizeShortestEdge
 from mmseg.registry import TRANSFORMS
 
-import mmcv
 from recipe.data.transforms.decoded_cache import DecodedCache
 from recipe.data.transforms.picture_file import PictureFile
 from recipe.data.transforms.window_resize import bilinear_span, bilinear_window, nearest_positions, nearest_window

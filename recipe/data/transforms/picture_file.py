@@ -2,11 +2,11 @@ import logging
 from typing import Dict, Optional, Tuple
 
 import cv2
+import mmcv
 import numpy as np
 from mmengine import fileio
 from mmengine.logging import print_log
 
-import mmcv
 from recipe.data.transforms import png
 from recipe.data.transforms.decoded_cache import DecodedCache
 
