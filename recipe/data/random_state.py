@@ -2,7 +2,7 @@
 
 import random
 from contextlib import contextmanager
-from typing import Iterator, Optional, Sequence
+from typing import Any, Iterator, Optional, Sequence
 
 import numpy as np
 import torch
@@ -30,6 +30,39 @@ def capture(device: Optional[torch.device] = None) -> dict:
         state['device_type'] = device.type
         state['device'] = _generators_of(device).get_rng_state(device).cpu()
     return state
+
+
+def fault(state: Any) -> Optional[str]:
+    """Say why :func:`restore` should not be given a state from a file.
+
+    numpy takes any place in its table of 624 words and reads what is there.
+
+    Args:
+        state (Any): What may be a state that :func:`capture` returned.
+
+    Returns:
+        str, optional: What is wrong with it, None if nothing is.
+    """
+    try:
+        version, words, gauss = state['python']
+        random.Random().setstate((version, tuple(words), gauss))
+        kind, table, place, has_gauss, cached = state['numpy']
+        words = isinstance(table, np.ndarray) and (table.dtype.str[1:], table.shape)
+        if (
+            (kind, words) != ('MT19937', ('u4', (624,)))
+            or not all(type(value) is int for value in (place, has_gauss))
+            or not 0 <= place <= 624
+        ):
+            return 'of numpy'
+        np.random.RandomState().set_state((kind, table, place, has_gauss, float(cached)))
+        torch.Generator().set_state(state['torch'].cpu())
+        if not isinstance(state.get('device_type', ''), str) or not isinstance(
+            state.get('device', state['torch']), torch.Tensor
+        ):
+            return 'of the device'
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RuntimeError) as e:
+        return f'{type(e).__name__}: {e}'
+    return None
 
 
 def restore(state: dict, device: Optional[torch.device] = None) -> None:

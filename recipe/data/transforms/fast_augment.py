@@ -122,9 +122,22 @@ class FastPackSegInputs(PackSegInputs):
         self.label_dtype = np.dtype(label_dtype)
 
     def transform(self, results: Dict) -> Dict:
-        """Pack the sample; see :class:`PackSegInputs`."""
+        """Pack the sample; see :class:`PackSegInputs`.
+
+        Raises:
+            ValueError: If the labels are neither those of the image nor those
+                of the image as it was before a test's pipeline resized it.
+        """
         img = results.get('img')
         labels = results.get('gt_seg_map')
+        if img is not None and labels is not None:
+            shapes = img.shape[:2], tuple(results.get('ori_shape', ()))[:2]
+            if labels.shape[:2] not in shapes:
+                raise ValueError(
+                    f'{results.get("img_path")} is {shapes[0]} pixels, its '
+                    f'labels {results.get("seg_map_path")} are '
+                    f'{labels.shape[:2]}'
+                )
         apart = {key: results[key] for key in self.meta_keys if key in results and _is_constant(results[key])}
         packed = super().transform(
             {key: value for key, value in results.items() if key not in apart and key not in ('img', 'gt_seg_map')}

@@ -12,9 +12,25 @@ except ImportError:  # an older kornia-rs has it elsewhere
     decode_image_png_u8 = None
 
 _SIGNATURE = b'\x89PNG\r\n\x1a\n'
-# Chunks in front of the pixels that change none of them. Another one, such as
-# a palette, a transparent colour or an orientation, is left to OpenCV.
-_HARMLESS = {b'IHDR', b'cHRM', b'gAMA', b'sBIT', b'sRGB', b'iCCP', b'pHYs', b'tIME', b'tEXt', b'zTXt', b'iTXt', b'bKGD'}
+# Chunks that hold the pixels or change none of them. Another one, such as a
+# palette, a transparent colour or an orientation, is left to OpenCV.
+_HARMLESS = {
+    b'IHDR',
+    b'IDAT',
+    b'IEND',
+    b'cHRM',
+    b'gAMA',
+    b'sBIT',
+    b'sRGB',
+    b'iCCP',
+    b'pHYs',
+    b'tIME',
+    b'tEXt',
+    b'zTXt',
+    b'iTXt',
+    b'bKGD',
+}
+_chunk_head = struct.Struct('>I4s').unpack_from  # length and type
 _CHANNELS = {0: 1, 2: 3}  # of PNG's colour types grey and RGB
 _HEADER = slice(12, 29)  # type and contents of the first chunk
 
@@ -48,16 +64,17 @@ def read_header(data: bytes) -> Optional[PngHeader]:
     width, height, depth, color, _, _, interlace = struct.unpack('>IIBBBBB', data[16:29])
     if depth != 8 or color not in _CHANNELS or interlace:
         return None
-    position = 8
-    while position + 8 <= len(data):
-        (length,) = struct.unpack('>I', data[position : position + 4])
-        kind = data[position + 4 : position + 8]
-        if kind == b'IDAT':
-            return PngHeader(height, width, _CHANNELS[color])
+    has_pixels, position, last = False, 8, len(data) - 8
+    # to the end of the file: an orientation may follow the pixels
+    while position <= last:
+        length, kind = _chunk_head(data, position)
         if kind not in _HARMLESS:
             return None
+        has_pixels |= kind == b'IDAT'
         position += 12 + length
-    return None
+    if not has_pixels:
+        return None
+    return PngHeader(height, width, _CHANNELS[color])
 
 
 def decode_rows(data: bytes, rows: int) -> Optional[np.ndarray]:

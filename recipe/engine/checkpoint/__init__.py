@@ -1,18 +1,27 @@
 """Checkpoint files: written whole, read as data, and found again. Importing it has mmengine read them so."""
 
+from recipe.engine.checkpoint.errors import CheckpointError, UntrustedCheckpointError
 from recipe.engine.checkpoint.files import link_or_copy, remove_temporary_files, write_atomically
-from recipe.engine.checkpoint.load import CheckpointError, UntrustedCheckpointError, check_file, load_from_local
+from recipe.engine.checkpoint.fit import misfit, shapes_differ
+from recipe.engine.checkpoint.load import TRUST_VARIABLE, check_file, is_trusted, load_from_local, load_outline
+from recipe.engine.checkpoint.own_process import read_in_own_process
 from recipe.engine.checkpoint.remote import load_url
 from recipe.engine.checkpoint.resumable import find_resumable
 
 __all__ = [
+    'TRUST_VARIABLE',
     'CheckpointError',
     'UntrustedCheckpointError',
     'check_file',
     'find_resumable',
+    'is_trusted',
     'link_or_copy',
     'load_from_local',
+    'load_outline',
     'load_url',
+    'misfit',
+    'read_in_own_process',
     'remove_temporary_files',
+    'shapes_differ',
     'write_atomically',
 ]

@@ -2,152 +2,46 @@
 
 torch before 2.6 runs whatever code a checkpoint holds; torch from 2.6 on
 refuses mmengine's own :class:`~mmengine.logging.HistoryBuffer`. Here a file is
-checked against its checksums and unpickled with a list of allowed globals.
+compared with its checksums and read by :mod:`.containers`, which runs nothing.
 """
 
-import importlib
-import io
 import logging
 import os
 import os.path as osp
 import pickle
-import types
 import zipfile
-from typing import Any, Callable, ClassVar, Dict, FrozenSet, Union
+from functools import partial
+from typing import Any, BinaryIO, Callable, Union
 
-import numpy as np
 import torch
-from mmengine.logging import HistoryBuffer, print_log
+from mmengine.logging import print_log
 from mmengine.runner.checkpoint import CheckpointLoader
 
-ZIP_MAGIC = b'PK\x03\x04'
-# pickle of torch.serialization.MAGIC_NUMBER: how files begin that were
-# written by torch before 1.6 or with _use_new_zipfile_serialization=False
-LEGACY_MAGIC = pickle.dumps(torch.serialization.MAGIC_NUMBER, protocol=2)
-# numpy.core.multiarray, or numpy._core.multiarray from numpy 2 on
-NUMPY_MULTIARRAY = np.empty(0).__reduce__()[0].__module__
+from recipe.engine.checkpoint.containers import LEGACY_MAGIC, ZIP_MAGIC, DamagedError, check_zip, load_legacy, load_zip
+from recipe.engine.checkpoint.errors import CheckpointError, RefusedError, UntrustedCheckpointError, one_line
 
 # Set to 1 by a user who trusts the files: then what they hold may run code.
 TRUST_VARIABLE = 'MMSEG_TRUST_CHECKPOINT'
-
-ALLOWED_GLOBALS: Dict[str, FrozenSet[str]] = {
-    'builtins': frozenset(
-        (
-            'bool',
-            'bytearray',
-            'bytes',
-            'complex',
-            'dict',
-            'float',
-            'frozenset',
-            'int',
-            'list',
-            'range',
-            'set',
-            'slice',
-            'str',
-            'tuple',
-        )
-    ),
-    'collections': frozenset(('Counter', 'OrderedDict', 'defaultdict', 'deque')),
-    # how protocol 2, which torch.save writes, spells bytes
-    '_codecs': frozenset(('encode',)),
-    'numpy': frozenset(('dtype', 'ndarray')),
-    'numpy.core.multiarray': frozenset(('_reconstruct', 'scalar')),
-    'torch': frozenset(('Size', 'Tensor', 'device'))
-    | frozenset(name for name, value in vars(torch).items() if isinstance(value, torch.dtype)),
-    'torch._utils': frozenset(('_rebuild_parameter', '_rebuild_tensor', '_rebuild_tensor_v2')),
-    'torch.nn.parameter': frozenset(('Parameter',)),
-    'torch.serialization': frozenset(('_get_layout',)),
-    'mmengine.config.config': frozenset(('ConfigDict',)),
-    'mmengine.logging.history_buffer': frozenset(('HistoryBuffer',)),
-}
+MapLocation = Union[str, torch.device, Callable, None]
 
 
-class CheckpointError(RuntimeError):
-    """A checkpoint file that cannot be used.
-
-    Args:
-        path (str): The file.
-        reason (str): What is wrong with it, in one line.
-    """
-
-    def __init__(self, path: str, reason: str) -> None:
-        super().__init__(f'{path}: {reason}')
-        self.path = path
-        self.reason = reason
+def is_trusted() -> bool:
+    """Whether the user trusts checkpoint files with running code."""
+    return os.environ.get(TRUST_VARIABLE) == '1'
 
 
-class UntrustedCheckpointError(CheckpointError):
-    """A checkpoint file that could run code, which was not allowed."""
-
-
-class RefusedGlobalError(pickle.UnpicklingError):
-    """A pickle that asks for something outside of the list."""
-
-
-def _statistic_of_history(owner: Any, name: str) -> Callable:
-    """What ``getattr`` is used for in mmengine's checkpoints.
-
-    The state of a ``HistoryBuffer`` lists its methods ``min``, ``max``, ...
-    """
-    if owner is not HistoryBuffer or name not in ('min', 'max', 'current', 'mean'):
-        raise RefusedGlobalError(
-            f'refused, it asks for {name} of {owner!r}, which no checkpoint needs and which could run code'
-        )
-    return getattr(owner, name)
-
-
-# The pure Python unpickler, as in torch's own weights_only: the one in C does
-# not let BUILD be restricted.
-class RestrictedUnpickler(pickle._Unpickler):
-    """Unpickles the types in ``ALLOWED_GLOBALS`` and no others."""
-
-    dispatch: ClassVar[dict] = dict(pickle._Unpickler.dispatch)
-
-    def find_class(self, module: str, name: str) -> Any:
-        """Look up a global of the pickle.
-
-        Args:
-            module (str): Module of the global.
-            name (str): Its name.
-
-        Raises:
-            RefusedGlobalError: The global is not on the list.
-        """
-        # Python 2's name, which protocol 2 writes for compatibility
-        module = {'__builtin__': 'builtins'}.get(module, module)
-        if (module, name) == ('builtins', 'getattr'):
-            return _statistic_of_history
-        # numpy 2 moved its private module; a file from either must load
-        # under either.
-        listed = module.replace('numpy._core.', 'numpy.core.')
-        if name not in ALLOWED_GLOBALS.get(listed, ()):
-            raise RefusedGlobalError(
-                f'refused, it asks for {module}.{name}, which no checkpoint needs and which could run code'
-            )
-        if listed == 'numpy.core.multiarray':
-            module = NUMPY_MULTIARRAY
-        return getattr(importlib.import_module(module), name)
-
-    def load_build(self) -> None:
-        """Set an object's state, but never that of a class or a function."""
-        if isinstance(self.stack[-2], (type, types.FunctionType, types.ModuleType)):
-            raise RefusedGlobalError(f'refused, it alters {self.stack[-2]!r}, which no checkpoint does')
-        super().load_build()
-
-    dispatch[pickle.BUILD[0]] = load_build
-
-
-def _restricted_load(file, **kwargs) -> Any:
-    """``pickle.load`` with the restricted unpickler."""
-    return RestrictedUnpickler(file, **kwargs).load()
-
-
-# torch.load takes a module that stands in for pickle
-_PICKLE_MODULE = types.ModuleType('restricted_pickle')
-_PICKLE_MODULE.Unpickler = RestrictedUnpickler
-_PICKLE_MODULE.load = _restricted_load
+def _is_legacy(file: BinaryIO, path: str) -> bool:
+    """Tell torch's two formats apart by how a file begins."""
+    file.seek(0)
+    start = file.read(len(LEGACY_MAGIC))
+    file.seek(0)
+    if not start:
+        raise CheckpointError(path, 'is empty')
+    if start == LEGACY_MAGIC:
+        return True
+    if not start.startswith(ZIP_MAGIC):
+        raise CheckpointError(path, 'is not a checkpoint of PyTorch')
+    return False
 
 
 def check_file(path: str) -> None:
@@ -160,29 +54,19 @@ def check_file(path: str) -> None:
         CheckpointError: What is wrong with the file. Files in torch's legacy
             format have no checksums: only their first bytes are looked at.
     """
-    with open(path, 'rb') as f:
-        start = f.read(len(LEGACY_MAGIC))
-    if not start:
-        raise CheckpointError(path, 'is empty')
-    if start == LEGACY_MAGIC:
-        return
-    if not start.startswith(ZIP_MAGIC):
-        raise CheckpointError(path, 'is not a checkpoint of PyTorch')
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-            damaged = archive.testzip()
-    # A damaged header can ask for any feature that zipfile knows or does not
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, ValueError, EOFError) as e:
-        raise CheckpointError(path, f'is cut short or damaged ({e})') from e
-    if damaged:
-        raise CheckpointError(path, f'is damaged (checksum of {damaged})')
-    if any(name.endswith('/constants.pkl') for name in names):
-        raise CheckpointError(path, 'is a TorchScript program')
+    with open(path, 'rb') as file:
+        if _is_legacy(file, path):
+            return
+        try:
+            check_zip(file)
+        except DamagedError as e:
+            raise CheckpointError(path, str(e)) from e
+        except (ValueError, OverflowError) as e:  # of a place in the file
+            raise CheckpointError(path, f'is damaged ({e})') from e
 
 
 @CheckpointLoader.register_scheme(prefixes='', force=True)
-def load_from_local(filename: str, map_location: Union[str, torch.device, Callable, None] = None) -> Any:
+def load_from_local(filename: str, map_location: MapLocation = None) -> Any:
     """Load a checkpoint file.
 
     It takes the place of mmengine's loader for local files, so that
@@ -202,26 +86,71 @@ def load_from_local(filename: str, map_location: Union[str, torch.device, Callab
             the environment variable ``MMSEG_TRUST_CHECKPOINT`` is not 1.
         CheckpointError: The file is damaged or is not a checkpoint.
     """
+    return _load(filename, map_location)
+
+
+def load_outline(filename: str) -> Any:
+    """Load a checkpoint without the values of its large tensors.
+
+    The whole file is compared with its checksums, and takes no memory.
+
+    Args:
+        filename (str): A file written by ``torch.save``.
+
+    Returns:
+        dict: The checkpoint; tensors above a mebibyte are on the meta device
+        where the file's format and trust in it allow that.
+
+    Raises:
+        CheckpointError: As :func:`load_from_local`.
+    """
+    return _load(filename, 'cpu', outline=True)
+
+
+def _load(filename: str, map_location: MapLocation, outline: bool = False) -> Any:
     filename = osp.expanduser(filename)
     if not osp.isfile(filename):
         raise FileNotFoundError(f'{filename} can not be found.')
-    check_file(filename)
-    with open(filename, 'rb') as f:
-        # torch.load tries files that are not zips as tar archives first and
-        # unpacks these, unless they come from memory.
-        is_zip = f.read(len(ZIP_MAGIC)) == ZIP_MAGIC
-        f.seek(0)
-        file = filename if is_zip else io.BytesIO(f.read())
-    trusted = os.environ.get(TRUST_VARIABLE) == '1'
-    if trusted:
-        print_log(f'{filename} is trusted: code that it holds may run', logger='current', level=logging.WARNING)
-    try:
-        return torch.load(
-            file, map_location=map_location, pickle_module=pickle if trusted else _PICKLE_MODULE, weights_only=False
-        )
-    except RefusedGlobalError as e:
-        raise UntrustedCheckpointError(filename, str(e)) from e
-    # The legacy format has no checksums: damage shows as any kind of error.
-    except Exception as e:
-        reason = str(e).strip().split('\n')[0]
-        raise CheckpointError(filename, f'cannot be read ({type(e).__name__}: {reason})') from e
+    with open(filename, 'rb') as file:
+        load = load_legacy if _is_legacy(file, filename) else partial(load_zip, outline=outline)
+        try:
+            if is_trusted():
+                return _load_trusted(file, filename, map_location)
+            restore = torch.serialization._get_restore_location(map_location)
+            return _without_program(load(file, restore))
+        except DamagedError as e:
+            raise CheckpointError(filename, str(e)) from e
+        except RefusedError as e:
+            raise UntrustedCheckpointError(filename, str(e)) from e
+        # The legacy format has no checksums: damage shows as any kind of
+        # error.
+        except Exception as e:
+            reason = str(e).strip().split('\n')[0]
+            raise CheckpointError(filename, f'cannot be read ({type(e).__name__}: {reason})') from e
+
+
+def _load_trusted(file: BinaryIO, filename: str, map_location: MapLocation) -> Any:
+    """Load a file with torch's own means, which may run code."""
+    print_log(f'{one_line(filename)} is trusted: code that it holds may run', logger='current', level=logging.WARNING)
+    if not _is_legacy(file, filename):
+        try:
+            with zipfile.ZipFile(file) as archive:
+                damaged = archive.testzip()
+        except (zipfile.BadZipFile, NotImplementedError, RuntimeError, ValueError, EOFError) as e:
+            raise DamagedError(f'is cut short or damaged ({e})') from e
+        if damaged:
+            raise DamagedError(f'is damaged (checksum of {damaged})')
+        file.seek(0)
+    return torch.load(file, map_location=map_location, pickle_module=pickle, weights_only=False)
+
+
+def _without_program(checkpoint: Any) -> Any:
+    """Leave nothing where ``Runner.resume`` looks for a program to run.
+
+    mmengine runs ``meta['config']``, which mmcv 1 wrote, to read
+    ``gpu_ids`` from it. The text stays, under mmengine's own name for it.
+    """
+    meta = checkpoint.get('meta') if isinstance(checkpoint, dict) else None
+    if isinstance(meta, dict) and 'config' in meta:
+        meta.setdefault('cfg', meta.pop('config'))
+    return checkpoint

@@ -3,37 +3,31 @@
 import os
 import os.path as osp
 import re
-from typing import List, Tuple
+from typing import Callable, List, Optional, Tuple
 
-from recipe.engine.checkpoint.load import CheckpointError, load_from_local
+from recipe.engine.checkpoint import contents
+from recipe.engine.checkpoint.errors import CheckpointError
+from recipe.engine.checkpoint.load import load_outline
+from recipe.engine.checkpoint.own_process import read_in_own_process
 
 # iter_5000.pth, best_mIoU_iter_5000.pth
 _CHECKPOINT_NAME = re.compile(r'(best_.+_)?iter_(\d+)\.pth')
-_NEEDED = ('state_dict', 'optimizer', 'param_schedulers', 'message_hub', 'meta')
+_LISTED = 3  # checkpoints that are named one by one when none is good
 
 
-def _check_resumable(path: str) -> None:
-    """Raise :class:`CheckpointError` unless training can go on from a file."""
-    checkpoint = load_from_local(path, map_location='cpu')
-    if not isinstance(checkpoint, dict):
-        raise CheckpointError(path, 'holds no checkpoint of a training run')
-    missing = [key for key in _NEEDED if key not in checkpoint]
-    if missing:
-        raise CheckpointError(path, f'holds no {", ".join(missing)}: weights alone cannot be resumed')
-    meta = checkpoint['meta']
-    if not isinstance(meta, dict) or not isinstance(meta.get('iter'), int):
-        raise CheckpointError(path, 'does not say its iteration')
-
-
-def find_resumable(work_dir: str) -> Tuple[str, List[Tuple[str, str]]]:
+def find_resumable(
+    work_dir: str, misfit: Optional[Callable[[dict], Optional[str]]] = None
+) -> Tuple[str, List[Tuple[str, str]]]:
     """Find the newest checkpoint of a run that loads whole.
 
     The order is that of the iterations in the files' names, not of their
     times, which a copy changes. Of the same iteration, ``iter_N.pth`` comes
-    before ``best_*_iter_N.pth``.
+    before ``best_*_iter_N.pth``. Each file is read in a process of its own.
 
     Args:
         work_dir (str): Folder of the run.
+        misfit (Callable, optional): Called with a checkpoint, in that process;
+            returns why it does not fit, None if it does. Defaults to None.
 
     Returns:
         Tuple[str, List[Tuple[str, str]]]: Path of the checkpoint, and the
@@ -42,6 +36,15 @@ def find_resumable(work_dir: str) -> Tuple[str, List[Tuple[str, str]]]:
     Raises:
         CheckpointError: There is none; the reason names what was passed over.
     """
+
+    def read(path: str) -> None:
+        checkpoint = load_outline(path)
+        wrong = contents.fault(checkpoint)
+        if wrong is None and misfit is not None:
+            wrong = misfit(checkpoint)
+        if wrong is not None:
+            raise CheckpointError(path, wrong)
+
     try:
         names = os.listdir(work_dir)
     except OSError as e:
@@ -52,12 +55,14 @@ def find_resumable(work_dir: str) -> Tuple[str, List[Tuple[str, str]]]:
     for match in newest_first:
         path = osp.join(work_dir, match[0])
         try:
-            _check_resumable(path)
+            read_in_own_process(path, read)
         except (CheckpointError, OSError) as e:
             skipped.append((path, getattr(e, 'reason', str(e))))
         else:
             return path, skipped
     reason = 'no checkpoint there to resume from'
     if skipped:
-        reason += ': ' + '; '.join(f'{osp.basename(path)} {why}' for path, why in skipped)
+        reason += ': ' + '; '.join(f'{osp.basename(path)} {why}' for path, why in skipped[:_LISTED])
+    if len(skipped) > _LISTED:
+        reason += f'; {len(skipped) - _LISTED} older ones neither'
     raise CheckpointError(work_dir, reason)

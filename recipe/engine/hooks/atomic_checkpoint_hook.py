@@ -7,12 +7,20 @@ from typing import Dict, List, Optional, Sequence, Tuple
 import torch
 from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.hooks import CheckpointHook
+from mmengine.model import is_model_wrapper
 from mmseg.registry import HOOKS
 
-from recipe.engine.checkpoint import CheckpointError, check_file, link_or_copy, remove_temporary_files, write_atomically
+from recipe.engine.checkpoint import (
+    CheckpointError,
+    check_file,
+    contents,
+    link_or_copy,
+    misfit,
+    remove_temporary_files,
+    write_atomically,
+)
 from recipe.engine.loops.resumable_loop import ResumableIterBasedTrainLoop
 from recipe.engine.loops.running_statistics import share_running_statistics
-from recipe.engine.optimizers.merged_groups import adopt_checkpoint
 
 
 @HOOKS.register_module()
@@ -71,7 +79,7 @@ class AtomicCheckpointHook(CheckpointHook):
         info = runner.message_hub.runtime_info
         # upstream's deque drops the oldest by itself, before the new one is
         # there
-        self.keep_ckpt_ids: List[int] = list(info.get('keep_ckpt_ids', []))
+        self.keep_ckpt_ids: List[int] = [number for number in info.get('keep_ckpt_ids', []) if isinstance(number, int)]
         resumed = runner.train_loop.resumed_state
         if resumed is not None and resumed['iter'] == runner.iter and not resumed['validated']:
             # saved again once the validation is made up for
@@ -102,10 +110,11 @@ class AtomicCheckpointHook(CheckpointHook):
             runner (Runner): The runner of the training process.
             checkpoint (dict): The checkpoint that was read.
         """
+        if not runner._resume:
+            return  # only the weights are taken, whatever else is there
         if isinstance(runner._train_loop, ResumableIterBasedTrainLoop):
+            self._require_fit(runner, checkpoint)
             runner._train_loop.resumed_state = checkpoint.get('train_loop')
-            if runner._resume:
-                adopt_checkpoint(checkpoint, runner.optim_wrapper)
         # Runner.resume loads onto the accelerator, but torch's optimizers
         # keep their step counts on the CPU; each would cost a transfer in
         # every iteration. A fused optimizer moves them by itself.
@@ -113,6 +122,16 @@ class AtomicCheckpointHook(CheckpointHook):
         for state in optimizer.get('state', {}).values():
             if isinstance(state.get('step'), torch.Tensor):
                 state['step'] = state['step'].cpu()
+
+    @staticmethod
+    def _require_fit(runner, checkpoint: dict) -> None:
+        """Refuse to go on from what the launcher has not looked at, either."""
+        model = runner.model
+        if is_model_wrapper(model):
+            model = model.module
+        wrong = contents.fault(checkpoint) or misfit(checkpoint, model, runner.optim_wrapper, runner.param_schedulers)
+        if wrong is not None:
+            raise CheckpointError(str(runner._load_from), wrong)
 
     def after_val_epoch(self, runner, metrics: Dict[str, float]) -> None:
         """Save the result of the validation, and the best checkpoint.
@@ -315,8 +334,11 @@ class AtomicCheckpointHook(CheckpointHook):
             runner.logger.warning(f'last_checkpoint could not be written: {e}')
 
     def _remove(self, runner, names: List[str]) -> None:
-        """Remove checkpoints of this run that are no longer needed."""
-        for name in names:
+        """Remove checkpoints of this run that are no longer needed.
+
+        The names were in a checkpoint, which may come from elsewhere.
+        """
+        for name in contents.own_checkpoints(names):
             try:
                 os.remove(osp.join(self.out_dir, name))
             except FileNotFoundError:

@@ -7,6 +7,7 @@ checkpoint is, without running what is in them.
 import math
 import os
 import os.path as osp
+import re
 from dataclasses import dataclass, field
 from typing import Any, Dict, List, Optional
 
@@ -15,6 +16,7 @@ from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 from torch import Tensor
 
+from recipe.data import random_state
 from recipe.engine.checkpoint import write_atomically
 from recipe.engine.checkpoint.load import load_from_local
 
@@ -166,20 +168,54 @@ def read_dump(path: str) -> dict:
     Raises:
         FileNotFoundError: There is no such file.
         CheckpointError: It is damaged, or holds something else than data.
-        ValueError: It is no such dump, or holds no batch.
+        ValueError: It is no such dump, or holds no batch or one that is none.
     """
     content = load_from_local(path, map_location='cpu')
-    wanted = ('iteration', 'batch', 'random_state', 'losses', 'weights')
-    if not isinstance(content, dict) or any(name not in content for name in wanted):
+    wanted = dict(
+        iteration=int,
+        rank=int,
+        world_size=int,
+        images=list,
+        losses=dict,
+        grad_norm=float,
+        batch=(dict, type(None)),
+        random_state=dict,
+        weights=str,
+    )
+    if (
+        not isinstance(content, dict)
+        or not all(isinstance(content.get(name), kind) for name, kind in wanted.items())
+        or not all(isinstance(value, float) for value in content['losses'].values())
+    ):
         raise ValueError(f'{path} is no dump of a training step')
     if content['batch'] is None:
         raise ValueError(f'{path} holds no batch')
+    wrong = random_state.fault(content['random_state'])
+    if wrong:
+        raise ValueError(f'{path} holds a random state that is none ({wrong})')
+    if not re.fullmatch(r'iter_\d+_weights\.pth', content['weights']):
+        raise ValueError(f'{path} names weights that are not beside it')
+    try:
+        content['batch'] = _packed(content['batch'])
+    except (KeyError, TypeError, AttributeError, ValueError, AssertionError, RecursionError) as e:
+        raise ValueError(f'{path} holds a batch that is none ({type(e).__name__}: {e})') from e
+    content['weights'] = osp.join(osp.dirname(path), content['weights'])
+    return content
+
+
+def _packed(plain_batch: dict) -> Dict[str, Any]:
+    """The batch as a model takes it, from :func:`_plain`."""
+    inputs = plain_batch['inputs']
+    if not isinstance(inputs, list) or not all(isinstance(image, Tensor) for image in inputs):
+        raise TypeError('its inputs are no tensors')
     samples = []
-    for plain in content['batch']['data_samples']:
+    for plain in plain_batch['data_samples']:
+        # A sample keeps them as attributes, which may not hide its methods.
+        for name in (*plain['metainfo'], *plain['fields']):
+            if not name.isidentifier() or name.startswith('_') or (callable(getattr(SegDataSample, name, None))):
+                raise ValueError(f'it has a field {name!r}')
         sample = SegDataSample(metainfo=plain['metainfo'])
         for name, data in plain['fields'].items():
             setattr(sample, name, PixelData(data=data))
         samples.append(sample)
-    content['batch'] = dict(inputs=content['batch']['inputs'], data_samples=samples)
-    content['weights'] = osp.join(osp.dirname(path), content['weights'])
-    return content
+    return dict(inputs=inputs, data_samples=samples)

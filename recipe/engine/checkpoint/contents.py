@@ -1,0 +1,126 @@
+"""Whether a checkpoint holds what a resumed training takes from it."""
+
+import os.path as osp
+from collections import deque
+from typing import Any, Iterator, List, Optional
+
+import numpy as np
+import torch
+from mmengine.logging import HistoryBuffer
+
+from recipe.data import random_state
+
+_NEEDED = ('state_dict', 'optimizer', 'param_schedulers', 'message_hub', 'meta')
+_PARTS_OF_HUB = ('log_scalars', 'runtime_info', 'resumed_keys')
+# What AtomicCheckpointHook and the loggers calculate with.
+_NUMBERS_OF_HUB = ('best_score',)
+_PATHS_OF_HUB = ('best_ckpt', 'last_ckpt')
+_COUNTS_OF_LOOP = ('iter', 'position', 'seed', 'dataset_size', 'batch_size', 'world_size')
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a number to calculate with."""
+    return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 1 << 62
+
+
+def _is_list_of(kind: type, value: Any) -> bool:
+    return isinstance(value, list) and all(type(item) is kind for item in value)
+
+
+def own_checkpoints(names: Any) -> List[str]:
+    """The names that can be those of checkpoints in a run's own folder.
+
+    Args:
+        names (Any): What a checkpoint says that the run has left to remove.
+    """
+    return [
+        name
+        for name in (names if isinstance(names, (list, tuple)) else ())
+        if isinstance(name, str) and osp.basename(name) == name and name.endswith('.pth') and not name.startswith('.')
+    ]
+
+
+def fault(checkpoint: Any) -> Optional[str]:
+    """Say what keeps a training from going on from a checkpoint.
+
+    Args:
+        checkpoint (Any): What was loaded.
+
+    Returns:
+        str, optional: The first fault, None if there is none.
+    """
+    if not isinstance(checkpoint, dict):
+        return 'holds no checkpoint of a training run'
+    missing = [key for key in _NEEDED if key not in checkpoint]
+    if missing:
+        return f'holds no {", ".join(missing)}: weights alone cannot be resumed'
+    return next(_faults(checkpoint), None)
+
+
+def _faults(checkpoint: dict) -> Iterator[str]:
+    meta = checkpoint['meta']
+    if not isinstance(meta, dict) or not _is_count(meta.get('iter')):
+        yield 'does not say its iteration'
+        return
+    if not _is_count(meta.get('epoch')):
+        yield 'does not say its epoch'
+    seed = meta.get('seed')
+    if seed is not None and not (_is_count(seed) and seed < 1 << 32):
+        yield 'has a seed that is none'
+    weights = checkpoint['state_dict']
+    if not isinstance(weights, dict) or not all(
+        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in weights.items()
+    ):
+        yield 'holds weights that are no tensors'
+    yield from _faults_of_hub(checkpoint['message_hub'])
+    if checkpoint.get('train_loop') is not None:
+        yield from _faults_of_loop(checkpoint['train_loop'])
+
+
+def _faults_of_hub(hub: Any) -> Iterator[str]:
+    if not isinstance(hub, dict) or not all(
+        isinstance(hub.get(name), dict) and all(isinstance(key, str) for key in hub[name]) for name in _PARTS_OF_HUB
+    ):
+        yield 'holds a message_hub that is none'
+        return
+    for name, history in hub['log_scalars'].items():
+        if isinstance(history, HistoryBuffer) and not all(
+            values.dtype.kind in 'biuf' for values in (history._log_history, history._count_history)
+        ):
+            yield f'holds a history of {name} that is not one of real numbers'
+    for name, value in hub['runtime_info'].items():
+        if name == 'keep_ckpt_ids' and not isinstance(value, (list, deque)):
+            yield f'holds {name} that are no list'
+        if name.startswith(_NUMBERS_OF_HUB) and not is_number(value):
+            yield f'holds a {name} that is no number'
+        if name.startswith(_PATHS_OF_HUB) and value is not None and type(value) is not str:
+            yield f'holds a {name} that is no path'
+
+
+def _faults_of_loop(loop: Any) -> Iterator[str]:
+    if (
+        not isinstance(loop, dict)
+        or not all(_is_count(loop.get(name)) for name in _COUNTS_OF_LOOP)
+        or not all(type(loop.get(name)) is bool for name in ('shuffle', 'validated'))
+    ):
+        yield 'holds a train_loop that does not say where it stopped'
+        return
+    states = loop.get('random_states')
+    if not _is_list_of(dict, states) or len(states) != loop['world_size']:
+        yield 'holds no random state for each rank'
+        return
+    for rank, state in enumerate(states):
+        wrong = random_state.fault(state)
+        if wrong:
+            yield f'holds a random state of rank {rank} that is none ({wrong})'
+    unreadable = loop.get('unreadable', [[] for _ in states])
+    if (
+        not _is_list_of(list, unreadable)
+        or len(unreadable) != len(states)
+        or not all(_is_list_of(str, one) for one in unreadable)
+    ):
+        yield 'holds no list of unreadable images for each rank'
