@@ -19,7 +19,10 @@ PERFORMANCE, PERFORMANCE_DEMO = (1000, 1000), (100, 100)
 _OF_ONE_START = ('load_from', 'model.backbone.init_cfg')
 # Settings that say which code trains, not what is trained.
 _OF_THE_ENGINE = ('custom_imports', 'runner_type', 'fast')
+# Settings that each process fills in before mmengine writes the config of a run again.
+_OF_A_PROCESS = ('launcher', 'work_dir', 'model_wrapper_cfg', 'env_cfg.dist_cfg.backend')
 _CACHED = {'LoadResizedCrop', 'FastLoadImageFromFile', 'FastLoadAnnotations'}  # transforms that take a decoded cache
+_IGNORED = (*_OF_ONE_START, *_OF_THE_ENGINE, *_OF_A_PROCESS)
 _LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 
 
@@ -236,7 +239,7 @@ def differences(before: Path, config: Any) -> List[str]:
     return [
         f'{key}: {old.get(key)} -> {new.get(key)}'
         for key in sorted({*old, *new}, key=str)
-        if old.get(key) != new.get(key) and not str(key).startswith((*_OF_ONE_START, *_OF_THE_ENGINE))
+        if old.get(key) != new.get(key) and not str(key).startswith(_IGNORED)
     ]
 
 

@@ -14,6 +14,24 @@ Areas = Tuple[Tensor, Tensor, Tensor, Tensor]
 class DeviceIoUMetric(IoUMetric):
     """mmseg's IoU metric, for which the host waits for the device once a validation."""
 
+    def process(self, data_batch: Dict[str, Any], data_samples: Sequence[Dict[str, Any]]) -> None:
+        """Count a batch.
+
+        Args:
+            data_batch: From the loader.
+            data_samples: Predictions and labels.
+
+        Raises:
+            ValueError: A prediction has another size than its labels.
+        """
+        for sample in () if self.format_only else data_samples:
+            pred, label = (tuple(sample[key]['data'].shape[-2:]) for key in ('pred_sem_seg', 'gt_sem_seg'))
+            if pred != label:
+                raise ValueError(
+                    f'{sample.get("img_path", "a picture")}: the prediction is {pred} pixels, the labels {label}'
+                )
+        super().process(data_batch, data_samples)
+
     @staticmethod
     def intersect_and_union(pred_label: Tensor, label: Tensor, num_classes: int, ignore_index: int) -> Tensor:
         """Count the pairs of true and predicted class; see :func:`confusion`. ``evaluate`` makes areas of them."""

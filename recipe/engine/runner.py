@@ -24,13 +24,12 @@ _NAME_BYTES = 32
 
 @RUNNERS.register_module()
 class RecipeRunner(Runner):
-    """mmengine's runner, with four additions.
+    """mmengine's runner, with three additions.
 
     It
 
     - puts the fast modules into the model, unless the config has ``fast=False``;
     - names the file of a sample that cannot be read;
-    - reads a checkpoint as data: mmengine runs the text of a config that a checkpoint holds as ``meta['config']``;
     - gives each start a log folder of its own, whose name sorts behind those of all earlier starts:
       ``20260101_120000``, or ``20260101_120000_002`` after another one of that second or a later one. mmengine's folder
       bears the second of the start, so that two starts in one second overwrite each other's files.
@@ -63,12 +62,6 @@ class RecipeRunner(Runner):
         if isinstance(dataset, dict) and dataset['type'] is not PositionSeededDataset:  # which names files itself
             dataloader = {**dataloader, 'dataset': {'type': FileNamingDataset, 'dataset': dataset}}
         return Runner.build_dataloader(dataloader, seed, diff_rank_seed)
-
-    def load_checkpoint(self, *args: Any, **kwargs: Any) -> Dict:
-        """Load a checkpoint without the config that mmengine's ``resume`` would run as a program."""
-        checkpoint = super().load_checkpoint(*args, **kwargs)
-        checkpoint.get('meta', {}).pop('config', None)
-        return checkpoint
 
 
 def adapt_model(model: nn.Module, config: Any) -> Tuple[nn.Module, Optional[Dict[str, int]]]:

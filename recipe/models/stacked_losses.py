@@ -1,7 +1,7 @@
 """The sum of the loss terms, and the terms in one tensor for the log."""
 
 from collections import OrderedDict
-from typing import Any, Dict, List, Tuple, Union
+from typing import Dict, List, Tuple, Union
 
 import torch
 from mmengine.utils import is_list_of
@@ -18,28 +18,6 @@ class StackedScalars(OrderedDict):
     stacked: Tensor
 
 
-class SumThatSpreadsNan(torch.autograd.Function):
-    """The sum of loss terms, whose gradient is NaN if the sum is not finite.
-
-    The gradient of an infinite loss may be finite. Here it is not. All ranks share the gradients, so the guard of the
-    training sees on every rank that a loss was not finite.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, terms: Tensor) -> Tensor:
-        """Add up terms of shape (N, )."""
-        total = terms.sum()
-        ctx.save_for_backward(total)
-        ctx.shape = terms.shape
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        """Hand on the gradient, (N, )."""
-        (total,) = ctx.saved_tensors
-        return (grad + total * 0).expand(ctx.shape)
-
-
 def parse_losses(losses: Dict[str, Union[Tensor, List[Tensor]]]) -> Tuple[Tensor, Dict[str, Tensor]]:
     """Add up the loss terms and list them for the log.
 
@@ -50,8 +28,7 @@ def parse_losses(losses: Dict[str, Union[Tensor, List[Tensor]]]) -> Tuple[Tensor
         losses: What the heads returned; names with ``loss`` in them are to be minimized.
 
     Returns:
-        The sum of the losses, scalar, with a gradient that is NaN if the sum is not finite; and all terms, scalars
-        without gradient, behind their sum ``loss``.
+        The sum of the losses, scalar; and all terms, scalars without gradient, behind their sum ``loss``.
 
     Raises:
         TypeError: A term is neither a tensor nor a list of tensors.
@@ -69,7 +46,7 @@ def parse_losses(losses: Dict[str, Union[Tensor, List[Tensor]]]) -> Tuple[Tensor
         scalars = (term.reshape(()) for term in terms)
         return 0, OrderedDict([('loss', 0), *zip(losses, scalars)])
     minimized = _one_vector([term for term, chosen in zip(terms, is_loss) if chosen])
-    loss = SumThatSpreadsNan.apply(minimized)
+    loss = minimized.sum()
     stacked = minimized.detach() if all(is_loss) else _one_vector([term.detach().to(loss.dtype) for term in terms])
     stacked = torch.cat((loss.detach()[None], stacked))
     scalars = StackedScalars(zip(('loss', *losses), stacked.unbind()))

@@ -63,16 +63,17 @@ def test_what_may_be_skipped():
     ('option', 'without', 'lacks'),
     [
         ('--on_nan=skip:3', "default_hooks['nonfinite_guard'] = dict(type='EmptyCacheHook')", 'NonFiniteGuardHook'),
-        ('--on_bad_image=stop', "train_cfg['type'] = 'IterBasedTrainLoop'", 'ResumableIterBasedTrainLoop'),
+        ('--on_nan=skip:3 --engine=upstream', '', 'NonFiniteGuardHook'),
+        ('--on_bad_image=stop --engine=upstream', '', 'ResumableIterBasedTrainLoop'),
     ],
 )
 def test_skipping_needs_what_does_it(tmp_path, option, without, lacks):
-    recipe = make()
+    recipe = run_config.load(run_config.RECIPE)
     path = tmp_path / 'config.py'
     recipe.dump(str(path))
     path.write_text(f'{path.read_text()}\n{without}\n')
     with pytest.raises(console.UserError, match=f'{option.split("=")[0]}: the config has no {lacks}'):
-        make('full', option, f'--config={path}')
+        make('full', *option.split(), f'--config={path}')
 
 
 def test_loaders_without_processes_have_none_that_persist():
@@ -133,13 +134,13 @@ def test_the_recipes_runner_trains_and_is_told_whether_to_accelerate(tmp_path):
     for given, fast in (((), True), (('--fast=1',), True), (('--fast=0',), False)):
         config = make('full', *given)
         assert (config.runner_type, config.fast) == ('RecipeRunner', fast)
-        assert config.custom_imports['imports'] == ['recipe.engine.runner']
+        assert config.custom_imports['imports'] == ['recipe.engine.components']
     own = tmp_path / 'own.py'
     own.write_text(
         f"_base_ = {str(run_config.RECIPE)!r}\ncustom_imports = dict(imports='json', allow_failed_imports=True)\n"
     )
     imports = make('full', f'--config={own}').custom_imports
-    assert imports == dict(imports=['json', 'recipe.engine.runner'], allow_failed_imports=True)
+    assert imports == dict(imports=['json', 'recipe.engine.components'], allow_failed_imports=True)
 
 
 def test_overrides_come_last_and_have_the_syntax_of_cfg_options():

@@ -3,7 +3,7 @@
 from recipe.engine.checkpoint.errors import CheckpointError, UntrustedCheckpointError
 from recipe.engine.checkpoint.files import link_or_copy, remove_temporary_files, write_atomically
 from recipe.engine.checkpoint.fit import misfit, shapes_differ
-from recipe.engine.checkpoint.load import TRUST_VARIABLE, check_file, is_trusted, load_from_local
+from recipe.engine.checkpoint.load import TRUST_VARIABLE, check_file, is_trusted, load_from_local, load_outline
 from recipe.engine.checkpoint.own_process import read_in_own_process
 from recipe.engine.checkpoint.remote import load_url
 from recipe.engine.checkpoint.resumable import find_resumable
@@ -17,6 +17,7 @@ __all__ = [
     'is_trusted',
     'link_or_copy',
     'load_from_local',
+    'load_outline',
     'load_url',
     'misfit',
     'read_in_own_process',

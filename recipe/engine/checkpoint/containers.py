@@ -13,7 +13,8 @@ import pickle
 import struct
 import sys
 import zipfile
-from typing import Any, BinaryIO, Callable, Dict, Optional
+import zlib
+from typing import Any, BinaryIO, Callable, Dict, Optional, Tuple
 
 import torch
 
@@ -23,7 +24,8 @@ ZIP_MAGIC = b'PK\x03\x04'
 # pickle of torch.serialization.MAGIC_NUMBER: how files begin that were
 # written by torch before 1.6 or with _use_new_zipfile_serialization=False
 LEGACY_MAGIC = pickle.dumps(torch.serialization.MAGIC_NUMBER, protocol=2)
-_BLOCK = 1 << 22  # bytes read at once
+_BLOCK = 1 << 20  # bytes read at once, which fit a cache
+_SMALL = 1 << 20  # bytes of a tensor whose values an outline holds
 
 
 class DamagedError(Exception):
@@ -42,9 +44,10 @@ class ZipArchive:
     """
 
     def __init__(self, file: BinaryIO) -> None:
+        self._file = file
         size = file.seek(0, os.SEEK_END)
         try:
-            self._zip = zipfile.ZipFile(file)
+            archive = zipfile.ZipFile(file)
         # A damaged header can ask for any feature that zipfile knows or not.
         except (
             zipfile.BadZipFile,
@@ -58,7 +61,7 @@ class ZipArchive:
         ) as e:
             raise DamagedError(f'is cut short or damaged ({e})') from e
         _require_one_end(file, size)
-        infos = self._zip.infolist()
+        infos = archive.infolist()
         names = [info.orig_filename for info in infos]
         if any(name.endswith('/constants.pkl') for name in names):
             raise DamagedError('is a TorchScript program')
@@ -74,50 +77,52 @@ class ZipArchive:
             raise DamagedError('is damaged (its records hold more than it)')
         self._infos = {info.filename.partition('/')[2]: info for info in infos}
         self.names = list(self._infos)
+        self._room = memoryview(bytearray(_BLOCK))
 
     def size(self, name: str) -> int:
         """Length of a record in bytes, -1 if there is none of that name."""
         info = self._infos.get(name)
         return -1 if info is None else info.file_size
 
-    def read_into(self, name: str, target: memoryview) -> None:
+    def check(self, name: str, target: Optional[memoryview] = None) -> None:
         """Read a record and compare it with its checksum.
 
         Args:
             name (str): Of a record.
-            target (memoryview): As long as the record.
+            target (memoryview, optional): As long as the record, to be filled
+                with it. Defaults to None.
 
         Raises:
             DamagedError: It is not what was written.
         """
-        try:
-            with self._zip.open(self._infos[name]) as record:
-                done = 0
-                while done < len(target):
-                    block = record.read(min(_BLOCK, len(target) - done))
-                    if not block:
-                        raise DamagedError(f'is cut short (within {name})')
-                    target[done : done + len(block)] = block
-                    done += len(block)
-                # the checksum of an empty record, too
-                record.read(1)
-        except (
-            zipfile.BadZipFile,
-            NotImplementedError,
-            RuntimeError,
-            ValueError,
-            EOFError,
-            struct.error,
-            OSError,
-        ) as e:
-            if isinstance(e, OSError) and e.errno is not None:
-                raise
-            raise DamagedError(f'is damaged ({e})') from e
+        info = self._infos[name]
+        self._go_to(info)
+        checksum = 0
+        for done in range(0, info.file_size, _BLOCK):
+            size = min(_BLOCK, info.file_size - done)
+            block = self._room[:size] if target is None else target[done : done + size]
+            if self._file.readinto(block) != size:
+                raise DamagedError(f'is cut short (within {name})')
+            checksum = zlib.crc32(block, checksum)
+        if checksum != info.CRC:
+            raise DamagedError(f'is damaged (checksum of {name})')
+
+    def _go_to(self, info: zipfile.ZipInfo) -> None:
+        """Go to the content of a record, behind the header in front of it."""
+        self._file.seek(info.header_offset)
+        header = self._file.read(30)
+        if len(header) < 30 or header[:4] != ZIP_MAGIC:
+            raise DamagedError(f'is damaged (no header of {info.filename})')
+        name, extra = struct.unpack('<2H', header[26:])
+        spelling = 'utf-8' if info.flag_bits & 0x800 else 'cp437'
+        if self._file.read(name) != info.orig_filename.encode(spelling, 'replace'):
+            raise DamagedError(f'is damaged (two names of {info.filename})')
+        self._file.seek(extra, os.SEEK_CUR)
 
     def read(self, name: str) -> bytearray:
-        """Return the content of a record; see :meth:`read_into`."""
+        """Return the content of a record; see :meth:`check`."""
         content = bytearray(self.size(name))
-        self.read_into(name, memoryview(content))
+        self.check(name, memoryview(content))
         return content
 
 
@@ -170,19 +175,22 @@ def check_zip(file: BinaryIO) -> None:
     archive = ZipArchive(file)
     if 'data.pkl' not in archive.names:
         raise DamagedError('is not a checkpoint of PyTorch')
-    room = memoryview(bytearray(_BLOCK))
     for name in archive.names:
-        size = archive.size(name)
-        archive.read_into(name, room[:size] if size <= len(room) else memoryview(bytearray(size)))
+        archive.check(name)
 
 
-def _allocate(dtype: torch.dtype, count: Any, most: int) -> Any:
-    """A storage for ``count`` elements, and its bytes to be written to."""
+def _require_size(dtype: torch.dtype, count: Any, least: int, most: int) -> int:
+    """Number of bytes of a storage of ``count`` elements."""
     if type(count) is not int or count < 0:
         raise DamagedError('is damaged (a storage of no size)')
     size = count * torch._utils._element_size(dtype)
-    if size > most:
+    if not least <= size <= most:
         raise DamagedError(f'is damaged (a storage of {size} bytes, and {most} are there)')
+    return size
+
+
+def _allocate(size: int) -> Tuple[torch.UntypedStorage, memoryview]:
+    """A storage, and its bytes to be written to."""
     storage = torch.UntypedStorage(size)
     view = torch.empty(0, dtype=torch.uint8).set_(storage, 0, (size,), (1,))
     return storage, memoryview(view.numpy())
@@ -192,7 +200,7 @@ def _typed(storage: torch.UntypedStorage, dtype: torch.dtype) -> Any:
     return torch.storage.TypedStorage(wrap_storage=storage, dtype=dtype, _internal=True)
 
 
-def load_zip(file: BinaryIO, restore: Callable) -> Any:
+def load_zip(file: BinaryIO, restore: Callable, outline: bool = False) -> Any:
     """Load a checkpoint in torch's zip format.
 
     Args:
@@ -200,6 +208,8 @@ def load_zip(file: BinaryIO, restore: Callable) -> Any:
         restore (Callable): Called with each storage and the name of the device
             that it was on; returns the storage on the device where it shall
             be.
+        outline (bool): Whether large tensors are only compared with their
+            checksums; they are on the meta device then. Defaults to False.
 
     Returns:
         Any: What was saved.
@@ -220,20 +230,23 @@ def load_zip(file: BinaryIO, restore: Callable) -> Any:
         if key not in storages:
             name = f'data/{key}'
             there = archive.size(name)
-            storage, view = _allocate(kind.dtype, count, there)
-            if len(view) != there:
-                raise DamagedError(f'is damaged (a storage of {len(view)} bytes, and {there} are there)')
-            archive.read_into(name, view)
-            if order != sys.byteorder:
-                storage.byteswap(kind.dtype)
-            storages[key] = restore(storage, location)
+            _require_size(kind.dtype, count, there, there)
+            if outline and there > _SMALL:
+                archive.check(name)
+                storages[key] = torch.UntypedStorage(there, device='meta')
+            else:
+                storage, view = _allocate(there)
+                archive.check(name, view)
+                if order != sys.byteorder:
+                    storage.byteswap(kind.dtype)
+                storages[key] = restore(storage, location)
         return _typed(storages[key], kind.dtype)
 
-    unpickler = RestrictedUnpickler(_Bounded(io.BytesIO(archive.read('data.pkl'))), load_storage)
+    unpickler = RestrictedUnpickler(io.BytesIO(archive.read('data.pkl')), load_storage)
     content = unpickler.load()
     # Records that no tensor refers to are part of the file as well.
     for name in set(archive.names) - {'data.pkl', 'byteorder'} - {f'data/{key}' for key in storages}:
-        archive.read(name)
+        archive.check(name)
     return content
 
 
@@ -271,7 +284,7 @@ def load_legacy(file: BinaryIO, restore: Callable) -> Any:
         if type(key) is not str or type(location) is not str or view:
             raise DamagedError('is damaged, or older than torch 0.4')
         if key not in storages:
-            storages[key], views[key] = _allocate(kind.dtype, count, room)
+            storages[key], views[key] = _allocate(_require_size(kind.dtype, count, 0, room))
             room -= len(views[key])
             kinds[key], locations[key] = kind, location
         return _typed(storages[key], kind.dtype)

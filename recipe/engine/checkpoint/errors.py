@@ -1,4 +1,4 @@
-"""What is raised for a checkpoint that cannot be used."""
+"""What can be wrong with a checkpoint file."""
 
 import pickle
 

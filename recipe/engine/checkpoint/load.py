@@ -10,6 +10,7 @@ import os
 import os.path as osp
 import pickle
 import zipfile
+from functools import partial
 from typing import Any, BinaryIO, Callable, Union
 
 import torch
@@ -58,8 +59,10 @@ def check_file(path: str) -> None:
             return
         try:
             check_zip(file)
-        except (DamagedError, RefusedError) as e:
+        except DamagedError as e:
             raise CheckpointError(path, str(e)) from e
+        except (ValueError, OverflowError) as e:  # of a place in the file
+            raise CheckpointError(path, f'is damaged ({e})') from e
 
 
 @CheckpointLoader.register_scheme(prefixes='', force=True)
@@ -83,11 +86,33 @@ def load_from_local(filename: str, map_location: MapLocation = None) -> Any:
             the environment variable ``MMSEG_TRUST_CHECKPOINT`` is not 1.
         CheckpointError: The file is damaged or is not a checkpoint.
     """
+    return _load(filename, map_location)
+
+
+def load_outline(filename: str) -> Any:
+    """Load a checkpoint without the values of its large tensors.
+
+    The whole file is compared with its checksums, and takes no memory.
+
+    Args:
+        filename (str): A file written by ``torch.save``.
+
+    Returns:
+        dict: The checkpoint; tensors above a mebibyte are on the meta device
+        where the file's format and trust in it allow that.
+
+    Raises:
+        CheckpointError: As :func:`load_from_local`.
+    """
+    return _load(filename, 'cpu', outline=True)
+
+
+def _load(filename: str, map_location: MapLocation, outline: bool = False) -> Any:
     filename = osp.expanduser(filename)
     if not osp.isfile(filename):
         raise FileNotFoundError(f'{filename} can not be found.')
     with open(filename, 'rb') as file:
-        load = load_legacy if _is_legacy(file, filename) else load_zip
+        load = load_legacy if _is_legacy(file, filename) else partial(load_zip, outline=outline)
         try:
             if is_trusted():
                 return _load_trusted(file, filename, map_location)

@@ -13,7 +13,8 @@ import torch
 from mmengine.runner import checkpoint as mmengine_checkpoint
 from mmengine.runner.checkpoint import CheckpointLoader
 
-from recipe.engine.checkpoint.load import CheckpointError, load_from_local
+from recipe.engine.checkpoint.errors import CheckpointError
+from recipe.engine.checkpoint.load import load_from_local
 
 # OpenMMLab's file names end with the beginning of the sha256. torch's own
 # expression takes the "b" of swin-b.pth for one.

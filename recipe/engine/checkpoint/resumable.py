@@ -7,7 +7,7 @@ from typing import Callable, List, Optional, Tuple
 
 from recipe.engine.checkpoint import contents
 from recipe.engine.checkpoint.errors import CheckpointError
-from recipe.engine.checkpoint.load import load_from_local
+from recipe.engine.checkpoint.load import load_outline
 from recipe.engine.checkpoint.own_process import read_in_own_process
 
 # iter_5000.pth, best_mIoU_iter_5000.pth
@@ -38,7 +38,7 @@ def find_resumable(
     """
 
     def read(path: str) -> None:
-        checkpoint = load_from_local(path, map_location='cpu')
+        checkpoint = load_outline(path)
         wrong = contents.fault(checkpoint)
         if wrong is None and misfit is not None:
             wrong = misfit(checkpoint)

@@ -109,7 +109,7 @@ class SpreadNonFinite(torch.autograd.Function):
     def forward(ctx: Any, loss: Tensor) -> Tensor:
         """Return the loss, a scalar."""
         ctx.save_for_backward(loss)
-        return loss.clone()
+        return loss.view_as(loss)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
