@@ -124,7 +124,8 @@ def test_streams_that_are_full_or_closed(tool, streams, status, said, ending):
 @pytest.mark.parametrize('encoding', ['ascii', 'ascii:strict', 'utf-8'])
 def test_a_path_is_written_as_it_is_in_any_encoding(tmp_path, encoding):
     folder = tmp_path / 'größe 模型'
-    code = 'import sys; sys.path.insert(0, sys.argv[1]); from recipe.core import console; console.run(lambda: console.say(sys.argv[2]))'
+    code = 'import sys; sys.path.insert(0, sys.argv[1]); from recipe.core import console\n'
+    code += 'console.run(lambda: console.say(sys.argv[2]))'
     command = [sys.executable, '-c', code, str(paths.ROOT), str(folder)]
     env = {**os.environ, 'PYTHONIOENCODING': encoding}
     done = subprocess.run(command, capture_output=True, env=env, check=False)
@@ -137,7 +138,8 @@ def test_a_pipe_that_nobody_empties_and_that_does_not_wait():
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     code = (
-        'import sys; sys.path.insert(0, sys.argv[1]); from recipe.core import console, standard_streams as s; s._PATIENCE_S = 0.1\n'
+        'import sys; sys.path.insert(0, sys.argv[1])\n'
+        'from recipe.core import console, standard_streams as s; s._PATIENCE_S = 0.1\n'
         'console.run(lambda: [console.say("x" * 100) for _ in range(2000)] and print("done", file=sys.stderr))'
     )
     command = [sys.executable, '-c', code, str(paths.ROOT)]
