@@ -47,6 +47,8 @@ lint() {
   "$python" -m ruff check "$ROOT" || status=1
   "$python" -m ruff format --check "$ROOT" || status=1
   "$python" "$ROOT/tools/upstream.py" check || status=1
+  "$(dirname "$python")/lint-imports" --config "$ROOT/pyproject.toml" || status=1
+  "$python" -m mypy --config-file "$ROOT/pyproject.toml" || status=1
   # Both are wheels in requirements/test.txt, so that a bare machine has them.
   "$(dirname "$python")/shellcheck" "${scripts[@]}" || status=1
   "$(dirname "$python")/shfmt" -i 2 -ci -d "${scripts[@]}" || status=1
@@ -100,10 +102,10 @@ main() {
   cd "$ROOT"
   [[ $tier == quick ]] || prepare_npu_in_background
 
-  local -a tests=(test/e2e test/parity test/unit -m 'not release')
+  local -a tests=(test -m 'not release' --ignore=test/npu)
   case $tier in
-    quick) tests=(test/unit -m 'not release and not trains') ;;
-    release) tests=(test/e2e test/parity test/unit) ;;
+    quick) tests=(test -m 'not release and not trains' --ignore=test/npu --ignore=test/e2e --ignore=test/parity) ;;
+    release) tests=(test --ignore=test/npu) ;;
   esac
   part 'lint' lint "$python"
   # Two at a time, as most tests use one core or wait; those of a file stay together, for they share fixtures.

@@ -37,17 +37,6 @@ class DeviceIoUMetric(IoUMetric):
         """Count the pairs of true and predicted class; see :func:`confusion`. ``evaluate`` makes areas of them."""
         return confusion(pred_label, label, num_classes, ignore_index)
 
-    def process(self, data_batch: Dict, data_samples: Sequence[Dict]) -> None:
-        """Count one batch; see :class:`IoUMetric`.
-
-        Raises:
-            ValueError: Prediction and labels of a sample differ in height or width.
-        """
-        if not self.format_only:
-            for sample in data_samples:
-                require_same_size(sample)
-        super().process(data_batch, data_samples)
-
     def evaluate(self, size: int) -> Dict[str, Any]:
         """Read the counts of all batches, then evaluate.
 
@@ -57,19 +46,6 @@ class DeviceIoUMetric(IoUMetric):
         if self.results and not self.format_only:
             self.results = read_areas(self.results)
         return super().evaluate(size)
-
-
-def require_same_size(data_sample: Dict) -> None:
-    """Check that each predicted class has its true one beside it.
-
-    Raises:
-        ValueError: Prediction and labels differ in height or width.
-    """
-    pred, label = (tuple(data_sample[key]['data'].shape[-2:]) for key in ('pred_sem_seg', 'gt_sem_seg'))
-    if pred != label:
-        raise ValueError(
-            f'{data_sample.get("img_path", "a picture")}: the prediction is {pred} pixels, the labels {label}'
-        )
 
 
 def confusion(pred: Tensor, label: Tensor, num_classes: int, ignore_index: int) -> Tensor:

@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 import evil_checkpoints
+import launch_driver
 from launch_sandbox import Sandbox, in_namespace, snapshot
 from recipe.engine import config as run_config
 from recipe.engine.checkpoint import find_resumable, misfit
@@ -42,7 +43,7 @@ class World:
         self.messages = folder / 'messages'
         self.messages.mkdir()
         self.driver = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name('launch_driver.py')), str(self.sandbox.root)],
+            [sys.executable, str(launch_driver.__file__), str(self.sandbox.root)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

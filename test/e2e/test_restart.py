@@ -8,11 +8,11 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from test_launch_ranks import Job
 
 from launch_sandbox import alive, descendants
 from recipe.launch import failure_archive, ranks, watchdog
 from recipe.launch.pulse import Pulse
-from test_launch_ranks import Job
 
 PULSE = """
 sys.path.insert(0, sys.argv[2])

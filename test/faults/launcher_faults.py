@@ -12,6 +12,7 @@ import time
 from random import Random
 
 import test_two_hosts
+
 from fault import UnavailableError, kind
 from fault_bench import Bench, Launched, children, iterations, newest_good
 from file_faults import Disk

@@ -18,7 +18,7 @@ ROOT = HERE.parents[1]
 NOTE = HERE / 'emulator_tested.sha256'
 OWN_TESTS = ['test_collectives.py', 'test_device.py', 'test_hccl.py', 'test_kernels.py']
 # What the emulator is made of, what its tests use, and the packages that it stands on.
-FILES = ['*.cpp', '*.h', 'kernels/*', 'site/*', 'build.py', 'emulate.py', 'collectives_job.py', 'hccl_calls.py']
+FILES = ['emulator/*.*', 'emulator/kernels/*', 'emulator/site/*', 'collectives_job.py', 'hccl_calls.py']
 
 
 def files() -> List[Path]:

@@ -68,9 +68,9 @@ main() {
   # Without CANN, set-up finds that torch_npu cannot be imported yet and says so; the emulator comes next.
   bash tools/setup.sh --stack="$stack" --with_tests
   python="$copy/.venv/bin/python"
-  "$python" test/npu/build.py "$copy/.emulator"
+  "$python" test/npu/emulator/build.py "$copy/.emulator"
   if ((prepare)); then
-    echo "ready: $python $copy/test/npu/emulate.py COMMAND"
+    echo "ready: $python $copy/test/npu/emulator/emulate.py COMMAND"
     return
   fi
   if ((emulator)); then
@@ -80,7 +80,7 @@ main() {
   elif (($# == 0)); then
     set -- -n 2 --dist loadfile -m 'not release' test/npu
   fi
-  "$python" test/npu/emulate.py "$python" -m pytest "$@"
+  "$python" test/npu/emulator/emulate.py "$python" -m pytest "$@"
   if ((emulator)) && [[ $stack == npu-2.1 ]]; then
     "$python" test/npu/own_tests.py "$ROOT/test/npu/emulator_tested.sha256"
   fi

@@ -17,7 +17,7 @@ from recipe.report import collect, metrics
 pytestmark = pytest.mark.trains
 
 TOOLS = Path(__file__).resolve().parents[2] / 'tools'
-RECORDED = Path(__file__).parent / 'data' / 'mmengine-0.10.3.log'
+RECORDED = Path(__file__).resolve().parents[1] / 'support' / 'data' / 'mmengine-0.10.3.log'
 MAX_ITERS, CRASH_AT, CHECKPOINT = 40, 23, 20
 
 

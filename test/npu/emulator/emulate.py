@@ -1,6 +1,6 @@
 """Runs a command with the emulated NPU in place of CANN and its chips; for the tests in this folder alone.
 
-    python test/npu/emulate.py COMMAND ...      # in the folder that test/npu/run.sh has set up
+    python test/npu/emulator/emulate.py COMMAND ...      # in the folder that test/npu/run.sh has set up
 
 The emulator works for this process's descendants only, says so in each on stderr, and lets none of them write into
 results/ of the recipe.
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Dict
 
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
+ROOT = HERE.parents[2]
 BUILT = ROOT / '.emulator'
 
 
@@ -47,5 +47,5 @@ def environment(built: Path = BUILT) -> Dict[str, str]:
 
 if __name__ == '__main__':
     if len(sys.argv) < 2:
-        sys.exit('error: give a command to run, such as: python test/npu/emulate.py python -m pytest test/npu')
+        sys.exit('error: give a command to run, such as: python test/npu/emulator/emulate.py python -m pytest test/npu')
     sys.exit(subprocess.run(sys.argv[1:], env=environment(), check=False).returncode)

@@ -12,7 +12,9 @@ from recipe.report import run as metrics_run
 from recipe.report import scalars as metrics_log
 from recipe.report import text_log as metrics_text
 
-RECORDED = Path(__file__).parent / 'data' / 'mmengine-0.10.3.log'  # by mmengine's own LoggerHook, header shortened
+RECORDED = (
+    Path(__file__).resolve().parents[1] / 'support' / 'data' / 'mmengine-0.10.3.log'
+)  # by mmengine's own LoggerHook, header shortened
 
 
 @pytest.fixture(scope='module')
