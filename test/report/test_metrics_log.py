@@ -12,9 +12,8 @@ from recipe.report import run as metrics_run
 from recipe.report import scalars as metrics_log
 from recipe.report import text_log as metrics_text
 
-RECORDED = (
-    Path(__file__).resolve().parents[1] / 'support' / 'data' / 'mmengine-0.10.3.log'
-)  # by mmengine's own LoggerHook, header shortened
+# Written by mmengine's own LoggerHook; the header is shortened.
+RECORDED = Path(__file__).resolve().parents[1] / 'support' / 'data' / 'mmengine-0.10.3.log'
 
 
 @pytest.fixture(scope='module')

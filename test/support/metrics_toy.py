@@ -15,6 +15,8 @@ from mmseg.registry import MODELS
 from PIL import Image
 from torch import nn
 
+from recipe.engine import components  # noqa: F401  registers what the config names
+
 HEIGHT, WIDTH = 32, 64
 CLASSES_USED = 3  # of Cityscapes' 19: road, sidewalk, building
 BATCH_SIZE = 2

@@ -1,6 +1,7 @@
 """Builds the emulated CANN and the boxed kernels with the compiler of this machine, against the installed torch_npu.
 
-    python test/npu/emulator/build.py FOLDER      # leaves FOLDER/cann, laid out as CANN installs itself, and FOLDER/kernels.so
+    python test/npu/emulator/build.py FOLDER    # leaves FOLDER/cann, laid out as CANN installs itself, and
+                                                  # FOLDER/kernels.so
 
 Run it with the interpreter of the NPU stack. What is newer than its sources is left as it is.
 """

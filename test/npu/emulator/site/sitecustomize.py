@@ -1,4 +1,4 @@
-"""Imported by every interpreter that runs under test/npu/emulator/emulate.py: loads the kernels right after torch_npu."""
+"""Imported by every interpreter that runs under emulate.py: loads the kernels right after torch_npu."""
 
 import os
 import sys
