@@ -22,7 +22,8 @@ LEGACY = (
     'TrainingTime for step: ',
 )
 RANKS = int(os.environ.get('EMULATED_NPU_RANKS', '2'))
-ITERS = 5  # compared with the CPU's; later ones drift apart, test_training_step.py sets each of twenty back
+ITERS = 8  # speed is measured from the sixth on
+FREE = 5  # compared with the CPU's; later ones drift apart, test_training_step.py sets each of twenty back
 EVERY = ['--', 'default_hooks.logger.interval=1']
 
 
@@ -72,9 +73,10 @@ def test_every_rank_says_that_it_is_emulated(npu):
 
 def test_the_first_losses_are_those_of_the_cpu(npu, data, tmp_path):
     launch('cpu', data, tmp_path / 'run', f'--max_iters={ITERS}', f'--val_interval={ITERS}')
-    on_npu, on_cpu = scalars(npu[0]), scalars(tmp_path / 'run')
-    assert len(on_npu) == len(on_cpu) == ITERS
+    on_npu, on_cpu = scalars(npu[0])[:FREE], scalars(tmp_path / 'run')[:FREE]
+    assert len(on_npu) == len(on_cpu) == FREE
     for a, b in zip(on_npu, on_cpu):
+        print('FREE', a['loss'], b['loss'])
         assert math.isclose(a['loss'], b['loss'], rel_tol=1e-3), (a['step'], a['loss'], b['loss'])
     assert on_cpu[-1]['loss'] < 0.9 * on_cpu[0]['loss'], 'the weights hardly moved, so equal losses say little'
 
