@@ -359,7 +359,7 @@ def test_a_storage_is_as_long_as_it_says(tmp_path, count):
         {'max_length': -1},
         {'min': 1},
     ],
-    ids=str,
+    ids=lambda state: next(iter(state)),
 )
 def test_a_history_changes_no_other(tmp_path, monkeypatch, state):
     """The state of one HistoryBuffer is written into its class."""
