@@ -89,7 +89,7 @@ class SetupWorld:
     def _make(self) -> None:
         (self.root / 'tools').mkdir(parents=True)
         self.index.mkdir()
-        for pattern in ('console.py', 'setup*', 'upstream*'):
+        for pattern in ('console.py', 'standard_streams.py', 'refuse_hidden_stdlib.py', 'setup*', 'upstream*'):
             for path in TOOLS.glob(pattern):
                 shutil.copy(str(path), str(self.root / 'tools'))
         for name in ('torch', 'mmengine', 'extra'):
