@@ -90,7 +90,15 @@ class SetupWorld:
     def _make(self) -> None:
         (self.root / 'tools').mkdir(parents=True)
         self.index.mkdir()
-        for pattern in ('clean_environment.py', 'console.py', 'processes.py', 'setup*', 'tied_process.py', 'upstream*'):
+        names = (
+            'clean_environment',
+            'console',
+            'processes',
+            'refuse_hidden_stdlib',
+            'standard_streams',
+            'tied_process',
+        )
+        for pattern in (*(f'{name}.py' for name in names), 'setup*', 'upstream*'):
             for path in TOOLS.glob(pattern):
                 shutil.copy(str(path), str(self.root / 'tools'))
         for name in ('torch', 'mmengine', 'extra'):
