@@ -277,6 +277,7 @@ def build_optimizer(config: Any, model: Any) -> Tuple[Any, List[Any]]:
     """
     import copy
 
+    from mmengine.logging import MMLogger
     from mmengine.optim import build_optim_wrapper
     from mmengine.registry import PARAM_SCHEDULERS
 
@@ -288,6 +289,9 @@ def build_optimizer(config: Any, model: Any) -> Tuple[Any, List[Any]]:
         asked.pop(name, None)
     phases = config.get('param_scheduler') or []
     phases = phases if isinstance(phases, list) else [phases]
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel('WARNING')  # otherwise it lists each parameter
     try:
         wrapper = build_optim_wrapper(model, asked)
         schedulers = [
@@ -299,4 +303,6 @@ def build_optimizer(config: Any, model: Any) -> Tuple[Any, List[Any]]:
         ]
     except Exception as error:  # whatever a class says of its arguments
         raise console.UserError(f'the config does not make an optimizer: {type(error).__name__}: {error}') from None
+    finally:
+        logger.setLevel(level)
     return wrapper, schedulers

@@ -271,10 +271,10 @@ def _shapes(path: Path, whole: bool = False) -> Dict[str, Tuple[int, ...]]:
         path: The file.
         whole: Whether names are those of a whole model instead.
     """
-    from recipe.engine.checkpoint import CheckpointError, UntrustedCheckpointError, load_from_local, read_in_own_process
+    from recipe.engine.checkpoint import CheckpointError, UntrustedCheckpointError, load_outline, read_in_own_process
 
     def read(source: str) -> Dict[str, List[int]]:
-        return _shapes_in(load_from_local(source, map_location='cpu'), whole)
+        return _shapes_in(load_outline(source), whole)
 
     try:
         found = read_in_own_process(str(path), read)

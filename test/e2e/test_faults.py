@@ -11,7 +11,6 @@ import pytest
 import campaign
 import fault
 import fault_bench
-import launcher_faults
 from resume_job import recipe, train
 
 SEED = 3
@@ -39,7 +38,9 @@ def test_fault(bench, name):
 
 
 def test_a_restart_that_finds_no_good_checkpoint_is_the_last(bench):
-    launched = launcher_faults.begun(bench, Random(SEED), '--max_restarts=3')
+    # so long that it is not over before it is broken
+    launched = bench.launcher.start(bench.launcher.new_folder(), '--max_restarts=3', '--max_iters=5000')
+    launched.until_saved(2)
     rank = launched.rank(0)
     os.kill(rank, signal.SIGSTOP)  # writes no more of them
     for path in launched.folder.glob('*.pth'):

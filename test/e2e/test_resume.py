@@ -13,6 +13,7 @@ from functools import partial
 
 import pytest
 
+import resume_faults
 from recipe.core import paths
 from recipe.engine.checkpoint import CheckpointError, find_resumable, load_from_local
 from resume_faults import (
@@ -227,18 +228,23 @@ def test_disk_full_for_a_while(data, tmp_path):
 def test_killed_under_torchrun(data, unbroken, tmp_path, world):
     """The training entry under plain torchrun; all ranks and torchrun are killed at once."""
     config = tmp_path / 'config.py'
-    recipe(data, tmp_path, workers=1).dump(config)
+    cfg = recipe(data, tmp_path, workers=1)
+    cfg.custom_imports = dict(imports=[resume_faults.__name__])
+    cfg.custom_hooks = [dict(type='HoldBeforeIter', folder=str(tmp_path))]
+    cfg.dump(config)
+    env = {**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path)}
     command = [sys.executable, '-m', 'torch.distributed.run', f'--nproc_per_node={world}']
     command += [f'--master_port={free_port()}']
     command += [str(paths.PACKAGE), 'train', str(config), f'--work-dir={tmp_path}', '--device=cpu']
     with (tmp_path / 'output.txt').open('w') as output:
-        job = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
-        while not (tmp_path / 'iter_4.pth').exists() and job.poll() is None:
+        held = {**env, resume_faults.HOLD_VARIABLE: '6'}
+        job = subprocess.Popen(command, env=held, stdout=output, stderr=output, start_new_session=True)
+        while len(list(tmp_path.glob('held_*'))) < world and job.poll() is None:
             time.sleep(0.02)
         os.killpg(job.pid, signal.SIGKILL)
         assert job.wait() == -signal.SIGKILL, (tmp_path / 'output.txt').read_text()
-        assert not (tmp_path / 'iter_12.pth').exists()
-        again = subprocess.run([*command, '--resume'], stdout=output, stderr=output, check=False)
+        assert (tmp_path / 'iter_4.pth').exists()
+        again = subprocess.run([*command, '--resume'], env=env, stdout=output, stderr=output, check=False)
     assert again.returncode == 0, (tmp_path / 'output.txt').read_text()
     assert_same_end(tmp_path, unbroken(world))
 

@@ -131,7 +131,7 @@ def test_no_config_of_a_checkpoint_is_run_to_predict_with_it(changed, tmp_path, 
         ('param_schedulers/0', {'step': 1}, 'is of another schedule'),
         ('param_schedulers/0/base_values', [0.1], 'is of another schedule'),
         ('param_schedulers/0/param_name', '', 'is of another schedule: PolyLR has no such param_name'),
-        ('param_schedulers/0/total_iters', 1, 'is of another schedule: PolyLR has no next value'),
+        ('param_schedulers/0/total_iters', 2, 'is of another schedule: PolyLR has no next value'),
         ('param_schedulers/0/step', 1, 'is of another schedule: PolyLR keeps no step'),
         ('optimizer', [], 'is of another optimizer'),
         ('optimizer/param_groups', [], 'is of another optimizer'),
@@ -326,7 +326,6 @@ VALUES = {
     'an array by number': evil.Reduced(np.ndarray, ((1 << 40,),)),
     'a state for a tensor': evil.Reduced(torch.nn.Parameter, (torch.zeros(1),), {'data': 1}),
     'a state for a list': evil.Reduced(OrderedDict, (), {'copy': 1}),
-    'a history without values': evil.Reduced(HistoryBuffer.__new__, (HistoryBuffer,), {'min': 1}),
     'a huge number': 1 << 100000,
 }
 
@@ -350,20 +349,33 @@ def test_a_storage_is_as_long_as_it_says(tmp_path, count):
     refused(path, 'is damaged')
 
 
-def test_the_statistics_of_all_histories_stay_what_they_are(tmp_path):
+@pytest.mark.parametrize(
+    'state',
+    [
+        {'statistics_methods': {'mean': HistoryBuffer.min}},
+        {'statistics_methods': {'other': HistoryBuffer.min}},
+        {'_log_history': np.zeros((2, 2))},
+        {'_count_history': np.zeros(3)},
+        {'max_length': -1},
+        {'min': 1},
+    ],
+    ids=lambda state: next(iter(state)),
+)
+def test_a_history_changes_no_other(tmp_path, monkeypatch, state):
     """The state of one HistoryBuffer is written into its class."""
     buffer = HistoryBuffer([1.0, 3.0], [1, 1])
-    state = {**buffer.__getstate__(), 'statistics_methods': {'mean': HistoryBuffer.min}}
+    state = {**buffer.__getstate__(), **state}
     path = tmp_path / 'iter_9.pth'
-
-    class Changed(HistoryBuffer):
-        def __reduce_ex__(self, protocol):
-            return HistoryBuffer.__new__, (HistoryBuffer,), state
-
-    torch.save(Changed(), path)
+    with monkeypatch.context() as patched:
+        patched.setattr(HistoryBuffer, '__getstate__', lambda _: state)
+        torch.save(buffer, path)
     before = dict(HistoryBuffer._statistics_methods)
-    refused(path, 'refused')
-    assert HistoryBuffer._statistics_methods == before
+    try:
+        refused(path, 'refused, it holds a history')
+        assert HistoryBuffer._statistics_methods == before
+    finally:
+        HistoryBuffer._statistics_methods.clear()
+        HistoryBuffer._statistics_methods.update(before)
 
 
 @pytest.mark.parametrize('place', [-(10**7), 625, 10**9, 1.5, None])

@@ -38,7 +38,7 @@ class Model(nn.Module):
 def make(kind, paramwise=PARAMWISE, seed=0, **options):
     """Return a model, its optimizer wrapper and two schedules; each call gives the same weights."""
     torch.manual_seed(seed)
-    model = Model()
+    model = Model().double()  # so that rounding, which Adam widens, is no matter
     optimizer = dict(type=kind, lr=1e-2, weight_decay=0.05, betas=(0.9, 0.999), eps=1e-8, **options)
     wrapper = DefaultOptimWrapperConstructor(
         dict(type='OptimWrapper', optimizer=optimizer, clip_grad=dict(max_norm=0.1)), copy.deepcopy(paramwise)
@@ -55,7 +55,7 @@ def train(model, wrapper, schedules, begin, end):
     """Train some iterations on data that depend on their numbers alone; return what the log calls lr."""
     logged = []
     for number in range(begin, end):
-        x = torch.randn(8, 4, generator=torch.Generator().manual_seed(number))
+        x = torch.randn(8, 4, generator=torch.Generator().manual_seed(number)).double()
         logged.append({name: values[0] for name, values in wrapper.get_lr().items()})
         wrapper.update_params(model(x).square().mean())
         for schedule in schedules:

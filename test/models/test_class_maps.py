@@ -1,4 +1,4 @@
-"""Class maps part by part: the same bits as from masks of full size."""
+"""Class maps part by part: the same as from masks of full size."""
 
 import pytest
 import torch
@@ -19,10 +19,10 @@ def at_once(cls_logits, mask_logits, size):
 def test_parts_are_the_whole(monkeypatch, size, room):
     torch.manual_seed(0)
     monkeypatch.setitem(class_maps._PART_NUMEL, 'cpu', room)
-    cls_logits, mask_logits = torch.randn(2, 20, 6), torch.randn(2, 20, 12, 20) * 5
+    cls_logits, mask_logits = torch.randn(2, 20, 6).double(), torch.randn(2, 20, 12, 20).double() * 5
     expected = at_once(cls_logits, mask_logits, size)
     # the products of other widths may be added up in another order
-    torch.testing.assert_close(class_maps.class_scores(cls_logits, mask_logits, size), expected, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(class_maps.class_scores(cls_logits, mask_logits, size), expected, rtol=1e-9, atol=1e-9)
 
 
 def test_no_more_than_a_part_is_enlarged_at_a_time(monkeypatch):

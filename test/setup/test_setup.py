@@ -292,10 +292,16 @@ def test_nothing_goes_on_when_the_set_up_is_killed(made, tmp_path, signum):
     mark = f'RUN_OF_A_TEST={tmp_path}'
     command = ['/bin/bash', str(made.root / 'tools/setup.sh')]
     env = made.environment(RUN_OF_A_TEST=str(tmp_path))
-    first = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    first = subprocess.Popen(
+        command,
+        env=env,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # ignored where the tests run under nohup
+    )
     wait_until((tmp_path / 'builds').exists, 'the build')
     first.send_signal(signum)
-    first.wait()
+    first.wait(60)
     wait_until(lambda: not processes_of(mark), 'the end of pip and its build', 30)
     made.git('mmcv', 'checkout', '-q', '.')
     assert steps(made.setup().stdout)['packages']

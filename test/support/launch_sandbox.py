@@ -17,9 +17,15 @@ from recipe.core import processes
 
 ROOT = Path(__file__).resolve().parents[2]
 CHECKOUTS = ('mmcv', 'mmdetection', 'mmsegmentation')
-# A training of seconds: small pictures, no loader processes, every loss logged.
+# A training of seconds: small pictures (Sandbox.make_data), no loader processes, every second loss logged.
 TINY = ['--demo', '--max_iters=12', '--val_interval=6', '--num_workers=0']
-TINY_OVERRIDES = ['--', 'default_hooks.logger.interval=2']
+TINY_OVERRIDES = [
+    '--',
+    'default_hooks.logger.interval=2',
+    'model.data_preprocessor.size=(64,128)',
+    'model.backbone.depths=[1,1,1,1]',
+    'model.decode_head.train_cfg.num_points=128',
+]
 
 
 def require_set_up() -> None:

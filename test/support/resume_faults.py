@@ -8,10 +8,12 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import torch
 from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from recipe.core import processes
@@ -39,6 +41,27 @@ class BeforeIter(Hook):
 def kill_before_iter(number: int, runner: Runner) -> None:
     """Every rank dies before an iteration."""
     runner.register_hook(BeforeIter(number, kill_this_process))
+
+
+HOLD_VARIABLE = 'TEST_HOLD_BEFORE_ITER'
+
+
+@HOOKS.register_module()
+class HoldBeforeIter(Hook):
+    """Waits for ever when an iteration, counted from 1, is about to run, if an environment variable has its number.
+
+    Args:
+        folder: Each rank says in a file ``held_RANK`` here that it waits.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self.folder = Path(folder)
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if str(batch_idx + 1) == os.environ.get(HOLD_VARIABLE):
+            (self.folder / f'held_{runner.rank}').touch()
+            while True:
+                time.sleep(1)
 
 
 class KillBeforeValidation(Hook):
