@@ -1,4 +1,4 @@
-"""Our trainer beside the unpatched upstream: step, operators, loader, validation, precision.
+"""Our trainer beside upstream's: step, operators, loader, validation, precision.
 
 Imports everything but ``setup``.
 """

@@ -51,6 +51,7 @@ def measure(trainer: Any, batch: Dict[str, List[Any]], warmup: int, repeats: int
     Returns:
         ``seconds`` and ``cpu_seconds`` by variant, ``all`` among them: the values of the rounds. ``gain`` and
         ``cpu_gain`` by part: by how much an iteration takes longer without it, from the medians; 0.05 is 5 %.
+        ``peak_bytes`` by variant: memory of one iteration above what was there before.
     """
     from recipe.bench import worker
 
@@ -72,12 +73,19 @@ def measure(trainer: Any, batch: Dict[str, List[Any]], warmup: int, repeats: int
         {name: statistics.median(values[name]) / statistics.median(values['all']) - 1 for name in parts()}
         for values in (seconds, cpu_seconds)
     ]
-    return {'seconds': seconds, 'cpu_seconds': cpu_seconds, 'gain': gains[0], 'cpu_gain': gains[1]}
+    peaks: Dict[str, int] = {}  # last, since it slows an iteration down
+    for name, without in variants.items():
+        with without():
+            peaks[name] = worker.measured_memory(trainer, batch, seed)['above_before_bytes']
+    times = {'seconds': seconds, 'cpu_seconds': cpu_seconds, 'gain': gains[0], 'cpu_gain': gains[1]}
+    return {**times, 'peak_bytes': peaks}
 
 
 def show(result: Dict[str, Any]) -> None:
     """Print what ``measure`` found."""
     whole, cpu = (statistics.median(result[name]['all']) for name in ('seconds', 'cpu_seconds'))
-    console.say(f'an iteration takes {whole:.3f} s, {cpu:.3f} s of processors; without')
+    peaks = result['peak_bytes']
+    console.say(f'an iteration takes {whole:.3f} s, {cpu:.3f} s of processors, {peaks["all"] / 1e6:.0f} MB; without')
     for name, gain in result['gain'].items():
-        console.say(f'  {name:30} {gain:+7.1%} time {result["cpu_gain"][name]:+7.1%} processor time')
+        more = (peaks[name] - peaks['all']) / 1e6
+        console.say(f'  {name:30} {gain:+7.1%} time {result["cpu_gain"][name]:+7.1%} processor time {more:+7.0f} MB')

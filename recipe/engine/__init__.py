@@ -1,4 +1,4 @@
-"""What is trained: config, weights, devices, batch; and the replay of one step.
+"""How it is trained: config, weights, devices, batch, runner, metric; and the replay of one step.
 
-Imports ``data``, ``upstream`` and ``core``.
+Imports ``data``, ``models``, ``upstream`` and ``core``.
 """

@@ -96,6 +96,16 @@ def is_layer_norm(norm: nn.Module, x: Tensor) -> bool:
     )
 
 
+def _as_rows(x: Tensor) -> Tensor:
+    """Return (..., C) as (N, C). A matrix needs no view."""
+    return x if x.dim() == 2 else x.reshape(-1, x.shape[-1])
+
+
+def _in_shape(rows: Tensor, shape: torch.Size) -> Tensor:
+    """Return (N, C) as (..., C); the way back from ``_as_rows``."""
+    return rows if len(shape) == 2 else rows.view(shape)
+
+
 class _FeedForward(Function):
     """(..., C) -> (..., C); no second derivative."""
 
@@ -115,7 +125,7 @@ class _FeedForward(Function):
         """Compute act(norm(x) W1^T + b1) W2^T + b2."""
         ctx.is_gelu, ctx.eps = is_gelu, eps
         mean = rstd = None
-        rows = x.reshape(-1, x.shape[-1])
+        rows = _as_rows(x)
         inner = rows
         if norm_weight is not None:
             inner, mean, rstd = torch.native_layer_norm(rows, rows.shape[-1:], norm_weight, norm_bias, eps)
@@ -124,7 +134,7 @@ class _FeedForward(Function):
         active = F.gelu(hidden) if is_gelu else hidden.relu_()
         out = torch.addmm(bias2, active, weight2.t())
         ctx.save_for_backward(rows, hidden, weight1, weight2, mean, rstd, norm_weight, norm_bias)
-        return out.view(x.shape)
+        return _in_shape(out, x.shape)
 
     @staticmethod
     @once_differentiable
@@ -132,7 +142,7 @@ class _FeedForward(Function):
         """Return the gradients of the input and of all parameters."""
         rows, hidden, weight1, weight2, mean, rstd, norm_weight, norm_bias = ctx.saved_tensors
         shape = grad.shape
-        grad = grad.reshape(-1, shape[-1])
+        grad = _as_rows(grad)
         active = F.gelu(hidden) if ctx.is_gelu else hidden
         grad_weight2, grad_bias2 = grad.t() @ active, grad.sum(0)
         grad = grad @ weight2
@@ -152,7 +162,7 @@ class _FeedForward(Function):
                 grad, rows, rows.shape[-1:], mean, rstd, norm_weight, norm_bias, [True, True, True]
             )
         return (
-            grad.view(shape),
+            _in_shape(grad, shape),
             grad_weight1,
             grad_bias1,
             grad_weight2,

@@ -86,10 +86,10 @@ class FastShiftWindowMSA(ShiftWindowMSA):
 
     @property
     def attends_to_maps(self) -> bool:
-        """Whether the attention is the one of Swin and draws no random numbers."""
+        """Whether the attention is the one of Swin, has no hooks and draws no random numbers."""
         msa = self.w_msa
         draws = self.training and (msa.attn_drop.p > 0 or msa.proj_drop.p > 0)
-        return type(msa) is FastWindowMSA and not draws
+        return type(msa) is FastWindowMSA and is_plain(msa) and not draws
 
 
 class FastSwinBlock(SwinBlock):
@@ -127,7 +127,7 @@ class FastSwinBlock(SwinBlock):
             and self.attn.attends_to_maps
             and type(self.ffn) in (FFN, FastFFN)
             and not (self.training and self.ffn_drops)
-            and all(map(is_plain, (self.attn, self.attn.w_msa, self.ffn)))
+            and all(map(is_plain, (self.attn, self.ffn)))
         )
 
 

@@ -9,6 +9,7 @@ from mmseg.models.backbones.swin import SwinBlock, WindowMSA
 from torch import nn
 
 from recipe.bench import model as bench_model
+from recipe.bench import trainer as bench_trainer
 from recipe.engine.runner import RecipeRunner
 from recipe.models import accelerate, adopt
 from recipe.models.feed_forward import FastFFN
@@ -111,3 +112,15 @@ def test_the_runner_accelerates_unless_the_config_says_no(fast, tmp_path, plain)
         FastEncoderDecoder if fast else type(plain)
     )
     assert issubclass(RecipeRunner, Runner)
+
+
+def test_the_engine_trains_upstreams_modules_to_the_same_losses():
+    overrides = {**{f'model.{key}': value for key, value in SMALL.items()}, 'model.backbone.drop_path_rate': 0.3}
+    overrides['model.decode_head.train_cfg.num_points'] = 128
+    fast, plain = (bench_trainer.Trainer(overrides={**overrides, 'fast': is_fast}) for is_fast in (True, False))
+    assert type(fast.model) is not type(plain.model)
+    plain.model.load_state_dict(fast.model.state_dict())
+    batch = bench_model.random_batch(2, 64, 64, block=32)
+    for seed in range(2):
+        ours, theirs = (bench_trainer.iterate(trainer, batch, seed) for trainer in (fast, plain))
+        assert ours == pytest.approx(theirs, rel=1e-4 if seed == 0 else 1e-2)

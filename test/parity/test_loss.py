@@ -43,12 +43,12 @@ def batch_of(classes, seed=1, height=128, width=256):
     return bench_model.random_batch(images=len(classes), height=height, width=width, classes=classes, seed=seed)
 
 
-def assert_equal_steps(models, batch, seed=2):
+def assert_equal_steps(models, batch, seed=2, losses=1e-5, gradients=1e-4):
     theirs, ours = (bench_model.step(model, batch, seed=seed) for model in models)
     assert {k: v.shape for k, v in theirs['losses'].items()} == {k: v.shape for k, v in ours['losses'].items()}
     assert list(theirs['losses']) == list(ours['losses'])
-    assert bench_model.relative_difference(theirs['losses'], ours['losses']) < 1e-5
-    assert bench_model.relative_difference(theirs['gradients'], ours['gradients']) < 1e-4
+    assert bench_model.relative_difference(theirs['losses'], ours['losses']) < losses
+    assert bench_model.relative_difference(theirs['gradients'], ours['gradients']) < gradients
 
 
 @pytest.fixture(scope='module')
@@ -87,8 +87,9 @@ def test_predictions(models, height, width):
 
 
 @pytest.mark.parametrize('name', OF_UPSTREAM)
-def test_configs_of_the_checkout(name):
-    plain = bench_model.build(OF_UPSTREAM[name], SMALLER)
+def test_configs_of_the_checkout(name, double_precision):
+    """In float64, since in so large a model rounding moves some hidden unit across the kink of its ReLU."""
+    plain = bench_model.build(OF_UPSTREAM[name], SMALLER).double()
     for key, parameter in plain.named_parameters():
         if 'sampling_offsets' in key:
             # They begin at whole pixels. There the slope differs on both sides, and rounding chooses the side.
@@ -98,10 +99,10 @@ def test_configs_of_the_checkout(name):
     assert list(plain.state_dict()) == list(fast.state_dict())
     assert accelerate(fast) == {}  # all that can be replaced was
     for case in ('batch of one', 'an empty image', 'batch of three'):
-        assert_equal_steps((plain, fast), batch_of(CLASSES[case], height=64, width=128))
+        assert_equal_steps((plain, fast), batch_of(CLASSES[case], height=64, width=128), losses=1e-10, gradients=1e-8)
     batch = batch_of(CLASSES['mixed counts'], height=64, width=128)
     theirs, ours = (bench_model.predict(model, batch) for model in (plain, fast))
-    assert bench_model.relative_difference(theirs, ours) < 1e-5
+    assert bench_model.relative_difference(theirs, ours) < 1e-10
 
 
 @pytest.mark.parametrize(

@@ -56,20 +56,6 @@ def stop_schedules(trainer):
         group['lr'] *= 10
 
 
-@pytest.fixture
-def double_precision(monkeypatch):
-    """Compute in float64.
-
-    In float32 a rounding error grows to some permille of the loss within fifty steps, since matching and the choice of
-    points are not continuous. In float64 what remains is a difference of the mathematics.
-    """
-    torch.set_default_dtype(torch.float64)
-    # by which masks and images are turned into floats
-    monkeypatch.setattr(torch.Tensor, 'float', torch.Tensor.double)
-    yield
-    torch.set_default_dtype(torch.float32)
-
-
 def test_fifty_steps_end_at_upstreams_loss_and_a_fault_does_not(scenes, double_precision):
     theirs, ours = (bench_trainer.Trainer(overrides=SMALL, upstream=upstream) for upstream in (True, False))
     for trainer in (theirs, ours):

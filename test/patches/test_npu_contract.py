@@ -32,8 +32,8 @@ def stack(request) -> Packages:
 
 @functools.lru_cache(maxsize=None)
 def uses() -> tuple:
-    """All uses in the files that the patches touch, in recipe/, tools/ and configs/."""
-    files = sorted(path for name in ('recipe', 'tools', 'configs') for path in (ROOT / name).rglob('*.py'))
+    """All uses in the files that the patches touch, in recipe/ and in configs/."""
+    files = sorted([*(ROOT / 'recipe').rglob('*.py'), *(ROOT / 'configs').rglob('*.py')])
     for name in CHECKOUTS:
         checkout = ROOT / name
         if not (checkout / '.git').is_dir():
