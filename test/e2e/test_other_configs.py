@@ -55,6 +55,7 @@ def sandbox(tmp_path_factory):
     return Sandbox(tmp_path_factory.mktemp('sandbox'))
 
 
+@pytest.mark.release
 @pytest.mark.parametrize('name', [SWIN_T, R_50])
 def test_through_the_launcher(sandbox, name):
     """At their real widths, on built-in scenes."""

@@ -243,3 +243,21 @@ def test_where_the_weights_come_from(tmp_path):
 def test_a_config_that_makes_no_model_is_one_line():
     with pytest.raises(console.UserError, match='the config does not make a model: '):
         run_config.build_model(make('full', '--demo', '--', 'model.backbone.type=NoSuchNet'))
+
+
+def test_the_config_of_a_run_made_before_the_engine_left_the_patch(tmp_path):
+    """Its types are those of the patch of then; a resume names what has changed and nothing else."""
+    before = make()
+    before.optim_wrapper.optimizer.type = 'DeviceAdamW'
+    before.val_evaluator.type = before.test_evaluator.type = 'IoUMetric'
+    for name in ('custom_imports', 'runner_type', 'fast'):
+        before.pop(name)
+    before.launcher, before.work_dir = 'pytorch', str(tmp_path)
+    before.model_wrapper_cfg = dict(type='MMDistributedDataParallel', broadcast_buffers=False)
+    before.env_cfg.dist_cfg.backend = 'gloo'
+    before.dump(str(tmp_path / 'config.py'))
+    assert run_config.differences(tmp_path / 'config.py', make()) == [
+        'optim_wrapper.optimizer.type: DeviceAdamW -> MergedAdamW',
+        'test_evaluator.type: IoUMetric -> DeviceIoUMetric',
+        'val_evaluator.type: IoUMetric -> DeviceIoUMetric',
+    ]

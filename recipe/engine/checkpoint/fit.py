@@ -207,6 +207,8 @@ def _makes_numbers(scheduler: Any, state: Dict[str, Any]) -> bool:
     before = dict(scheduler.__dict__)
     try:
         scheduler.load_state_dict(state)
+        if scheduler._global_step + 1 >= scheduler.end:
+            return True  # it is not asked for another value
         scheduler.last_step += 1
         return all(map(is_number, scheduler._get_value()))
     except (ArithmeticError, LookupError, TypeError, ValueError, AttributeError):
