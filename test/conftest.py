@@ -33,7 +33,7 @@ LONG_FIRST = [
     'test_loss.py',
     'test_training_step.py',
 ]
-FOLDERS = ['npu', 'e2e', 'parity', 'unit']
+FOLDERS = ['npu', 'e2e', 'parity', 'models', 'engine', 'bench']
 SEED = 0
 
 
