@@ -19,13 +19,21 @@ echo "$call" >>"$CALLS"
 case $call in
   *--print_python*) echo "$STAND_INS/bin/python" ;;
   *"-m pytest"*) exit "${PYTEST:-0}" ;;
-  *"-m ruff"*) exit "${RUFF:-0}" ;;
+  *"-m ruff"* | */lint-imports* | *"-m mypy"*) exit "${RUFF:-0}" ;;
   *--prepare*) echo 'said by the preparation' && exit "${PREPARE:-0}" ;;
   npu/*) exit "${NPU:-0}" ;;
   tools/setup.sh*) exit "${SETUP:-0}" ;;
 esac
 """
-PROGRAMS = ['tools/setup.sh', 'bin/python', 'bin/shellcheck', 'bin/shfmt', 'test/npu/run.sh', 'test/faults/run.sh']
+PROGRAMS = [
+    'tools/setup.sh',
+    'bin/python',
+    'bin/shellcheck',
+    'bin/shfmt',
+    'bin/lint-imports',
+    'test/npu/run.sh',
+    'test/faults/run.sh',
+]
 
 
 @pytest.fixture
@@ -53,7 +61,7 @@ def run(tmp_path):
 def test_all_parts_pass(run):
     status, said, calls = run()
     assert status == 0, said
-    assert 'bin/python -m pytest -n 2 --dist loadfile test/e2e test/parity test/unit -m not release' in calls
+    assert 'bin/python -m pytest -n 2 --dist loadfile test -m not release --ignore=test/npu' in calls
     assert calls.count('npu/run.sh') == 2 and 'npu/run.sh --prepare' in calls
     summary = said.partition('== summary')[2].strip().splitlines()
     assert [line.split()[0] for line in summary] == ['lint', 'tests', 'NPU']
@@ -73,14 +81,15 @@ def test_a_part_that_fails_hides_no_other(run, failing):
 def test_the_quick_tier_has_nothing_that_trains(run):
     status, said, calls = run('--quick', '--', '-k', 'options')
     assert status == 0, said
-    assert '-m pytest -n 2 --dist loadfile test/unit -m not release and not trains -k options' in calls
+    folders = ' '.join(f'--ignore=test/{name}' for name in ('npu', 'e2e', 'parity'))
+    assert f'-m pytest -n 2 --dist loadfile test -m not release and not trains {folders} -k options' in calls
     assert 'npu/run.sh' not in calls
 
 
 def test_the_release_tier_leaves_nothing_out(run):
     status, said, calls = run('--release')
     assert status == 0, said
-    assert '--dist loadfile test/e2e test/parity test/unit\n' in calls
+    assert '--dist loadfile test --ignore=test/npu\n' in calls
     for part in ('--emulator', '--ranks=8 -- test/npu/test_demo.py', '--stack=npu-2.7'):
         assert f'npu/run.sh {part}\n' in calls
     assert 'faults/run.sh --count=120' in calls
@@ -97,7 +106,12 @@ def test_the_emulators_own_tests_run_when_a_file_of_it_has_changed(tmp_path, mon
     monkeypatch.setattr(own_tests, 'ROOT', tmp_path)
     monkeypatch.setattr(own_tests, 'HERE', tmp_path / 'test' / 'npu')
     monkeypatch.setattr(own_tests, 'NOTE', tmp_path / 'test' / 'npu' / 'note')
-    for name in ('test/npu/a.cpp', 'test/npu/kernels/b.cpp', 'requirements/npu-2.1.txt', 'test/npu/test_demo.py'):
+    for name in (
+        'test/npu/emulator/a.cpp',
+        'test/npu/emulator/kernels/b.cpp',
+        'requirements/npu-2.1.txt',
+        'test/npu/test_demo.py',
+    ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(name)
     assert own_tests.needed()
@@ -105,10 +119,10 @@ def test_the_emulators_own_tests_run_when_a_file_of_it_has_changed(tmp_path, mon
     assert not own_tests.needed()
     (tmp_path / 'test/npu/test_demo.py').write_text('of the recipe')
     assert not own_tests.needed()
-    for name in ('test/npu/kernels/b.cpp', 'requirements/npu-2.1.txt'):
+    for name in ('test/npu/emulator/kernels/b.cpp', 'requirements/npu-2.1.txt'):
         before = (tmp_path / name).read_text()
         (tmp_path / name).write_text('changed')
         assert own_tests.needed()
         (tmp_path / name).write_text(before)
-    (tmp_path / 'test/npu/c.h').write_text('new')
+    (tmp_path / 'test/npu/emulator/c.h').write_text('new')
     assert own_tests.needed()

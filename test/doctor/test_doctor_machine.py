@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from recipe.core import network
+from recipe.core import imported_packages, network
 from recipe.doctor import clock, sources
 from recipe.doctor import limits as doctor_limits
 from recipe.doctor import network as doctor_network
@@ -166,13 +166,13 @@ def test_a_clock_that_is_behind():
 
 
 def test_packages_from_elsewhere_are_failures(tmp_path):
-    good = {name: tmp_path / checkout / name for name, checkout in sources.PACKAGES.items()}
-    assert [found.level for found in sources.judge(good, tmp_path)] == [OK]
+    good = {name: tmp_path / checkout / name for name, checkout in imported_packages.PACKAGES.items()}
+    assert imported_packages.judge(good, tmp_path) == []
     elsewhere = Path('/opt/site-packages/mmseg')
-    (found,) = sources.judge({**good, 'mmseg': elsewhere}, tmp_path)
-    assert (found.level, str(elsewhere) in found.found) == (FAILURE, True)
-    (found,) = sources.judge({**good, 'mmcv': None}, tmp_path)
-    assert (found.level, found.found) == (FAILURE, 'mmcv cannot be imported')
+    (found,) = imported_packages.judge({**good, 'mmseg': elsewhere}, tmp_path)
+    assert (found.is_fatal, str(elsewhere) in found.found) == (True, True)
+    (found,) = imported_packages.judge({**good, 'mmcv': None}, tmp_path)
+    assert (found.is_fatal, found.found) == (True, 'mmcv cannot be imported')
 
 
 @pytest.mark.skipif(importlib.util.find_spec('mmseg') is None, reason='mmseg is not installed')

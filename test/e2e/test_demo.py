@@ -34,7 +34,7 @@ def assert_pictures(run):
 def test_the_demo_begins_to_learn(tmp_path):
     """In a twelfth of its iterations, on a quarter of its scenes, which the launcher makes."""
     sandbox = Sandbox(tmp_path)
-    module = sandbox.root / 'tools' / 'training_data.py'
+    module = sandbox.root / 'recipe' / 'data' / 'training_data.py'
     text, found = re.subn(r'(?m)^DEMO = \(240, 40, ', 'DEMO = (64, 10, ', module.read_text())
     assert found == 1
     module.write_text(text)

@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, List, Tuple
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / 'tools'), str(ROOT / 'test/faults')]
+sys.path[:0] = [str(ROOT), str(ROOT / 'test/faults')]
 MEMORY = 1 << 30  # bytes that one way of loading may add to its process
 CPU_S = 60
 GOOD = ('loaded', 'refused')

@@ -253,7 +253,7 @@ def test_a_set_up_from_nothing_heeds_no_settings_of_other_projects(bare, tmp_pat
 
 
 def test_a_step_that_made_nothing_is_not_stamped(made):
-    tool = made.root / 'tools/clean_environment.py'
+    tool = made.root / 'recipe/core/clean_environment.py'
     whole = tool.read_text()
     tool.write_text(
         whole.replace("    env['PIP_CONFIG_FILE']", "    env['PIP_DRY_RUN'] = '1'\n    env['PIP_CONFIG_FILE']")

@@ -91,7 +91,8 @@ class SetupWorld:
         (self.root / 'tools').mkdir(parents=True)
         for room in ('core', 'upstream', 'setup'):
             shutil.copytree(str(TOOLS.parent / 'recipe' / room), str(self.root / 'recipe' / room))
-        shutil.copy(str(TOOLS.parent / 'recipe/__init__.py'), str(self.root / 'recipe'))
+        for name in ('__init__.py', '__main__.py'):
+            shutil.copy(str(TOOLS.parent / 'recipe' / name), str(self.root / 'recipe'))
         self.index.mkdir()
         for pattern in ('setup*', 'upstream*'):
             for path in TOOLS.glob(pattern):
