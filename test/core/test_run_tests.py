@@ -26,14 +26,6 @@ case $call in
 esac
 """
 PROGRAMS = [
-    "tools/setup.sh",
-    "bin/python",
-    "bin/shellcheck",
-    "bin/shfmt",
-    "bin/lint-imports",
-    "test/npu/run.sh",
-    "test/faults/run.sh",
-]
     'tools/setup.sh',
     'bin/python',
     'bin/shellcheck',
