@@ -45,7 +45,7 @@ class _StandIn(types.ModuleType):
         def missing(*args: Any, **kwargs: Any) -> None:
             raise NotImplementedError(
                 f'the unpatched upstream calls the compiled operator {name}, which was not built; '
-                'bash tools/setup.sh --with_ops builds it'
+                'build it with: bash tools/setup.sh --with_ops'
             )
 
         return missing

@@ -44,8 +44,8 @@ TABLE = (
         66,  # BSD's EX_NOINPUT
         'UNREADABLE',
         'an image or its labels cannot be read',
-        'bring the file again (python tools/cityscapes.py verify names all that are damaged) and go on with '
-        '--resume=1, or have N such images of the training on a card replaced with --on_bad_image=skip:N',
+        'bring the file again and go on with --resume=1, or have N such images of the training on a card replaced with '
+        '--on_bad_image=skip:N; all damaged files: python tools/cityscapes.py verify --data_path ROOT',
         restart=False,
     ),
     ExitStatus(

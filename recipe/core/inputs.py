@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 from typing import Optional
 
@@ -47,7 +48,9 @@ def require_cityscapes(given: Optional[str]) -> Path:
     if nearby:
         hint = f'give --data_path={nearby[0]}'
     elif any(root.glob('*.zip')):
-        hint = f'unpack and convert the archives: python tools/cityscapes.py prepare {root}'
+        hint = (
+            f'unpack and convert the archives: python tools/cityscapes.py prepare --data_path {shlex.quote(str(root))}'
+        )
     raise console.UserError(f'--data_path: {root} holds no {" and no ".join(lacking)}; {hint}')
 
 

@@ -19,7 +19,7 @@ import io
 import json
 import math
 import os
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Optional, Sequence
 
 from recipe.core import console, imported_packages
 
@@ -137,14 +137,19 @@ def table(dump: Dict[str, Any], again: Dict[str, Any]) -> List[str]:
     return lines
 
 
-def main() -> None:
-    """Entry point; see the module's docstring."""
+def parse(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument('dump', help='file in RUN/nonfinite/ that the training left')
     parser.add_argument('--device', choices=('auto', 'cpu', 'cuda', 'npu'), default='auto')
     parser.add_argument('--json', action='store_true', help='print the figures for programs')
     parser.add_argument('--trust_checkpoint', action='store_true', help='the files and the config in them may run code')
-    asked = parser.parse_args()
+    return parser.parse_args(argv)
+
+
+def main() -> None:
+    """Entry point; see the module's docstring."""
+    asked = parse()
     if asked.trust_checkpoint:
         os.environ['MMSEG_TRUST_CHECKPOINT'] = '1'
     imported_packages.require()

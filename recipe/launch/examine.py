@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from typing import Callable, List, Optional, Tuple
+from typing import Callable, List, Optional, Sequence, Tuple
 
 from recipe.core import console
 from recipe.core.run_options import SCRIPTS, Options
@@ -83,18 +83,30 @@ def by_hand(asked: Options) -> List[Finding]:
     return findings
 
 
-def main() -> Optional[int]:
-    """Entry point; see the module's docstring."""
-    argv = sys.argv[1:]
+def parse(argv: Sequence[str]) -> Optional[Tuple[Options, bool]]:
+    """Read the command line.
+
+    Returns:
+        The launcher's options and whether to print JSON, or None if the user asks for help.
+    """
+    argv = list(argv)
     ours = argv[: argv.index('--')] if '--' in argv else argv
     if {'-h', '--help'} & set(ours):
-        console.say(__doc__ or '')
         return None
     script = argv.pop(0) if argv and argv[0] in SCRIPTS else 'full'
     as_json = '--json' in ours
     if as_json:
         argv.remove('--json')
-    asked = options.settle(options.parse(script, argv))
+    return options.parse(script, argv), as_json
+
+
+def main() -> Optional[int]:
+    """Entry point; see the module's docstring."""
+    given = parse(sys.argv[1:])
+    if given is None:
+        console.say(__doc__ or '')
+        return None
+    asked, as_json = options.settle(given[0]), given[1]
     # What a check says on its way, such as the progress of a download, is not part of the answer.
     with contextlib.redirect_stdout(sys.stderr):
         findings = by_hand(asked)

@@ -144,7 +144,7 @@ def _add_miou(result: Result, run: metrics_run.Run, required: bool) -> List[str]
         if value is not None and not math.isfinite(value):
             return [
                 f'{figure} is {value} in the validation at iteration {last.iter}: do the validation labels hold any '
-                'class? (tools/cityscapes.py verify)'
+                'class? This command tells: python tools/cityscapes.py verify --data_path ROOT'
             ]
     if required and result.complete and run.val_interval and result.iters_planned:
         # mmengine 0.10.3 does not validate after the last iteration unless it is a multiple of the interval.

@@ -162,7 +162,8 @@ def _figures(text: str) -> List[str]:
     return names
 
 
-def _parse(argv: Optional[Sequence[str]]) -> argparse.Namespace:
+def parse(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -197,7 +198,7 @@ def _parse(argv: Optional[Sequence[str]]) -> argparse.Namespace:
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Run the tool."""
-    args = _parse(argv)
+    args = parse(argv)
     imported_packages.require(checkouts=False)
     result = collect(
         args.run,

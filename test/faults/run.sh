@@ -21,7 +21,7 @@ main() {
   fi
   local python
   python="$(bash "${ROOT}/tools/setup.sh" --quiet_if_ready --print_python)"
-  exec env PYTHONPATH="${ROOT}/tools:${ROOT}/test/e2e:${ROOT}/test/faults:${PYTHONPATH:-}" \
+  exec env PYTHONPATH="${ROOT}:${ROOT}/test/support:${ROOT}/test/e2e:${ROOT}/test/faults:${PYTHONPATH:-}" \
     "${python}" -c 'import sys, campaign; sys.exit(campaign.main())' "$@"
 }
 

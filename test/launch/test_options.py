@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import socket
 import subprocess
 import sys
@@ -218,6 +219,13 @@ def test_help_lists_every_option_and_ends_with_its_own_status(script):
     assert done.returncode == options.EXIT_HELP
     assert all(f'--{name}' in done.stdout for name in (*VALUES, 'resume', 'demo'))
     assert not done.stderr
+
+
+@pytest.mark.parametrize('page', ['README.md', 'README.zh-CN.md'])
+def test_the_table_of_each_readme_has_every_option(page):
+    rows = re.findall(r'^\| (`--[a-z].*?) \|', (paths.ROOT / page).read_text(encoding='utf-8'), re.MULTILINE)
+    listed = [name for row in rows for name in re.findall(r'--([a-z]\w*)', row)]
+    assert sorted(listed) == sorted(vars(options.make_parser('full').parse_args([])))
 
 
 def test_help_behind_the_lone_dashes_is_no_call_for_help():
