@@ -6,17 +6,15 @@ import pytest
 
 import fuzz_checkpoints
 
-SAMPLE = len([name for name, (_, weight) in fuzz_checkpoints.MUTATIONS.items() for _ in range(weight)])  # each once
-
 
 def of_faults(figures):
     return [f'{one["number"]} {one["way"]} {one["mutation"]}: {one["outcome"]}' for one in figures['faults']]
 
 
 def test_a_sample(tmp_path):
-    figures = fuzz_checkpoints.campaign([0, 2, 5, 7, 9, 14, 19, 21], seed=1)
+    figures = fuzz_checkpoints.campaign([5, 9, 14, 19], seed=1)  # zip records, instructions, values
     assert of_faults(figures) == []
-    assert all(sum(counts.values()) == 8 for counts in figures['outcomes'].values())
+    assert all(sum(counts.values()) == 4 for counts in figures['outcomes'].values())
 
 
 @pytest.mark.release

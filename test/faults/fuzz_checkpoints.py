@@ -468,7 +468,17 @@ def make_good_files(folder: Path) -> None:
 
 
 _EVENTS = ('os.system', 'subprocess.Popen', 'os.exec', 'os.posix_spawn', 'socket.connect', 'ctypes.dlopen')
-_CHANGES = ('os.remove', 'os.rename', 'os.rmdir', 'os.chmod', 'os.link', 'os.symlink', 'os.truncate', 'shutil.rmtree')
+_CHANGES = (
+    'os.mkdir',
+    'os.remove',
+    'os.rename',
+    'os.rmdir',
+    'os.chmod',
+    'os.link',
+    'os.symlink',
+    'os.truncate',
+    'shutil.rmtree',
+)
 
 # mmengine notes versions when a Runner is made and when it saves
 _OF_MMENGINE = (['/bin/sh', '-c', 'gcc --version'], ['git', 'rev-parse', 'HEAD'])
@@ -490,7 +500,7 @@ def _watch(mine: Path, seen: List[str]) -> None:
             seen.append(f'ran: {event} {args!r}'[:200])
         elif event in _CHANGES and outside(args[0]):
             seen.append(f'wrote: {event} {args!r}'[:200])
-        elif event == 'open' and isinstance(args[1], str) and set(args[1]) & set('wax+') and outside(args[0]):
+        elif event == 'open' and args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT) and outside(args[0]):
             seen.append(f'wrote: {args!r}'[:200])
 
     sys.addaudithook(hook)
