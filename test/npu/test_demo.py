@@ -77,7 +77,6 @@ def test_the_first_losses_are_those_of_the_cpu(npu, data, tmp_path):
     on_npu, on_cpu = scalars(npu[0])[:FREE], scalars(tmp_path / 'run')[:FREE]
     assert len(on_npu) == len(on_cpu) == FREE
     for a, b in zip(on_npu, on_cpu):
-        print('FREE', a['loss'], b['loss'], abs(a['loss'] / b['loss'] - 1))
         assert math.isclose(a['loss'], b['loss'], rel_tol=1e-4), (a['step'], a['loss'], b['loss'])
 
 
