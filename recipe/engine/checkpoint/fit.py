@@ -207,8 +207,11 @@ def _makes_numbers(scheduler: Any, state: Dict[str, Any]) -> bool:
     before = dict(scheduler.__dict__)
     try:
         scheduler.load_state_dict(state)
-        if scheduler._global_step + 1 >= scheduler.end:
-            return True  # it is not asked for another value
+        length = scheduler.end - scheduler.begin - 1
+        if getattr(scheduler, 'total_iters', length) != length:
+            return False
+        if not scheduler.begin <= scheduler._global_step + 1 < scheduler.end:
+            return True  # the next step makes none
         scheduler.last_step += 1
         return all(map(is_number, scheduler._get_value()))
     except (ArithmeticError, LookupError, TypeError, ValueError, AttributeError):
