@@ -32,7 +32,7 @@ from recipe.bench import report as bench_report
 from recipe.core import console, imported_packages
 from recipe.engine import devices
 
-BACKBONES = {
+BACKBONES: Dict[str, Dict[str, Any]] = {
     'demo': {},
     'tiny': dict(embed_dims=96, depths=[2, 2, 6, 2], num_heads=[3, 6, 12, 24], window_size=7, pretrain_img_size=224),
     'small': dict(embed_dims=96, depths=[2, 2, 18, 2], num_heads=[3, 6, 12, 24], window_size=7, pretrain_img_size=224),
@@ -304,7 +304,8 @@ def make_batch(args: argparse.Namespace) -> Dict[str, List[Any]]:
     """Draw the batch of all iterations."""
     from recipe.bench import model
 
-    return model.random_batch(args.batch, *args.crop, seed=args.seed, block=32)
+    height, width = args.crop
+    return model.random_batch(args.batch, height, width, seed=args.seed, block=32)
 
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:

@@ -195,4 +195,4 @@ def mark_step_counts(optimizer: torch.optim.Optimizer) -> None:
     for parameter_state in optimizer.state.values():
         step = parameter_state.get('step')
         if isinstance(step, torch.Tensor):
-            step._bench_step_count = True
+            step._bench_step_count = True  # type: ignore[attr-defined]  # a mark of our own

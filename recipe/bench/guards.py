@@ -87,7 +87,7 @@ def leave_marks(runner: Any) -> None:
 
     pulses = Pulses(1)
 
-    class Watched(type(runner)):
+    class Watched(type(runner)):  # type: ignore[misc]  # the base is known at run time only
         """A runner of its own class, since the marks are a matter of the class."""
 
         memory = pulses

@@ -136,7 +136,8 @@ def step(
     """
     model.zero_grad(set_to_none=True)
     terms = losses(model, batch, seed, amp)
-    sum(value for name, value in terms.items() if 'loss' in name).backward()
+    total: Any = sum(value for name, value in terms.items() if 'loss' in name)
+    total.backward()
     result = {'losses': {name: value.detach().cpu() for name, value in terms.items()}}
     if gradients:
         result['gradients'] = {

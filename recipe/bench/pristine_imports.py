@@ -27,7 +27,7 @@ import types
 from pathlib import Path
 from typing import Any, Callable, Dict, Optional
 
-from recipe.core import console
+from recipe.core import console, paths
 from recipe.upstream import pristine
 
 PACKAGES = {'mmcv': 'mmcv', 'mmdet': 'mmdetection', 'mmseg': 'mmsegmentation'}
@@ -82,7 +82,7 @@ def find_extension(root: Path) -> Optional[Path]:
     return None
 
 
-def activate(root: Path = pristine.ROOT, trees: Optional[Dict[str, Path]] = None) -> None:
+def activate(root: Path = paths.ROOT, trees: Optional[Dict[str, Path]] = None) -> None:
     """Make ``mmcv``, ``mmdet`` and ``mmseg`` the unpatched ones in this process, and import them.
 
     Args:
@@ -99,7 +99,7 @@ def activate(root: Path = pristine.ROOT, trees: Optional[Dict[str, Path]] = None
     sys.path[:0] = [str(trees[checkout]) for checkout in PACKAGES.values()]
     sys.meta_path.insert(0, _ExtensionFinder(find_extension(root)))
     _load_as_older_torch_does()
-    mmcv = importlib.import_module('mmcv')
+    mmcv: Any = importlib.import_module('mmcv')
     version, mmcv.__version__ = mmcv.__version__, ACCEPTED_MMCV
     try:
         for name in PACKAGES:

@@ -26,7 +26,7 @@ DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, 
 ENVIRONMENT = {'MPLBACKEND': 'Agg'}
 
 _log: Optional[int] = None
-_said = collections.deque(maxlen=1000)  # before there was a log
+_said: collections.deque[str] = collections.deque(maxlen=1000)  # before there was a log
 
 
 class UserError(Exception):
@@ -132,6 +132,7 @@ def _keep(line: str) -> None:
 
 def _on_stream_failure(stream: standard_streams.Stream) -> None:
     """Say, wherever that is still possible, that a stream has failed."""
+    assert stream.failure is not None, 'a stream notes its failure before it reports it'
     line = f'warning: {stream.title} cannot be written ({stream.failure.strerror}); the work goes on without it'
     _keep(line)
     other: TextIO = sys.stderr if stream.title == 'stdout' else sys.stdout

@@ -23,7 +23,8 @@ def free_port() -> int:
     """A TCP port of this machine that nothing listens on."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.bind(('', 0))
-        return probe.getsockname()[1]
+        port: int = probe.getsockname()[1]
+        return port
 
 
 def require_port(addr: Optional[str], port: Optional[int]) -> None:

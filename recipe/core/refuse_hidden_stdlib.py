@@ -7,12 +7,14 @@ inside Python. It uses only what the interpreter has loaded by then.
 import os
 import sys
 
+# Annotations are strings: even ``from __future__ import annotations`` imports a module that may be hidden.
+
 # What nobody imports by accident, and what is meant to be found elsewhere.
 _HARMLESS = {'antigravity', 'idlelib', 'lib2to3', 'sitecustomize', 'test', 'this', 'turtle', 'turtledemo', 'venv'}
 _STDLIB = os.path.dirname(os.__file__)
 
 
-def hidden(path, own):
+def hidden(path: 'list[str]', own: str) -> 'tuple[str, str] | None':
     """Find the first module that hides one of the standard library.
 
     Args:
@@ -33,7 +35,7 @@ def hidden(path, own):
     return None
 
 
-def _modules(folder):
+def _modules(folder: str) -> 'dict[str, str]':
     """Files of the modules and packages in a folder, by name."""
     try:
         entries = os.listdir(folder)
@@ -50,11 +52,11 @@ def _modules(folder):
     return found
 
 
-def _is_same(one, other):
+def _is_same(one: str, other: str) -> bool:
     return os.path.realpath(one) == os.path.realpath(other)
 
 
-def _refuse():
+def _refuse() -> None:
     found = hidden(sys.path, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
     if found is None:
         return

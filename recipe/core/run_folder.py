@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Optional, Sequence, Tuple
 
 from recipe.core import console, inputs, run_lock
-from recipe.core.paths import OUTPUT
+from recipe.core.paths import OUTPUT as OUTPUT
 
 COMMAND, CONFIG, VERSIONS, LOGS = 'command.txt', 'config.py', 'versions.json', 'logs'
 LAUNCHER_LOG = 'launcher.log'  # what the launcher has said

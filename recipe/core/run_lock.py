@@ -23,7 +23,7 @@ import time
 import uuid
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Optional
+from typing import Any, Dict, Optional
 
 from recipe.core import console, processes
 
@@ -74,7 +74,7 @@ class Holder:
         return processes.is_running(self.pid, self.born)
 
 
-def _identity() -> dict:
+def _identity() -> Dict[str, Any]:
     """What tells this process from all others, as far as ``Holder`` has it."""
     boot = namespace = ''
     with contextlib.suppress(OSError):
@@ -191,6 +191,7 @@ class RunLock:
         """Make the file again after somebody has deleted it."""
         fd = os.open(self.path, _OPEN | os.O_CREAT | os.O_EXCL, 0o666)
         _flock(fd)
+        assert self._own is not None, 'heartbeats begin after the lock was taken'
         _write(fd, self._own)
         os.dup2(fd, self._fd, inheritable=False)
         os.close(fd)

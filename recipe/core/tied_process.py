@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Callable, Iterator, List, Sequence
+from typing import Any, Callable, Iterator, List, Sequence
 
 from recipe.core import processes
 from recipe.core.paths import PACKAGE
@@ -71,7 +71,7 @@ def _holder(status: os.stat_result) -> str:
 
 
 @contextlib.contextmanager
-def started(command: Sequence[str], **options: object) -> Iterator[subprocess.Popen]:
+def started(command: Sequence[str], **options: Any) -> Iterator[subprocess.Popen[Any]]:
     """Start a program. When the block is left, the program is ended if it still runs, with all that it started.
 
     Args:

@@ -11,9 +11,12 @@ import signal
 import sys
 import threading
 import time
-from typing import Callable, Iterator, List, Optional, Sequence, TypeVar
+from typing import TYPE_CHECKING, Callable, Iterator, List, Optional, Sequence, TypeVar
 
 from recipe.core import console
+
+if TYPE_CHECKING:  # rich is imported only where it is shown
+    from rich import progress
 
 Job = TypeVar('Job')
 Result = TypeVar('Result')
@@ -81,6 +84,7 @@ def _start_worker() -> None:
     """Make a worker end with its parent, however that ends, and leave Ctrl-C to it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
+    assert parent is not None, 'runs in a worker process'
 
     def follow() -> None:
         multiprocessing.connection.wait([parent.sentinel])
@@ -99,7 +103,7 @@ class _Progress:
 
     def __init__(self, title: str, total: int) -> None:
         self.title, self.total, self.done = title, total, 0
-        self.bar = None
+        self.bar: Optional[progress.Progress] = None
         self.start = self.last = time.monotonic()
 
     def __enter__(self) -> _Progress:

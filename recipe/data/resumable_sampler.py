@@ -20,6 +20,9 @@ class StreamIndex(int):
         position: Position in the stream of all ranks, counted from 0. No two samples of a training run share it.
     """
 
+    seed: int
+    position: int
+
     def __new__(cls, index: int, seed: int, position: int) -> 'StreamIndex':
         """Make the int and attach seed and position."""
         self = super().__new__(cls, index)

@@ -7,12 +7,12 @@ import shlex
 from pathlib import Path
 from typing import Optional
 
-from recipe.core import console, inputs, run_folder
+from recipe.core import console, inputs, paths, run_folder
 from recipe.data import verify
 
 # Scenes to train and to validate on, width and height in pixels, seed.
 DEMO = (240, 40, 256, 128, 0)
-DEMO_DATA = run_folder.OUTPUT / 'demo_data'
+DEMO_DATA = paths.OUTPUT / 'demo_data'
 
 
 def root(given: Optional[str], demo: bool) -> Path:

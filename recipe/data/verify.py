@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -123,7 +124,8 @@ def _expected(
 ) -> Tuple[Dict[str, int], Optional[Tuple[int, int]]]:
     """Return the expected counts, and the picture size (width, height) if it is known."""
     path = root / layout.DEMO_FILE
-    counts, size = layout.OFFICIAL_COUNTS, layout.OFFICIAL_SIZE
+    counts: Dict[str, int] = layout.OFFICIAL_COUNTS
+    size: Optional[Tuple[int, int]] = layout.OFFICIAL_SIZE
     if path.is_file():
         counts, size = {}, None
         try:
@@ -232,21 +234,22 @@ def _check_files(
     prefix = len(str(root)) + 1
     for pair in pairs:
         for path, is_label in ((pair.image, False), (pair.label, True)):
-            try:
-                status[path] = Path(path).stat()
-            except OSError:
-                status[path] = None  # reading it will say why
-            found = status[path] and store.get(path[prefix:], status[path])
-            if found:
-                known[path] = (status[path], found)
+            seen: Optional[os.stat_result] = None  # if that fails, reading it will say why
+            with contextlib.suppress(OSError):
+                seen = Path(path).stat()
+            status[path] = seen
+            found = store.get(path[prefix:], seen) if seen else None
+            if seen and found:
+                known[path] = (seen, found)
             else:
                 jobs.append(facts.Job(path, is_label, num_classes))
     report.n_files, report.from_cache = 2 * len(pairs), len(known)
     for job, finding in zip(jobs, parallel.run(facts.read, jobs, 'checking files', workers, progress)):
+        seen = status[job.path]
         if finding.fault:
             report.faults.append(Fault(job.path, finding.fault))
-        elif status[job.path] is not None:
-            known[job.path] = (status[job.path], finding.facts)
+        elif seen is not None and finding.facts is not None:
+            known[job.path] = (seen, finding.facts)
     store.replace({path[prefix:]: entry for path, entry in known.items()})
     highest: Dict[str, Dict[str, int]] = {split: {} for split in layout.SPLITS}
     for pair in pairs:

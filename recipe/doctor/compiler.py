@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
-from typing import List, Tuple
+from typing import Any, List, Tuple
 
 from recipe.doctor.finding import FAILURE, OK, Finding
 from recipe.doctor.subject import Subject
@@ -41,6 +41,6 @@ def _command(subject: Subject, variable: str, names: Tuple[str, ...]) -> Tuple[s
     return asked, ''
 
 
-def _has_inductor(config: object) -> bool:
+def _has_inductor(config: Any) -> bool:
     hooks = (config or {}).get('custom_hooks') or []
     return any(hook.get('type') == 'CompileHook' and hook.get('backend', 'inductor') == 'inductor' for hook in hooks)

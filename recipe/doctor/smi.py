@@ -74,11 +74,12 @@ def parse_npu(text: str) -> Listing:
             used, total = memory[-1] if memory else (0, 0)
             where = int(upper[1]), int(chip[1])
             index = int(chip[2]) if chip[2] else len(rows)
-            rows.append({'where': where, 'card': (index, upper[2], upper[3], used, total)})
+            card = dict(index=index, name=upper[2], health=upper[3], used_mib=used, total_mib=total)
+            rows.append({'where': where, 'card': card})
             upper = None
         else:
             upper = _NPU.match(line)
-    cards = [Card(*row['card'], pids=tuple(pids.get(row['where'], ()))) for row in rows]
+    cards = [Card(**row['card'], pids=tuple(pids.get(row['where'], ()))) for row in rows]
     version = re.search(r'Version:\s*(\S+)', text)
     return Listing(sorted(cards, key=lambda card: card.index), version[1] if version else None)
 
@@ -98,8 +99,9 @@ def parse_gpu(text: str, processes: str = '') -> Listing:
         index, uuid, name, used, total, errors, listing.driver = values
         broken = 'ERR' in line
         health = 'ERR!' if broken else f'{errors} {MEMORY_ERRORS}' if errors.isdigit() and int(errors) else OK
-        memory = [int(value) if value.isdigit() else 0 for value in (used, total)]
-        listing.cards.append(Card(int(index), name, health, *memory, uuid=uuid, pids=tuple(pids.get(uuid, ()))))
+        used_mib, total_mib = (int(value) if value.isdigit() else 0 for value in (used, total))
+        held_by = tuple(pids.get(uuid, ()))
+        listing.cards.append(Card(int(index), name, health, used_mib, total_mib, uuid, held_by))
     return listing
 
 

@@ -52,8 +52,18 @@ def installed(subject: Subject) -> Versions:
         cuda, driver_cuda = torch.version.cuda, hardware.driver_cuda()
     cann = ascend.cann(subject.root, subject.env) if subject.device == 'npu' else None
     driver = ascend.driver(subject.root) if subject.device == 'npu' else None
-    packages = [_package(name) for name in ('torch', 'torch_npu', 'mx_driving')]
-    return Versions(platform.python_version(), *packages, *(cann or (None, None)), driver, cuda, driver_cuda)
+    version, home = cann or (None, None)
+    return Versions(
+        python=platform.python_version(),
+        torch=_package('torch'),
+        torch_npu=_package('torch_npu'),
+        mx_driving=_package('mx_driving'),
+        cann=version,
+        cann_home=home,
+        driver=driver,
+        cuda=cuda,
+        driver_cuda=driver_cuda,
+    )
 
 
 def _package(name: str) -> Optional[str]:
@@ -91,7 +101,9 @@ def _within(version: str, bounds: Sequence[Optional[str]], end_included: bool) -
 
 def _numbers(version: str) -> List[int]:
     """``2.1.0.post17`` as [2, 1, 0]."""
-    return [int(part) for part in re.match(r'(\d+(?:\.\d+)*)?', version)[0].split('.') if part]
+    found = re.match(r'(?:\d+(?:\.\d+)*)?', version)
+    assert found is not None, 'the pattern matches the empty string too'
+    return [int(part) for part in found[0].split('.') if part]
 
 
 def _stack(device: str, have: Versions, row: Dict[str, Sequence[Optional[str]]]) -> List[Finding]:

@@ -43,8 +43,9 @@ class DeferredScalars:
         """
         names = tuple(scalars)
         if stacked is None:
-            names = tuple(name for name in names if torch.is_tensor(scalars[name]))
-            stacked = self._stack([scalars[name] for name in names])
+            tensors = {name: value for name, value in scalars.items() if isinstance(value, torch.Tensor)}
+            names = tuple(tensors)
+            stacked = self._stack(list(tensors.values()))
         for name, value in scalars.items():
             if name not in names:
                 self._hub.update_scalar(name, value)
@@ -155,5 +156,5 @@ class DeferredHistoryBuffer(HistoryBuffer):
         self._read_pending()
         return self._counts[max(0, self._size - self.max_length) : self._size]
 
-    def __reduce_ex__(self, protocol: int) -> Any:
+    def __reduce_ex__(self, protocol: Any) -> Any:
         return HistoryBuffer, (self._log_history.copy(), self._count_history.copy(), self.max_length)

@@ -6,7 +6,7 @@ the same and more, and leaves everything else as it is.
 
 from __future__ import annotations
 
-from typing import Any, Dict, Iterator, List, Optional, Set
+from typing import Any, Dict, Iterator, List, Optional, Set, Tuple
 
 from recipe.core import console
 
@@ -26,7 +26,7 @@ _KNOWN_STEPS = {
     'PackSegInputs',
 }
 # Upstream's type, ours, and the parameters for which ours is the same.
-_FAST_STEPS = {
+_FAST_STEPS: Dict[Optional[str], Tuple[Optional[str], Set[str]]] = {
     'LoadImageFromFile': ('FastLoadImageFromFile', {'backend_args'}),
     'LoadAnnotations': ('FastLoadAnnotations', {'backend_args', 'reduce_zero_label'}),
     'RandomFlip': ('FastRandomFlip', {'prob', 'direction', 'swap_seg_labels'}),

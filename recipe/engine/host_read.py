@@ -1,6 +1,6 @@
 """Finds the host read of a model, with which a value reaches the host without a wait of its own."""
 
-from typing import Optional
+from typing import Any, Iterable, Optional
 
 from torch import nn
 
@@ -16,4 +16,5 @@ def host_read_of(model: nn.Module) -> Optional[HostRead]:
     Returns:
         That of an accelerated Mask2Former head; None for a model without one.
     """
-    return next((module.host_read for module in model.modules() if hasattr(module, 'host_read')), None)
+    modules: Iterable[Any] = model.modules()
+    return next((module.host_read for module in modules if hasattr(module, 'host_read')), None)

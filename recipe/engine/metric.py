@@ -14,6 +14,8 @@ Areas = Tuple[Tensor, Tensor, Tensor, Tensor]
 class DeviceIoUMetric(IoUMetric):
     """mmseg's IoU metric, for which the host waits for the device once a validation."""
 
+    results: List[Any]
+
     def process(self, data_batch: Dict[str, Any], data_samples: Sequence[Dict[str, Any]]) -> None:
         """Count a batch.
 

@@ -58,9 +58,10 @@ class RecipeRunner(Runner):
         dataloader: Union[DataLoader, Dict], seed: Optional[int] = None, diff_rank_seed: bool = False
     ) -> DataLoader:
         """Build a data loader whose errors name the file; see :class:`FileNamingDataset`."""
-        dataset = dataloader.get('dataset') if isinstance(dataloader, dict) else None
-        if isinstance(dataset, dict) and dataset['type'] is not PositionSeededDataset:  # which names files itself
-            dataloader = {**dataloader, 'dataset': {'type': FileNamingDataset, 'dataset': dataset}}
+        if isinstance(dataloader, dict):
+            dataset = dataloader.get('dataset')
+            if isinstance(dataset, dict) and dataset['type'] is not PositionSeededDataset:  # which names files itself
+                dataloader = {**dataloader, 'dataset': {'type': FileNamingDataset, 'dataset': dataset}}
         return Runner.build_dataloader(dataloader, seed, diff_rank_seed)
 
 

@@ -34,7 +34,7 @@ def _shorten_grace() -> None:
     def close_soon(self: Any, death_sig: signal.Signals, timeout: int = GRACE_S) -> None:
         close(self, death_sig, GRACE_S)
 
-    SubprocessContext._close = close_soon
+    SubprocessContext._close = close_soon  # type: ignore[method-assign]  # torchrun has no option for the grace
 
 
 def causes_first(failures: Dict[int, Any], log_dir: Path, hung: Tuple[int, ...] = ()) -> List[Dict[str, Any]]:
@@ -110,7 +110,7 @@ class _Reporter:
                 agent._remaining_restarts = reporter._report(result.failures, agent._remaining_restarts)
             return result
 
-        module.LocalElasticAgent._monitor_workers = monitor_and_report
+        module.LocalElasticAgent._monitor_workers = monitor_and_report  # type: ignore[method-assign]  # no hook
 
     def _report(self, failures: Dict[int, Any], restarts_left: int) -> int:
         """Report an attempt, of which no rank runs any more; returns how many more there may be."""

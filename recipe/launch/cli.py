@@ -258,8 +258,9 @@ def report(plan: Plan) -> None:
         console.UserError: A figure is missing or not a number.
     """
     from recipe.report import metrics
+    from recipe.report.collect import REQUIRED, collect
 
-    result = metrics.collect(plan.folder, metrics.REQUIRED[plan.options.script])
+    result = collect(plan.folder, REQUIRED[plan.options.script])
     for warning in result.warnings:
         console.warn(warning)
     written = metrics.write(result, plan.folder)

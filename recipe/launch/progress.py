@@ -8,10 +8,13 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Collection, Dict, List, Optional, Tuple
+from typing import TYPE_CHECKING, Collection, Dict, List, Optional, Tuple
 
 from recipe.core import console, sessions
 from recipe.launch.ranks import tail
+
+if TYPE_CHECKING:  # rich is imported only for a terminal
+    from rich import progress
 
 LINE_EVERY_S = 30
 _LOOK_EVERY_S = 3  # for something new to show; reading a log over a network is not free
@@ -108,7 +111,7 @@ class Progress:
         self._next_look = time.monotonic()
         self._next_line = self._next_look
         self._shown = State()
-        self._bar = None
+        self._bar: Optional[progress.Progress] = None
 
     def __enter__(self) -> Progress:
         if sys.stdout.isatty():

@@ -107,8 +107,8 @@ class Ranks:
             self._kill()
         if self._asked is not None:
             return 128 + self._asked
-        failure = self.failure()
-        return failure.status if failure else 0
+        cause = self.failure()
+        return cause.status if cause else 0
 
     @property
     def asked_to_end(self) -> Optional[signal.Signals]:

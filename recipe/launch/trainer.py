@@ -57,7 +57,7 @@ def store_of_attempt(attempt: int) -> None:
     """
     from torch.distributed import PrefixStore
 
-    rendezvous = importlib.import_module('torch.distributed.rendezvous')  # a function there bears the same name
+    rendezvous: Any = importlib.import_module('torch.distributed.rendezvous')  # a function there bears the same name
     create = rendezvous._create_c10d_store
 
     def create_anew(*args: Any, **kwargs: Any) -> PrefixStore:

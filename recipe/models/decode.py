@@ -5,7 +5,7 @@ The attention masks between the layers come from mask features that were resized
 linear.
 """
 
-from typing import Callable, List, NamedTuple, Sequence
+from typing import Any, Callable, List, NamedTuple, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -74,7 +74,8 @@ class _AttentionMasks:
     """Finds the pixels that each query may attend to in the next layer."""
 
     def __init__(self, head: nn.Module, mask_features: Tensor, sizes: List[torch.Size]):
-        self.steps = [_detached(module) for module in (head.transformer_decoder.post_norm, *head.mask_embed)]
+        mask_embed: Any = head.mask_embed
+        self.steps = [_detached(module) for module in (head.transformer_decoder.post_norm, *mask_embed)]
         # (B, C, h * w) for each level
         self.features = [
             F.interpolate(mask_features.detach(), size, mode='bilinear', align_corners=False).flatten(2)
@@ -110,9 +111,9 @@ def _level_keys(head: nn.Module, memories: Sequence[Tensor]) -> List[Keys]:
         One for each layer.
     """
     layers = head.transformer_decoder.layers
-    num_levels = head.num_transformer_feat_level
+    num_levels: Any = head.num_transformer_feat_level
     level_embeds = head.level_embed.weight.unbind()
-    keys = [None] * len(layers)
+    keys: List[Any] = [None] * len(layers)
     for i in range(min(num_levels, len(layers))):
         memory = head.decoder_input_projs[i](memories[i])
         position = unpadded_encoding(head.decoder_positional_encoding, memory)

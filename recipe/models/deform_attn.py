@@ -70,6 +70,7 @@ class FastMultiScaleDeformableAttention(MultiScaleDeformableAttention):
         Returns:
             Shape of ``query``.
         """
+        assert reference_points is not None and spatial_shapes is not None and level_start_index is not None
         value = query if value is None else value
         identity = query if identity is None else identity
         if query_pos is not None:

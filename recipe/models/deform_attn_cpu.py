@@ -59,6 +59,7 @@ def attend(samples: Samples) -> Tensor:
     for value, grid, weight in samples.levels():
         part = _sample(value, grid).mul_(weight).sum(2)
         out = part if out is None else out.add_(part)
+    assert out is not None, 'there is at least one level'
     return out.view(samples.values.shape[0], -1, out.shape[-1])
 
 
@@ -117,7 +118,8 @@ class CPUDeformableAttention(Function):
     @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple:
         """Gradients of values, locations and weights."""
-        samples = _queries_last(*ctx.saved_tensors, ctx.shapes)
+        value, sampling_locations, attention_weights = ctx.saved_tensors
+        samples = _queries_last(value, sampling_locations, attention_weights, ctx.shapes)
         grad_grids = torch.empty_like(samples.grids)
         grad_weights = torch.empty_like(samples.weights)
         grad_values = attend_backward(grad.transpose(1, 2).contiguous(), samples, grad_grids, grad_weights)

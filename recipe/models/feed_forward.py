@@ -67,7 +67,10 @@ def _two_layers(layers: nn.Sequential) -> Optional[Tuple[nn.Linear, nn.Linear, b
     """Return both linear layers and whether GELU is between them, or None if the layers are others."""
     if len(layers) != 3 or not isinstance(layers[0], nn.Sequential) or len(layers[0]) != 3:
         return None
-    (first, activation, dropout), second, last_dropout = layers
+    inner: Any = layers[0]
+    first, activation, dropout = inner
+    second: Any = layers[1]
+    last_dropout = layers[2]
     modules = (layers, layers[0], *layers[0], second, last_dropout)
     linear = (nn.Linear, Linear)
     is_gelu = type(activation) is nn.GELU and activation.approximate == 'none'

@@ -33,7 +33,7 @@ def can_batch(head: nn.Module) -> bool:
         False if the assigner, the sampler or a loss is of another class, or has options that ``batched_loss`` lacks.
     """
     cls, mask, dice = head.loss_cls, head.loss_mask, head.loss_dice
-    return (
+    return bool(
         match_costs(head.assigner) is not None
         and type(head.sampler) is MaskPseudoSampler
         and type(cls) is type(mask) is CrossEntropyLoss
@@ -57,7 +57,7 @@ def _constant(values: Tuple[float], dtype: torch.dtype, device: torch.device) ->
         return torch.tensor(values, dtype=dtype, device=device)
 
 
-def _check_labels(labels: List[Sequence[int]], num_classes: int) -> None:
+def _check_labels(labels: Sequence[Sequence[int]], num_classes: int) -> None:
     """Raise ValueError if there are classes that the head does not have."""
     for image, names in enumerate(labels):
         stray = [name for name in names if not 0 <= name < num_classes]
@@ -75,7 +75,7 @@ def _match(
     costs: MatchCosts,
     predictions: QueryPredictions,
     gt_masks: Tensor,
-    labels: List[Sequence[int]],
+    labels: Sequence[Sequence[int]],
     points: List[Tensor],
 ) -> Pairs:
     """Match the queries of all layers and images.
@@ -168,7 +168,7 @@ def _point_losses(
 
 
 def batched_loss(
-    head: nn.Module, predictions: QueryPredictions, gt_masks: Tensor, labels: List[Sequence[int]]
+    head: nn.Module, predictions: QueryPredictions, gt_masks: Tensor, labels: Sequence[Sequence[int]]
 ) -> Dict[str, Tensor]:
     """Compute the losses of all layers.
 

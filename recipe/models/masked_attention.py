@@ -4,7 +4,7 @@ The modules hold the parameters. The functions compute what the forward methods 
 at once if layers share an input. The queries of all images are rows of one matrix, (B * Q, C).
 """
 
-from typing import List, NamedTuple
+from typing import List, NamedTuple, Type
 
 import torch
 import torch.nn.functional as F
@@ -59,7 +59,7 @@ def _fusible_attention(attention: nn.Module) -> bool:
     )
 
 
-def is_fusible(decoder: BaseModule, layer_type: type) -> bool:
+def is_fusible(decoder: BaseModule, layer_type: Type[nn.Module]) -> bool:
     """Return whether a decoder's layers compute what these functions compute.
 
     Args:
@@ -155,7 +155,8 @@ def self_attention(attention: nn.Module, query: Tensor, positions: Tensor, batch
         inner.in_proj_bias.view(3, 1, dim), query + positions, inner.in_proj_weight.view(3, dim, dim).transpose(1, 2)
     )
     qkv = qkv.view(3, batch_size, -1, num_heads, dim // num_heads)
-    out = F.scaled_dot_product_attention(*qkv.transpose(2, 3).unbind())
+    q, k, v = qkv.transpose(2, 3).unbind()
+    out = F.scaled_dot_product_attention(q, k, v)
     return _project_out(attention, out, query)
 
 

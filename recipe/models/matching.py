@@ -114,7 +114,7 @@ def _fault(cost: np.ndarray, image: int, labels: Sequence[int]) -> Optional[str]
 
 def assign(
     costs: List[np.ndarray],
-    labels: List[Sequence[int]],
+    labels: Sequence[Sequence[int]],
     background: int,
     device: torch.device,
     on_bad_costs: Optional[Callable[[str], None]] = None,
@@ -137,8 +137,8 @@ def assign(
     num_layers, num_queries, _ = costs[0].shape
     num_images = len(costs)
     usable = True
-    queries = [[] for _ in range(num_layers)]
-    masks = [[] for _ in range(num_layers)]
+    queries_of: List[List[np.ndarray]] = [[] for _ in range(num_layers)]
+    masks_of: List[List[np.ndarray]] = [[] for _ in range(num_layers)]
     classes = np.full((num_layers, num_images, num_queries), background)
     first_mask = 0
     for image, cost in enumerate(costs):
@@ -152,16 +152,17 @@ def assign(
         names = np.asarray(labels[image], dtype=np.int64)
         for layer in range(num_layers):
             rows, columns = linear_sum_assignment(cost[layer])
-            queries[layer].append((layer * num_images + image) * num_queries + rows)
-            masks[layer].append(first_mask + columns)
+            queries_of[layer].append((layer * num_images + image) * num_queries + rows)
+            masks_of[layer].append(first_mask + columns)
             classes[layer, image, rows] = names[columns]
         first_mask += len(names)
-    queries = np.concatenate([q for layer in queries for q in layer])
-    masks = np.concatenate([m for layer in masks for m in layer])
+    queries = np.concatenate([q for layer in queries_of for q in layer])
+    masks = np.concatenate([m for layer in masks_of for m in layer])
     num_pairs = len(masks) // num_layers
     by_pair = masks * num_layers + np.arange(num_layers).repeat(num_pairs)
     by_mask = np.zeros(first_mask * num_layers, dtype=np.int64)
     by_mask[by_pair] = np.arange(len(by_pair))
     parts = (queries, classes.reshape(-1), by_mask, by_pair)
     packed = torch.from_numpy(np.concatenate(parts).astype(np.int64)).to(device, non_blocking=True)
-    return Pairs(*packed.split([len(part) for part in parts]), usable)
+    rows, targets, by_mask_rows, by_pair_rows = packed.split([len(part) for part in parts])
+    return Pairs(rows, targets, by_mask_rows, by_pair_rows, usable)

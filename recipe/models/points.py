@@ -57,7 +57,8 @@ def draw_points(
     assert 0 <= importance_sample_ratio <= 1
     num_sampled = int(num_points * oversample_ratio)
     num_others = num_points - int(importance_sample_ratio * num_points)
-    shapes = [(num_points, 2)] * num_images + [(num_masks, num_sampled, 2), (num_masks, num_others, 2)]
+    shapes: List[Tuple[int, ...]] = [(num_points, 2)] * num_images
+    shapes += [(num_masks, num_sampled, 2), (num_masks, num_others, 2)]
     draw = _draw_at_once if device.type == 'cpu' else _draw_one_by_one
     *matching, candidates, others = draw(num_layers, shapes, device)
     return PointDraws(matching, candidates.flatten(0, 1), others.flatten(0, 1))

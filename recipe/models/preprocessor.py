@@ -10,6 +10,8 @@ from recipe.models.present_classes import host_values, note_values
 class FastSegDataPreProcessor(SegDataPreProcessor):
     """mmseg's preprocessor, which copies in the background and notes the classes of each label map."""
 
+    channel_conversion: bool
+
     def set_up(self) -> None:
         """Take over the conversion of channels, and have pinned memory copied in the background."""
         self._non_blocking = True

@@ -59,9 +59,9 @@ def note_values(data_sample: BaseDataElement, values: Optional[Sequence[int]], p
     """
     if values is None:
         return
-    if any(data_sample.metainfo['padding_size']):
-        values = {*values, pad_value}
-    data_sample.gt_sem_seg.set_metainfo({KEY: tuple(sorted(values))})
+    padded = any(data_sample.metainfo['padding_size'])
+    present = {*values, pad_value} if padded else values
+    data_sample.gt_sem_seg.set_metainfo({KEY: tuple(sorted(present))})
 
 
 def present_classes(label_map: PixelData, ignore_index: int) -> List[int]:

@@ -3,7 +3,7 @@
 import threading
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import Callable, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -34,15 +34,15 @@ def paths_drawn(drops: Sequence[nn.Module], x: Tensor) -> Iterator[None]:
     dtype = x.dtype if x.dtype == torch.float64 else torch.float32
     shape = len(active), x.shape[0]
     if _computes_kept_samples(x):
-        rows = torch.rand(shape, dtype=dtype).tolist()
+        rows: Sequence[Any] = torch.rand(shape, dtype=dtype).tolist()
     else:
         draws = torch.empty(shape, dtype=dtype, device=x.device)
         # An accelerator draws other numbers for one large tensor than for many small ones.
         for row in draws.unbind():
             row.uniform_()
         keep_probs = _keep_probs(tuple(drop.drop_prob for drop in active), dtype, x.device)
-        rows = draws.add_(keep_probs).floor_().div_(keep_probs)
-        rows = rows.view(*shape, 1, 1).unbind()
+        draws.add_(keep_probs).floor_().div_(keep_probs)
+        rows = draws.view(*shape, 1, 1).unbind()
     _drawn.by_module = dict(zip(active, rows))
     try:
         yield
@@ -52,7 +52,7 @@ def paths_drawn(drops: Sequence[nn.Module], x: Tensor) -> Iterator[None]:
 
 def drops_paths(module: nn.Module) -> bool:
     """Return whether a module is a DropPath that drops in its present mode."""
-    return type(module) is DropPath and module.training and module.drop_prob > 0
+    return bool(type(module) is DropPath and module.training and module.drop_prob > 0)
 
 
 def add_branch(x: Tensor, branch: Callable[[Tensor], Tensor], drop: nn.Module) -> Tensor:

@@ -1,6 +1,6 @@
 """The segmentor: sums of losses, and predictions at the size of the image."""
 
-from typing import Dict, List, Tuple
+from typing import Dict, List, Sequence, Tuple, Union
 
 from mmengine.structures import PixelData
 from mmseg.models.segmentors import EncoderDecoder
@@ -25,7 +25,7 @@ class FastEncoderDecoder(EncoderDecoder):
         x = parts.backbone(self.backbone, inputs)
         return self.neck(x) if self.with_neck else x
 
-    def parse_losses(self, losses: Dict[str, Tensor]) -> Tuple[Tensor, Dict[str, Tensor]]:
+    def parse_losses(self, losses: Dict[str, Union[Tensor, List[Tensor]]]) -> Tuple[Tensor, Dict[str, Tensor]]:
         """Add up the loss terms; see :func:`recipe.models.stacked_losses.parse_losses`."""
         return parse_losses(losses)
 
@@ -43,7 +43,7 @@ class FastEncoderDecoder(EncoderDecoder):
             return super().postprocess_result(seg_logits, data_samples)
         if data_samples is None:
             data_samples = [SegDataSample() for _ in seg_logits]
-            restored = seg_logits.unbind()
+            restored: Sequence[Tensor] = seg_logits.unbind()
         else:
             restored = [self._restore(*one) for one in zip(seg_logits.split(1), data_samples)]
         for sample, logits in zip(data_samples, restored):

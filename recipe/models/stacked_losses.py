@@ -1,7 +1,7 @@
 """The sum of the loss terms, and the terms in one tensor for the log."""
 
 from collections import OrderedDict
-from typing import Dict, List, Tuple, Union
+from typing import Any, Dict, List, Tuple, Union
 
 import torch
 from mmengine.utils import is_list_of
@@ -33,7 +33,7 @@ def parse_losses(losses: Dict[str, Union[Tensor, List[Tensor]]]) -> Tuple[Tensor
     Raises:
         TypeError: A term is neither a tensor nor a list of tensors.
     """
-    terms = []  # each of one element
+    terms: List[Any] = []  # tensors of one element
     for name, value in losses.items():
         if isinstance(value, Tensor):
             terms.append(value.mean() if value.numel() != 1 else value)
@@ -43,8 +43,9 @@ def parse_losses(losses: Dict[str, Union[Tensor, List[Tensor]]]) -> Tuple[Tensor
             raise TypeError(f'{name} is not a tensor or list of tensors')
     is_loss = ['loss' in name for name in losses]
     if not any(is_loss):
-        scalars = (term.reshape(()) for term in terms)
-        return 0, OrderedDict([('loss', 0), *zip(losses, scalars)])
+        nothing: Any = 0  # as mmengine's method returns it
+        plain = (term.reshape(()) for term in terms)
+        return nothing, OrderedDict([('loss', nothing), *zip(losses, plain)])
     minimized = _one_vector([term for term, chosen in zip(terms, is_loss) if chosen])
     loss = minimized.sum()
     stacked = minimized.detach() if all(is_loss) else _one_vector([term.detach().to(loss.dtype) for term in terms])

@@ -4,7 +4,7 @@ Each image is padded to all classes of the head. So everything before and after 
 whole training, and one graph of torch.compile serves it. Padding adds exactly 0 to the losses.
 """
 
-from typing import Callable, Dict, List, NamedTuple, Sequence, Tuple
+from typing import Any, Callable, Dict, List, NamedTuple, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -29,7 +29,7 @@ def can_be_static(head: nn.Module) -> bool:
     Returns:
         False if ``can_batch`` is, and for the squared dice loss, in which an empty target costs something.
     """
-    return can_batch(head) and head.loss_dice.naive_dice
+    return bool(can_batch(head) and head.loss_dice.naive_dice)
 
 
 class PaddedPairs(NamedTuple):
@@ -124,7 +124,7 @@ def static_loss(
     head: nn.Module,
     predictions: QueryPredictions,
     label_maps: Tensor,
-    labels: List[Sequence[int]],
+    labels: Sequence[Sequence[int]],
     costs: Callable[..., Tensor] = static_costs,
     point_losses: Callable[..., Tuple[Tensor, Tensor]] = static_point_losses,
 ) -> Dict[str, Tensor]:
@@ -146,7 +146,8 @@ def static_loss(
     Raises:
         ValueError: As ``batched_loss``.
     """
-    _check_labels(labels, head.num_classes)
+    num_classes: Any = head.num_classes
+    _check_labels(labels, num_classes)
     num_layers, num_images, num_queries, _ = predictions.cls_logits.shape
     device = predictions.cls_logits.device
     counts = [min(len(image), num_queries) for image in labels]
@@ -161,7 +162,7 @@ def static_loss(
     )
     # An image without ground truth counts as one mask, as in SamplingResult.
     num_masks = reduce_mean(torch.full((1,), float(sum(max(n, 1) for n in counts)), device=device)).clamp(min=1)
-    names = torch.zeros(num_images, head.num_classes, dtype=torch.long)
+    names = torch.zeros(num_images, num_classes, dtype=torch.long)
     for image, present in enumerate(labels):
         names[image, : len(present)] = torch.as_tensor(present, dtype=torch.long)
     names = names.to(device, non_blocking=True)
@@ -188,7 +189,7 @@ def static_loss(
 
 def pad_pairs(
     pairs: Pairs,
-    labels: List[Sequence[int]],
+    labels: Sequence[Sequence[int]],
     counts: List[int],
     num_queries: int,
     num_masks: int,

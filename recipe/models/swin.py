@@ -46,7 +46,7 @@ class FastWindowMSA(WindowMSA):
                 index,
                 self.proj.weight,
                 self.proj.bias,
-                Windows(tuple(hw_shape), window_size, shift_size),
+                Windows((hw_shape[0], hw_shape[1]), window_size, shift_size),
                 self.scale,
                 *((None, None, 0.0) if norm is None else (norm.weight, norm.bias, norm.eps)),
             )

@@ -7,7 +7,7 @@ pass computes the probabilities again instead of keeping them.
 
 import threading
 from functools import lru_cache
-from typing import List, NamedTuple, Optional, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 import torch
@@ -381,8 +381,9 @@ def _mask(windows: Windows, part: Tuple[int, int], count: int, dtype: torch.dtyp
     first, last = part
     images = count // (last - first)
     with kept_constants():
-        mask = window_maps(*windows, torch.device('cpu')).mask
-        mask = mask[first:last, None].to(dtype)
+        whole = window_maps(*windows, torch.device('cpu')).mask
+        assert whole is not None, 'only shifted windows are masked'
+        mask = whole[first:last, None].to(dtype)
         return mask if images == 1 else mask.repeat(images, 1, 1, 1)
 
 
@@ -399,7 +400,8 @@ def _buffers(which: int, dtype: torch.dtype, rows: int, position_bias: Tensor) -
         _Scratch: For so many rows.
     """
     num_heads, N = position_bias.shape[:2]
-    kept = _scratch.__dict__.setdefault((which, dtype), {})
+    of_thread: Dict[Any, Any] = _scratch.__dict__
+    kept = of_thread.setdefault((which, dtype), {})
     numel = rows * N * N
     if not kept or kept['all'].numel() < numel:
         with kept_constants():

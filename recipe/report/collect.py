@@ -138,7 +138,7 @@ def _add_miou(result: Result, run: metrics_run.Run, required: bool) -> List[str]
         return ['mIoU is missing: no validation was logged, is val_interval > max_iters?'] if required else []
     last = validations[-1]
     best = max(
-        validations, key=lambda item: (item.miou_percent if math.isfinite(item.miou_percent) else -1, -item.iter)
+        validations, key=lambda item: (item.miou_percent if math.isfinite(item.miou_percent) else -1, -item.placed_iter)
     )
     for figure, value in (('mIoU', last.miou_percent), ('mAcc', last.macc_percent), ('aAcc', last.aacc_percent)):
         if value is not None and not math.isfinite(value):
@@ -149,7 +149,7 @@ def _add_miou(result: Result, run: metrics_run.Run, required: bool) -> List[str]
     if required and result.complete and run.val_interval and result.iters_planned:
         # mmengine 0.10.3 does not validate after the last iteration unless it is a multiple of the interval.
         due = result.iters_planned // run.val_interval * run.val_interval
-        if last.iter < due:
+        if last.placed_iter < due:
             return [
                 f'mIoU is missing: the validation at iteration {due} was not logged, the last one is at {last.iter}'
             ]

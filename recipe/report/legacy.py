@@ -48,6 +48,7 @@ def figures(result: Result, network: str, case: str) -> str:
 
 
 def _fps(result: Result) -> str:
+    assert result.fps_images_per_s is not None, 'the callers ask for it only if it was measured'
     # Small machines: two digits of 0.05 images/s would be one.
     digits = 2 if result.fps_images_per_s >= 10 else 3
     return f'{result.fps_images_per_s:.{digits}f}'

@@ -16,6 +16,7 @@ from PIL import Image
 
 from recipe.core import config_text, console
 from recipe.report.result import Result
+from recipe.report.run import Run
 
 matplotlib.rcdefaults()  # not what somebody's matplotlibrc says, such as text.usetex, which needs LaTeX
 
@@ -35,6 +36,11 @@ class Picture(NamedTuple):
     iter: int
 
 
+def _run_of(result: Result) -> Run:
+    assert result.run is not None, 'collect leaves the run in its result'
+    return result.run
+
+
 def curves(result: Result, path: Path) -> Path:
     """Draw losses, learning rate, mIoU and step time over the iterations.
 
@@ -42,7 +48,7 @@ def curves(result: Result, path: Path) -> Path:
         result: From ``metrics.collect``.
         path: PNG to write.
     """
-    run = result.run
+    run = _run_of(result)
     figure, axes = pyplot.subplots(2, 2, figsize=(14, 9), layout='constrained')
     state = '' if result.complete else f' (stopped at {result.iters_done} of {result.iters_planned})'
     figure.suptitle(f'{result.run_name}{state}')
@@ -159,11 +165,12 @@ def _draw_miou(axis: Any, validations: List[Any], result: Result) -> None:
 
 
 def _draw_step_time(axis: Any, result: Result) -> None:
-    steps = result.run.steps
+    run = _run_of(result)
+    steps = run.steps
     axis.set_title('step time' if steps else 'step time (mean over the log window)')
     axis.set_ylabel('seconds')
     times = [(step.iter, step.step_s) for step in steps] or [
-        (point.iter, point.step_s) for point in result.run.points if point.step_s is not None
+        (point.iter, point.step_s) for point in run.points if point.step_s is not None
     ]
     if not times:
         return _note(axis)
@@ -180,8 +187,8 @@ def _draw_step_time(axis: Any, result: Result) -> None:
             axis.axhline(value, color=color, linewidth=1.2, label=f'{label} {value:.3g} s')
             top = max(top, 1.15 * value)
     for number, (first, last) in enumerate(result.fps_window.warm_up_iters if result.fps_window else ()):
-        label = 'warm-up, not in the figures' if number == 0 else None
-        axis.axvspan(first - 0.5, last + 0.5, color='gold', alpha=0.25, linewidth=0, label=label)
+        only_once = 'warm-up, not in the figures' if number == 0 else None
+        axis.axvspan(first - 0.5, last + 0.5, color='gold', alpha=0.25, linewidth=0, label=only_once)
     if above:
         axis.plot([], [], linestyle='none', label=f'{above} slower step(s) above, max {seconds.max():.3g} s')
     axis.set_ylim(0, 1.3 * top)  # room for the legend above the points
@@ -194,7 +201,7 @@ def _note(axis: Any) -> None:
 
 def _last_pictures(result: Result) -> List[Picture]:
     """Pictures of the last validation that saved any."""
-    for start in reversed(result.run.starts):
+    for start in reversed(_run_of(result).starts):
         if start.images is None:
             continue
         found = []
@@ -241,7 +248,7 @@ def _row(picture: Picture, result: Result) -> Optional[Tuple[Picture, Dict[str, 
 
 def _source_image(name: str, result: Result) -> Optional[Path]:
     """The image of a picture, where the validation set of the config still lies."""
-    config = result.run.starts[-1].config
+    config = _run_of(result).starts[-1].config
     root = config_text.lookup(config, 'val_dataloader.dataset.data_root')
     below = config_text.lookup(config, 'val_dataloader.dataset.data_prefix.img_path')
     if not isinstance(root, str) or not isinstance(below, str):
@@ -265,11 +272,15 @@ def _legend(result: Result) -> List[Any]:
         return []
     return [
         Patch(
-            color=[channel / 255 for channel in name2label[name].color],
+            color=_as_fractions(*name2label[name].color),
             label=name if iou is None else f'{name} {iou:.1f} %',
         )
         for name, iou in result.class_iou_last_percent.items()
     ]
+
+
+def _as_fractions(red: int, green: int, blue: int) -> Tuple[float, float, float]:
+    return red / 255, green / 255, blue / 255
 
 
 def _save(figure: Any, path: Path, dpi: int) -> Path:

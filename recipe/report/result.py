@@ -109,7 +109,8 @@ class Result:
         """Content of result.json: plain JSON types, no NaN, without the parsed run itself."""
         content = dataclasses.asdict(dataclasses.replace(self, run=None))
         del content['run']
-        return _finite(content)
+        finite: Dict[str, Any] = _finite(content)
+        return finite
 
 
 def _finite(value: Any) -> Any:

@@ -26,7 +26,7 @@ class Start:
         log: Points and validations that no later start repeated, with the header of the text log.
         steps: Measured iterations that no later start repeated; empty without steps.csv.
         config: The config it ran with, empty where unknown.
-        first_iter: First iteration it trained, or was to train; None where nothing was logged.
+        first_logged_iter: First iteration it trained, or was to train; None where nothing was logged.
         last_iter: Last iteration known of it that no later start repeated.
         world_size: Processes; None where unknown.
         batch_size: Images per process and iteration; None where unknown.
@@ -38,11 +38,17 @@ class Start:
     log: scalars.Log
     steps: List[scalars.Step]
     config: Dict[str, Any]
-    first_iter: Optional[int] = None
+    first_logged_iter: Optional[int] = None
     last_iter: int = 0
     world_size: Optional[int] = None
     batch_size: Optional[int] = None
     images: Optional[Path] = None
+
+    @property
+    def first_iter(self) -> int:
+        """``first_logged_iter`` of a start in ``Run.starts``."""
+        assert self.first_logged_iter is not None, 'Run.starts holds only starts that logged something'
+        return self.first_logged_iter
 
     @property
     def global_batch(self) -> Optional[int]:
@@ -122,8 +128,8 @@ def read_run(path: Path, batch_size: Optional[int] = None, nproc: Optional[int] 
         raise console.UserError(f'no such run folder or log: {path}')
     starts = [_read_start(name, files) for name, files in _find(path)]
     root = _root(path)
-    run = Run(path, [start for start in starts if start.first_iter is not None], launcher=_launcher(root))
-    run.other_starts = [start for start in starts if start.first_iter is None]
+    run = Run(path, [start for start in starts if start.first_logged_iter is not None], launcher=_launcher(root))
+    run.other_starts = [start for start in starts if start.first_logged_iter is None]
     run.sessions = sessions.read(path) if path == root else []
     run.warnings = [warning for start in starts for warning in start.log.warnings]
     if not run.starts:
@@ -207,7 +213,7 @@ def _read_start(name: str, files: Dict[str, Path]) -> Start:
     if 'config' in files:
         config = files['config'].read_text(encoding='utf-8', errors='replace')
     start = Start(name, files, log, steps, config_text.read_config(config))
-    start.first_iter = _first_iter(start)
+    start.first_logged_iter = _first_iter(start)
     start.last_iter = max(
         [step.iter for step in steps[-1:]]
         + [point.iter for point in log.points[-1:]]
@@ -267,12 +273,13 @@ def _place_validations(start: Start) -> None:
 
 def _supersede(starts: List[Start]) -> None:
     """Drop what a later start did again."""
-    cutoff = validation_cutoff = math.inf
+    cutoff: float = math.inf
+    validation_cutoff: float = math.inf
     for start in reversed(starts):
         log = start.log
         start.steps = [step for step in start.steps if step.iter < cutoff]
         log.points = [point for point in log.points if point.iter < cutoff]
-        log.validations = [item for item in log.validations if item.iter < min(cutoff, validation_cutoff)]
+        log.validations = [item for item in log.validations if item.placed_iter < min(cutoff, validation_cutoff)]
         start.last_iter = int(min(start.last_iter, cutoff - 1))
         cutoff = min(cutoff, start.first_iter)
-        validation_cutoff = min([validation_cutoff] + [item.iter for item in log.validations])
+        validation_cutoff = min([validation_cutoff, *(item.placed_iter for item in log.validations)])

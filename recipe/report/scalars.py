@@ -65,6 +65,12 @@ class Validation:
     aacc_percent: Optional[float] = None
     class_iou_percent: Dict[str, Optional[float]] = field(default_factory=dict)
 
+    @property
+    def placed_iter(self) -> int:
+        """``iter`` of a validation in a run that has been read."""
+        assert self.iter is not None, 'read_run finds the iteration of each validation'
+        return self.iter
+
 
 class Step(NamedTuple):
     """One line of steps.csv, in seconds; ``step_s`` is the whole iteration, ``data_s`` included."""

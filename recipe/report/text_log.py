@@ -77,10 +77,12 @@ def read_text(path: Path) -> Log:
             _read_header(log, record.rest)
         elif record.rest and record.rest[0].startswith('+--'):
             classes = _class_table(record.rest, where) or classes
-        elif _RESUMED.match(record.message):
-            log.resumed_iter = int(_RESUMED.match(record.message)['iter'])
-        elif _SAVED.match(record.message):
-            saved_iter = int(_SAVED.match(record.message)['iter'])
+        else:
+            resumed, saved = _RESUMED.match(record.message), _SAVED.match(record.message)
+            if resumed:
+                log.resumed_iter = int(resumed['iter'])
+            elif saved:
+                saved_iter = int(saved['iter'])
     if clocks:
         log.seconds, log.clock_steps = _span(clocks)
     return log
@@ -131,7 +133,7 @@ def _clock(text: str) -> datetime:
     return datetime.strptime(text if text[4] == '/' else f'2000/{text}', '%Y/%m/%d %H:%M:%S')
 
 
-def _pairs(position: re.Match, where: str) -> Dict[str, Any]:
+def _pairs(position: re.Match[str], where: str) -> Dict[str, Any]:
     values: Dict[str, Any] = {}
     for key, text in _PAIR.findall(position['pairs']):
         try:

@@ -71,7 +71,7 @@ def timing(samples: Sequence[Sample], global_batch: int) -> Timing:
     steps = [sample.step_s for sample in samples]
     waits = [sample.data_s for sample in samples if sample.data_s is not None]
     known = len(waits) == len(samples)
-    waited = sum(sample.data_s * sample.iterations for sample in samples) if known else None
+    waited = sum(wait * sample.iterations for wait, sample in zip(waits, samples)) if known else None
     return Timing(
         iterations=iterations,
         fps_images_per_s=global_batch * iterations / seconds,

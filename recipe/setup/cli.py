@@ -27,7 +27,7 @@ import sys
 import time
 import uuid
 from pathlib import Path
-from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 from recipe.core import clean_environment, console, paths, tied_process
 from recipe.setup import stack
@@ -110,7 +110,7 @@ def _is_empty(folder: Path) -> bool:
     return folder.is_dir() and not any(folder.iterdir())
 
 
-def _load(path: Path) -> Dict:
+def _load(path: Path) -> Dict[str, Any]:
     with contextlib.suppress(FileNotFoundError, ValueError):
         record = json.loads(path.read_text('utf-8'))
         if isinstance(record, dict) and isinstance(record.get('steps'), dict):
@@ -138,7 +138,7 @@ class Setup:
         self.python = ''  # the interpreter that everything is installed into
         self._base: Optional[Python] = None  # what .venv is to be made with; None: the one that is there stays
         self._out = sys.stderr if args.print_python else sys.stdout
-        self._found: Optional[Dict] = None  # by ``check``, since pip ran last
+        self._found: Optional[Dict[str, Any]] = None  # by ``check``, since pip ran last
         self._calls = Caller(root, self.folder / 'logs', command, self._out)
         self._recall()
 
@@ -173,7 +173,7 @@ class Setup:
         return not self.use_venv or record.get('installed') == self._installed()
 
     def _done(self, step: Step) -> bool:
-        return self.record['steps'].get(step.name) == step.key()
+        return bool(self.record['steps'].get(step.name) == step.key())
 
     def by_hand(self) -> Optional[str]:
         """The active interpreter, if somebody installed everything into it without this tool."""
@@ -288,7 +288,7 @@ class Setup:
 
     # Checks
 
-    def _check(self) -> Dict:
+    def _check(self) -> Dict[str, Any]:
         """What ``check`` finds; asked again after pip has run."""
         if self._found is None:
             asked = {
@@ -301,13 +301,15 @@ class Setup:
             }
             step, self._calls.step = self._calls.step, 'check'
             self._calls.run([self.python, '-B', str(paths.PACKAGE), 'check', json.dumps(asked)], self._clean())
-            self._found = json.loads(self._calls.output()[-1])
+            found: Dict[str, Any] = json.loads(self._calls.output()[-1])
+            self._found = found
             self._calls.step = step
         return self._found
 
     def _lacking_requirements(self) -> List[str]:
         found = self._check()
-        return found['missing'] + [f'{file} of {name}' for name, file in found['damaged'].items()]
+        missing: List[str] = found['missing']
+        return missing + [f'{file} of {name}' for name, file in found['damaged'].items()]
 
     def _missing_checkouts(self) -> List[str]:
         return [name for name in self.pins if not (self.root / name / '.git').exists()]

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Dict, List, Sequence, TextIO
+from typing import Any, Dict, List, Sequence, TextIO
 
 from recipe.core import console, tied_process
 
@@ -71,7 +71,7 @@ class Caller:
             f'step {self.step} {what}, log: {self.log}; mend what it says, then go on with: {self._retry}'
         )
 
-    def _watch(self, process: subprocess.Popen) -> None:
+    def _watch(self, process: subprocess.Popen[Any]) -> None:
         """Wait for a process; on a terminal, show the seconds and the last line of its log meanwhile."""
         started = time.monotonic()
         shown = False

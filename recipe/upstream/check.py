@@ -76,7 +76,8 @@ def _mail_faults(mail: email.message.Message) -> List[str]:
         found.append(f'the subject has {len(subject)} characters, at most {MAX_SUBJECT} are readable: {subject!r}')
     if not mail.get('From') or not mail.get('Date'):
         found.append('no author or no date')
-    content = mail.get_payload(decode=True).decode('utf-8', 'replace')
+    payload = mail.get_payload(decode=True)
+    content = payload.decode('utf-8', 'replace') if isinstance(payload, bytes) else ''  # of a mail in several parts
     message = re.split(r'^(?:---$|diff --git )', content, maxsplit=1, flags=re.MULTILINE)[0]
     lines = [line for line in message.splitlines() if line.strip() and not _TRAILER.match(line)]
     if not lines:

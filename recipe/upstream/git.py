@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import tempfile
 from pathlib import Path
-from typing import Dict, Iterator, List, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 from recipe.core import console, tied_process
 
@@ -160,7 +160,7 @@ class Repo:
         user_config: bool = False,
         seconds: Optional[float] = None,
         env: Optional[Dict[str, str]] = None,
-    ) -> subprocess.CompletedProcess:
+    ) -> subprocess.CompletedProcess[bytes]:
         """Run one git command in the work tree.
 
         Args:
@@ -186,6 +186,7 @@ class Repo:
             command += ['-c', setting]
         command += arguments
         environment = {**self._environment(user_config), **(env or {})}
+        done: Optional[subprocess.CompletedProcess[bytes]]
         if seconds is None:
             done = _finished(command, self.path, environment, data)
         else:
@@ -196,15 +197,15 @@ class Repo:
             raise GitError(self.path, arguments, done.stderr.decode('utf-8', 'replace'))
         return done
 
-    def ok(self, *arguments: str, **options: object) -> bool:
+    def ok(self, *arguments: str, **options: Any) -> bool:
         """Whether a command exits with status 0."""
         return self.run(*arguments, check=False, **options).returncode == 0
 
-    def text(self, *arguments: str, **options: object) -> str:
+    def text(self, *arguments: str, **options: Any) -> str:
         """A command's stdout without its last newline."""
         return self.run(*arguments, **options).stdout.decode('utf-8', 'surrogateescape').rstrip('\n')
 
-    def lines(self, *arguments: str, **options: object) -> List[str]:
+    def lines(self, *arguments: str, **options: Any) -> List[str]:
         """A command's NUL-separated stdout (``-z``) as a list."""
         return [item for item in self.text(*arguments, **options).split('\0') if item]
 
@@ -259,7 +260,7 @@ class Repo:
 
 def _finished(
     command: List[str], folder: Path, env: Dict[str, str], data: Optional[bytes]
-) -> subprocess.CompletedProcess:
+) -> subprocess.CompletedProcess[bytes]:
     """Run a short command to its end, also where this process is interrupted: half a checkout is nobody's.
 
     Until then the command holds the locks of this process.
@@ -284,7 +285,7 @@ def _finished(
 
 def _in_time(
     command: List[str], folder: Path, env: Dict[str, str], seconds: float
-) -> Optional[subprocess.CompletedProcess]:
+) -> Optional[subprocess.CompletedProcess[bytes]]:
     """Run a command that may take long; None if it has not ended in time."""
     options = {'cwd': str(folder), 'env': env, 'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE}
     with contextlib.suppress(subprocess.TimeoutExpired), tied_process.started(command, **options) as process:

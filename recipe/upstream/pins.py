@@ -9,7 +9,7 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, Tuple
+from typing import Any, Dict, Tuple
 
 from recipe.core import console
 
@@ -64,7 +64,7 @@ def _hex(value: str, digits: int, where: str) -> str:
     return value
 
 
-def _pin(name: str, row: Dict) -> Pin:
+def _pin(name: str, row: Dict[str, Any]) -> Pin:
     sdist = row['sdist']
     return Pin(
         name=name,

@@ -183,7 +183,7 @@ class Canvas:
         if box is None:
             return
         left, top, right, bottom = box
-        stencil = np.zeros((bottom - top, right - left), np.float32)
+        stencil: np.ndarray = np.zeros((bottom - top, right - left), np.float32)
         cv2.fillPoly(stencil, [_fixed(corners - (left, top))], 1.0, cv2.LINE_8, SHIFT)
         if soft_px > 0.7:
             stencil = cv2.blur(stencil, (2 * int(soft_px) + 1,) * 2)

@@ -125,7 +125,7 @@ def pick(rng: np.random.Generator, choices: Sequence[RGB], spread: float = 9.0) 
     Returns:
         float64, shape (3,), RGB, 8 to 248.
     """
-    base = np.asarray(choices[rng.integers(len(choices))], np.float64)
+    base = np.asarray(choices[int(rng.integers(len(choices)))], np.float64)
     return np.clip(base * rng.normal(1, spread / 90) + rng.normal(0, spread * 0.6, 3), 8, 248)
 
 

@@ -91,9 +91,9 @@ def skyline(canvas: Canvas) -> None:
                 reach = rng.uniform(0.8, 1.15, 14)
                 columns = (left + right) / 2 - np.cos(steps) * wide * 0.62 * reach
                 rows = foot - np.sin(steps) * tall * 0.75 * reach
-                corners = np.stack((columns, rows), 1)
-                corners = np.concatenate((corners, [(right, foot + 1), (left, foot + 1)]))
-                canvas.fill(corners, color, 0.16, max(2.0, scale * 0.8))
+                crown = np.stack((columns, rows), 1)
+                crown = np.concatenate((crown, [(right, foot + 1), (left, foot + 1)]))
+                canvas.fill(crown, color, 0.16, max(2.0, scale * 0.8))
         left = right - rng.uniform(0, 0.25) * wide
 
 

@@ -23,7 +23,7 @@ def field(scale: int) -> np.ndarray:
         float32, shape (FIELD_PX, FIELD_PX), zero mean, unit variance, cut at three standard deviations.
     """
     cells = FIELD_PX // scale
-    grid = np.random.default_rng(scale).standard_normal((cells, cells)).astype(np.float32)
+    grid: np.ndarray = np.random.default_rng(scale).standard_normal((cells, cells)).astype(np.float32)
     if scale > 1:
         wrapped = np.pad(grid, 2, mode='wrap')
         size = (cells + 4) * scale

@@ -14,7 +14,7 @@ import struct
 import sys
 import zipfile
 import zlib
-from typing import Any, BinaryIO, Callable, Dict, Optional, Tuple
+from typing import Any, BinaryIO, Callable, Dict, Optional, Sequence, Tuple
 
 import torch
 
@@ -138,7 +138,7 @@ def _require_one_end(file: BinaryIO, size: int) -> None:
     if end[:4] != b'PK\5\6' or end[20:] != b'\0\0':
         raise DamagedError('is damaged (something is behind its end)')
     (disk, first, here, entries, length, start) = struct.unpack('<4H2I', end[4:20])
-    directory = (entries, length, start)
+    directory: Sequence[int] = (entries, length, start)
     begins = size - 22
     if locator[:4] == b'PK\6\7':
         begins = size - 98
@@ -193,7 +193,7 @@ def _allocate(size: int) -> Tuple[torch.UntypedStorage, memoryview]:
     """A storage, and its bytes to be written to."""
     storage = torch.UntypedStorage(size)
     view = torch.empty(0, dtype=torch.uint8).set_(storage, 0, (size,), (1,))
-    return storage, memoryview(view.numpy())
+    return storage, view.numpy().data
 
 
 def _typed(storage: torch.UntypedStorage, dtype: torch.dtype) -> Any:

@@ -109,7 +109,7 @@ def _faults_of_loop(loop: Any) -> Iterator[str]:
     ):
         yield 'holds a train_loop that does not say where it stopped'
         return
-    states = loop.get('random_states')
+    states: Any = loop.get('random_states')
     if not _is_list_of(dict, states) or len(states) != loop['world_size']:
         yield 'holds no random state for each rank'
         return
@@ -117,7 +117,7 @@ def _faults_of_loop(loop: Any) -> Iterator[str]:
         wrong = random_state.fault(state)
         if wrong:
             yield f'holds a random state of rank {rank} that is none ({wrong})'
-    unreadable = loop.get('unreadable', [[] for _ in states])
+    unreadable: Any = loop.get('unreadable', [[] for _ in states])
     if (
         not _is_list_of(list, unreadable)
         or len(unreadable) != len(states)

@@ -15,7 +15,7 @@ from recipe.engine.checkpoint.load import is_trusted
 _ROOM = 1 << 30  # bytes that reading may take beside the file's content
 _CPU_S = 120  # and seconds; a gigabyte takes about two
 _CPU_S_PER_BYTE = 1 / 20e6
-_SIGNALS = {
+_SIGNALS: Dict[int, str] = {
     signal.SIGXCPU: 'takes too long to read',
     signal.SIGKILL: 'takes more memory to read than there is',
 }

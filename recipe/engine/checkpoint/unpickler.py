@@ -12,7 +12,7 @@ import pickle
 import re
 import types
 from collections import Counter, OrderedDict, defaultdict, deque
-from typing import Any, BinaryIO, Callable, ClassVar, Dict, Optional
+from typing import Any, Callable, ClassVar, Dict, List, Optional
 
 import numpy as np
 import torch
@@ -113,7 +113,7 @@ def _ordered_dict(pairs: Any = ()) -> OrderedDict:
 
 def _counter(counts: Any = None) -> Counter:
     _require(counts is None or type(counts) is dict, 'a counter of no dict')
-    counter = Counter()
+    counter: Counter = Counter()
     counter.update({} if counts is None else counts)
     return counter
 
@@ -475,10 +475,10 @@ class RestrictedUnpickler(pickle._Unpickler):
         )
     }
 
-    def __init__(self, file: BinaryIO, load_storage: Optional[Callable] = None) -> None:
+    def __init__(self, file: Any, load_storage: Optional[Callable] = None) -> None:
         # Strings of Python 2 are read as torch.load reads them.
         super().__init__(file, encoding='utf-8')
-        self._load_storage = load_storage
+        self._load_storage: Any = load_storage
 
     def load(self) -> Any:
         """Read one pickle.
@@ -492,8 +492,8 @@ class RestrictedUnpickler(pickle._Unpickler):
         self.read = self._unframer.read
         self.readinto = self._unframer.readinto
         self.readline = self._unframer.readline
-        self.metastack = []
-        self.stack = []
+        self.metastack: List[Any] = []
+        self.stack: List[Any] = []
         self.append = self.stack.append
         self.proto = 0
         dispatch = self.dispatch
@@ -550,7 +550,7 @@ class RestrictedUnpickler(pickle._Unpickler):
         return self._load_storage(*description[1:])
 
     def _call(self, function: Any, args: Any) -> Any:
-        made = None
+        made: Any = None
         if isinstance(function, (type, types.FunctionType)):
             made = _CALLS.get(function)
         _require(made is not None, f'a call of {function!r}, which no checkpoint makes')
@@ -572,7 +572,7 @@ class RestrictedUnpickler(pickle._Unpickler):
         target = self.stack[-1]
         if isinstance(target, (type, types.FunctionType, types.ModuleType)):
             raise RefusedError(f'refused, it alters {target!r}, which no checkpoint does')
-        set_state = _set_dtype if isinstance(target, np.dtype) else _STATES.get(type(target))
+        set_state: Any = _set_dtype if isinstance(target, np.dtype) else _STATES.get(type(target))
         _require(set_state is not None, f'a state for {type(target).__name__}, which has none')
         set_state(target, state)
 

@@ -49,6 +49,9 @@ class AtomicCheckpointHook(CheckpointHook):
             local files: ``backend_args`` and ``file_client_args`` are refused.
     """
 
+    last_ckpt: Optional[str]
+    max_keep_ckpts: int
+
     def __init__(self, interval: int = -1, by_epoch: bool = False, **kwargs) -> None:
         super().__init__(interval=interval, by_epoch=by_epoch, **kwargs)
         if by_epoch:
@@ -224,7 +227,7 @@ class AtomicCheckpointHook(CheckpointHook):
             kept, expired = self._note_kept(hub, step)
             # all ranks take part in this
             self._loop_state = runner.train_loop.state_dict(step, validated)
-            failure = [None]
+            failure: List[Optional[str]] = [None]
             if is_main_process():
                 try:
                     # The best one comes first: should the process be killed

@@ -116,6 +116,7 @@ class NonFiniteGuardHook(Hook):
             self._host_read.on_bad_costs = None
         norm = self._guard.take_norm()
         step = self._step
+        assert step is not None, 'before_train_iter notes the step'
         step.note = self._bad_costs
         if norm is None:  # gradients are being accumulated
             return
@@ -139,12 +140,13 @@ class NonFiniteGuardHook(Hook):
         Args:
             runner (Runner): The runner of the training process.
         """
-        arrived = self._pending
+        arrived, norm = self._pending, self._pending_norm
         if arrived is None:
             return
+        assert norm is not None, 'a step is pending together with its norm'
         if self._host_read is not None:
             self._host_read.leave(arrived)
-        arrived(self._pending_norm.tolist())
+        arrived(norm.tolist())
 
     def before_val_epoch(self, runner) -> None:
         """Find out how the last step went."""
@@ -159,8 +161,10 @@ class NonFiniteGuardHook(Hook):
         if math.isfinite(norm):
             self._overflows_in_a_row = 0
             return
+        guard = self._guard
+        assert guard is not None, 'only a guarded step is judged'
         info = runner.message_hub
-        if self._guard.scales:
+        if guard.scales:
             self._overflows_in_a_row += 1
             count = info.runtime_info.get(OVERFLOWS, 0) + 1
             info.update_info(OVERFLOWS, count)
@@ -171,12 +175,12 @@ class NonFiniteGuardHook(Hook):
                     ' so far'
                 )
                 return
-        self._guard.retract()
+        guard.retract()
         step.grad_norm = norm
         step.losses = {name: float(value) for name, value in (outputs or {}).items()}
         what = self._describe(runner.rank, step)
         skipped = info.runtime_info.get(SKIPPED, 0)
-        if skipped < self.max_skips and not self._guard.scales:
+        if skipped < self.max_skips and not guard.scales:
             info.update_info(SKIPPED, skipped + 1)
             if runner.rank == 0:
                 runner.logger.warning(f'{what}. The step is skipped, {skipped + 1} of at most {self.max_skips}.')

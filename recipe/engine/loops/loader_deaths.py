@@ -22,7 +22,7 @@ _DEATH = re.compile(r'DataLoader worker \(pid|Pin memory thread exited unexpecte
 # A batch is sent in files of /dev/shm, which torch names so.
 _NOT_SHARED = re.compile(r'in DataLoader worker.*(shared memory|</torch_)', re.DOTALL)
 _EXIT_S = 2  # a process that has lost its sockets has ended by then
-_print_and_drop = Queue._on_queue_feeder_error
+_print_and_drop = Queue._on_queue_feeder_error  # type: ignore[attr-defined]  # CPython has no public hook
 
 
 def worker_death_reason(error: BaseException) -> Optional[str]:
@@ -93,7 +93,7 @@ def send_errors_in_place_of_batches() -> None:
     drops the batch, and the training waits for it for ever. Here the error is sent in its place, as torch does if a
     sample cannot be made.
     """
-    Queue._on_queue_feeder_error = _send_error
+    Queue._on_queue_feeder_error = _send_error  # type: ignore[attr-defined]  # CPython has no public hook
 
 
 def _send_error(self: Queue, error: Exception, item: Any) -> None:

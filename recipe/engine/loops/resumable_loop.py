@@ -114,7 +114,7 @@ class ResumableIterBasedTrainLoop(IterBasedTrainLoop):
         self._unreadable = UnreadableImages(max_unreadable)
         self._first_iter = 0
         self._training_random_state: Optional[dict] = None
-        self._step_times: Optional[StepTimes] = None
+        self._step_times: StepTimes  # made by begin()
 
     @property
     def _device(self) -> torch.device:
@@ -166,7 +166,8 @@ class ResumableIterBasedTrainLoop(IterBasedTrainLoop):
             torch.use_deterministic_algorithms(True, warn_only=True)
             if hasattr(torch.utils, 'deterministic'):  # since torch 2.2
                 # would cost time to find uses of uninitialized memory
-                torch.utils.deterministic.fill_uninitialized_memory = False
+                deterministic: Any = torch.utils.deterministic
+                deterministic.fill_uninitialized_memory = False
         self._step_times = StepTimes(
             osp.join(self.runner.log_dir, 'vis_data', 'steps.csv') if is_main_process() else None
         )

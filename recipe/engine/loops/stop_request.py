@@ -2,7 +2,7 @@
 
 import signal
 import threading
-from typing import Any, Optional
+from typing import Any, Dict, Optional
 
 import torch
 from mmengine.dist import all_reduce, get_world_size
@@ -30,7 +30,7 @@ class StopRequest:
 
     def __enter__(self) -> 'StopRequest':
         # Python takes signal handlers in its main thread only
-        self._before = {}
+        self._before: Dict[int, Any] = {}
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
         return self

@@ -171,7 +171,7 @@ def read_dump(path: str) -> dict:
         ValueError: It is no such dump, or holds no batch or one that is none.
     """
     content = load_from_local(path, map_location='cpu')
-    wanted = dict(
+    wanted: Dict[str, Any] = dict(
         iteration=int,
         rank=int,
         world_size=int,

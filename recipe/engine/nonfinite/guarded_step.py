@@ -134,5 +134,6 @@ def total_norm(params: List[Tensor]) -> Tensor:
     """Norm of the gradients of all parameters, as clipping computes it."""
     if not params:
         return torch.zeros(())
-    norms = torch._foreach_norm([param.grad for param in params])
+    grads: List[Any] = [param.grad for param in params]
+    norms = torch._foreach_norm(grads)
     return torch.linalg.vector_norm(torch.stack(norms))

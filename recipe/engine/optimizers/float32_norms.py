@@ -1,7 +1,7 @@
 """Norms in float32 under autocast on CPU, as on accelerators."""
 
 from functools import lru_cache
-from typing import Any, Callable
+from typing import Any, Callable, List
 
 import torch
 
@@ -30,7 +30,7 @@ def keep_norms_in_float32(device_type: str) -> None:
 
 
 # A registration lives as long as its library.
-_libraries = []
+_libraries: List[Any] = []
 
 
 def _in_float32(operator: Callable) -> Callable:

@@ -38,11 +38,12 @@ class Fp16OptimWrapper(AmpOptimWrapper):
         self.cast_dtype = torch.float16
         fixed = isinstance(loss_scale, float)
         self._scale_update_param = loss_scale if fixed else None
+        settings: Any = loss_scale
         if fixed:
-            loss_scale = dict(init_scale=loss_scale)
+            settings = dict(init_scale=loss_scale)
         elif loss_scale == 'dynamic':
-            loss_scale = {}
-        self.loss_scaler = _cpu_scaler(**loss_scale)
+            settings = {}
+        self.loss_scaler = _cpu_scaler(**settings)
 
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:

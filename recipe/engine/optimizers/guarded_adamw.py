@@ -18,7 +18,8 @@ def guarded(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
     Returns:
         torch.optim.Optimizer: The same.
     """
-    optimizer.__class__ = guard_fused_adamw(type(optimizer))
+    base: Any = type(optimizer)
+    optimizer.__class__ = guard_fused_adamw(base)
     return optimizer
 
 
@@ -76,6 +77,7 @@ def guard_fused_adamw(base: type) -> type:
             if value == 1:
                 return value
             if value not in self._factors:
+                assert self.found_inf is not None, 'asked for only while a step is guarded'
                 self._factors[value] = self.found_inf.clamp(min=value)
             return self._factors[value]
 

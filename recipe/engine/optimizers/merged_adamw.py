@@ -30,7 +30,7 @@ class MergedAdamW:
         torch.optim.Optimizer: Not an instance of this class.
     """
 
-    def __new__(cls, params: Iterable, **kwargs: Any) -> torch.optim.Optimizer:
+    def __new__(cls, params: Iterable, **kwargs: Any) -> Any:
         """Build the optimizer for the device of the parameters."""
         groups = list(params)
         if not groups or not isinstance(groups[0], dict):

@@ -53,8 +53,9 @@ def remember_members(optimizer: Optimizer, groups: Sequence[dict], members: List
         groups (Sequence[dict]): The groups before.
         members (list[list[int]]): See :func:`merge_groups`.
     """
-    optimizer.merged_from = members
-    optimizer.unmerged_sizes = [len(group['params']) for group in groups]
+    optimizer.merged_from = members  # type: ignore[attr-defined]  # a note of our own
+    sizes = [len(group['params']) for group in groups]
+    optimizer.unmerged_sizes = sizes  # type: ignore[attr-defined]  # as above
 
 
 def adopt_checkpoint(checkpoint: dict, optim_wrapper: OptimWrapper) -> None:
@@ -73,7 +74,7 @@ def adopt_checkpoint(checkpoint: dict, optim_wrapper: OptimWrapper) -> None:
         ValueError: If groups that are merged here have different settings in
             the checkpoint.
     """
-    optimizer = getattr(optim_wrapper, 'optimizer', None)
+    optimizer: Any = getattr(optim_wrapper, 'optimizer', None)
     saved = checkpoint.get('optimizer')
     if saved is None or not hasattr(optimizer, 'merged_from'):
         return
