@@ -10,3 +10,5 @@ as the import contract in pyproject.toml checks:
 - ``doctor``, ``report``: checks of a machine before a training, and figures after it.
 - ``launch``, ``bench``: start a training, and measure one.
 """
+
+__version__ = '1.0'

@@ -52,7 +52,8 @@ def test_from_nothing_to_patched_packages(made):
     record = made.record()
     assert record['stack'] == 'cpu'
     assert record['python'] == str(made.python)
-    assert record['versions'] == {'torch': '2.0', 'mmengine': '2.0', 'mmcv': '1.0', 'mmdet': '1.0', 'mmseg': '1.0'}
+    ours = dict.fromkeys(('mmcv', 'mmdet', 'mmseg', 'recipe'), '1.0')
+    assert record['versions'] == {'torch': '2.0', 'mmengine': '2.0', **ours}
 
 
 def test_a_second_run_does_nothing_and_needs_no_index(made):
