@@ -115,7 +115,8 @@ named.update({change})
 mx_driving.multi_scale_deformable_attn(*(x.npu() for x in named.values()))
 torch.npu.synchronize()
 """
-    env = {**os.environ, 'PYTHONPATH': f'{HERE}{os.pathsep}{os.environ["PYTHONPATH"]}'}
+    path = os.pathsep.join([str(HERE), str(HERE / 'emulator'), os.environ['PYTHONPATH']])
+    env = {**os.environ, 'PYTHONPATH': path}
     done = subprocess.run([sys.executable, '-c', code], env=env, stderr=subprocess.PIPE, text=True, check=False)
     assert done.returncode and message in done.stderr
 

@@ -26,8 +26,8 @@ def run(device, images, grad):
 
 
 def test_dropped_paths_are_those_of_the_cpu(monkeypatch):
-    def from_the_host(tensor):
-        return tensor.copy_(torch.rand(tensor.shape, dtype=tensor.dtype))
+    def from_the_host(tensor, low=0.0, high=1.0):
+        return tensor.copy_(low + (high - low) * torch.rand(tensor.shape, dtype=tensor.dtype))
 
     monkeypatch.setattr(torch.Tensor, 'uniform_', from_the_host)  # else each device has a random stream of its own
     torch.manual_seed(2)

@@ -408,6 +408,6 @@ def test_no_python_fits_the_stack(bare):
 
 def test_too_small_a_disk_is_told_before_anything_is_installed(bare, tmp_path):
     # The need is raised above what any disk has, rather than the disk filled.
-    path = bare.root / 'tools/setup_run.py'
+    path = bare.root / 'recipe/setup/cli.py'
     path.write_text(path.read_text().replace("'cpu': 3}", "'cpu': 10**9}"))
     assert 'stack cpu needs 1000000000 GB' in bare.refused('--stack', 'cpu')
