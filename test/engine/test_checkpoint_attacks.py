@@ -100,7 +100,7 @@ def test_no_config_of_a_checkpoint_is_run_to_predict_with_it(changed, tmp_path, 
         put(content, place, f'open({str(trace)!r}, "w")\n')
 
     path = changed(write_program)
-    with pytest.raises(CheckpointError, match='give the config as well'):
+    with pytest.raises(ValueError, match='give the config as well'):
         MMSegInferencer(model=None, weights=str(path), device='cpu')
     assert not trace.exists()
     monkeypatch.setenv('MMSEG_TRUST_CHECKPOINT', '1')

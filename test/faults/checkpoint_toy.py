@@ -57,7 +57,7 @@ def make(folder: Path, max_iters: int = 2, load_from: Any = None, resume: bool =
         ),
         train_cfg=dict(type='ResumableIterBasedTrainLoop', max_iters=max_iters, val_interval=100),
         optim_wrapper=dict(
-            optimizer=dict(type='DeviceAdamW', lr=0.1, weight_decay=0.05),
+            optimizer=dict(type='MergedAdamW', lr=0.1, weight_decay=0.05),
             paramwise_cfg=dict(norm_decay_mult=0.0),
             clip_grad=dict(max_norm=1.0),
         ),
