@@ -77,7 +77,7 @@ if os.environ['TORCHELASTIC_RESTART_COUNT'] == '0':
     while len(mine.read_text().split()) < 2:
         time.sleep(0.01)
     os.kill(os.getpid(), signal.SIGKILL)
-import processes
+from recipe.core import processes
 print([pid for pid in mine.read_text().split() if processes.state(int(pid)) not in (None, 'Z')])
 """
     job = Job(tmp_path, PULSE + 'beat.mark()\n' + body, max_restarts=1)

@@ -147,8 +147,11 @@ def launch(argv: List[str], root: str, env: Dict[str, str], cwd: str, out: str, 
     sys.path.insert(0, root)
     for name in [name for name in sys.modules if name.split('.')[0] == 'recipe']:
         del sys.modules[name]
-    from recipe.core import console
+    from recipe.core import console, imported_packages
     from recipe.launch import cli as launcher
+
+    # This process has the original's packages, which are the same as those of the copy.
+    imported_packages.require = lambda checkouts=True: None
 
     console.run(lambda: launcher.main(['full', *argv]))
 
