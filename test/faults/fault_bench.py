@@ -136,7 +136,6 @@ def children(pid: int) -> List[int]:
 
 def launch(argv: List[str], root: str, env: Dict[str, str], cwd: str, out: str, err: str) -> None:
     """Be tools/launch.py, in a process that has imported torch and mmseg already."""
-    import sys
 
     os.setsid()
     os.chdir(cwd)
@@ -144,14 +143,13 @@ def launch(argv: List[str], root: str, env: Dict[str, str], cwd: str, out: str, 
     os.environ.update(env)
     for number, path in ((1, out), (2, err)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
-    sys.path.insert(0, root)
-    for name in [name for name in sys.modules if name.split('.')[0] == 'recipe']:
-        del sys.modules[name]
-    from recipe.core import console, imported_packages
+    from recipe.core import console, imported_packages, paths, run_folder
     from recipe.launch import cli as launcher
 
-    # This process has the original's packages, which are the same as those of the copy.
+    # This process has the original's modules, which are those of the copy; what it starts and writes is the copy's.
     imported_packages.require = lambda checkouts=True: None
+    paths.PACKAGE = Path(root, 'recipe')
+    run_folder.OUTPUT = Path(root, 'test', 'output')
 
     console.run(lambda: launcher.main(['full', *argv]))
 
