@@ -25,6 +25,8 @@ from recipe.data import random_state
 from recipe.engine import weights
 from recipe.engine.checkpoint import CheckpointError, find_resumable, load_from_local, misfit, read_in_own_process
 
+pytestmark = pytest.mark.trains
+
 
 @pytest.fixture(scope='module')
 def good(tmp_path_factory) -> Path:

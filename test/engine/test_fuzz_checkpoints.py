@@ -6,6 +6,8 @@ import pytest
 
 import fuzz_checkpoints
 
+pytestmark = pytest.mark.trains
+
 
 def of_faults(figures):
     return [f'{one["number"]} {one["way"]} {one["mutation"]}: {one["outcome"]}' for one in figures['faults']]
