@@ -43,7 +43,8 @@ def train(config_file: str, work_dir: str, device: str = 'auto', resume_from: Op
     from mmseg.engine.device import prepare_device
     from mmseg.registry import RUNNERS
 
-    from recipe.engine import checkpoint  # noqa: F401  from here on checkpoints are read as data
+    # A config may have replaced the imports that equip() has put into it.
+    from recipe.engine import checkpoint, components  # noqa: F401  from here on checkpoints are read as data
     from recipe.engine.loaders import prepare_loaders
     from recipe.engine.precision import set_tf32
     from recipe.engine.termination import leave

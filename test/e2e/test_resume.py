@@ -229,10 +229,11 @@ def test_killed_under_torchrun(data, unbroken, tmp_path, world):
     """The training entry under plain torchrun; all ranks and torchrun are killed at once."""
     config = tmp_path / 'config.py'
     cfg = recipe(data, tmp_path, workers=1)
-    cfg.custom_imports = dict(imports=[resume_faults.__name__])
+    cfg.custom_imports.imports.append(resume_faults.__name__)
     cfg.custom_hooks = [dict(type='HoldBeforeIter', folder=str(tmp_path))]
     cfg.dump(config)
-    env = {**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path)}
+    # One thread, as in the other run: torchrun sees to it for more than one process only.
+    env = {**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path), 'OMP_NUM_THREADS': '1'}
     command = [sys.executable, '-m', 'torch.distributed.run', f'--nproc_per_node={world}']
     command += [f'--master_port={free_port()}']
     command += [str(paths.PACKAGE), 'train', str(config), f'--work-dir={tmp_path}', '--device=cpu']
