@@ -109,7 +109,7 @@ def _pairs(data_root: Path) -> List[Tuple[str, str]]:
     labels = layout.stems(data_root / layout.LABELS / 'train', layout.TRAIN_IDS_SUFFIX)
     pairs = [(images[stem], labels[stem]) for stem in sorted(images) if stem in labels]
     if not pairs:
-        raise console.UserError(f'{data_root} has no training pictures with labelTrainIds; run cityscapes.py prepare')
+        raise console.UserError(f'{data_root} has no training pictures with labelTrainIds', 'run cityscapes.py prepare')
     return pairs[:64]  # more than that only measures the disk
 
 

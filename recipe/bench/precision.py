@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> None:
             status = subprocess.run(command, check=False).returncode
             if status:
                 raise console.UserError(
-                    f'{work_dir} failed with exit status {status}; the same command goes on', status
+                    f'{work_dir} failed with exit status {status}', 'the same command goes on', status
                 )
 
 

@@ -127,10 +127,10 @@ def _load_as_older_torch_does() -> None:
 def main() -> int:
     """Entry point; see the module's docstring."""
     if len(sys.argv) < 2 or sys.argv[1].startswith('-'):
-        raise console.UserError('usage: python tools/pristine_imports.py SCRIPT [ARGUMENTS]', console.EXIT_USAGE)
+        raise console.UserError('usage: python tools/pristine_imports.py SCRIPT [ARGUMENTS]', status=console.EXIT_USAGE)
     script = Path(sys.argv[1])
     if not script.is_file():
-        raise console.UserError(f'{script} is missing', console.EXIT_USAGE)
+        raise console.UserError(f'{script} is missing', status=console.EXIT_USAGE)
     activate()
     sys.argv = sys.argv[1:]
     sys.path.insert(0, str(script.resolve().parent))

@@ -118,7 +118,7 @@ def _configured(python: str) -> List[Tuple[str, str, str]]:
         text=True,
     )
     if done.returncode:
-        raise console.UserError(f'{python} -m pip config list fails: {done.stderr}; mend it, then try again')
+        raise console.UserError(f'{python} -m pip config list fails: {done.stderr}', 'mend it, then try again')
     found = []
     for line in done.stdout.splitlines():
         name, separator, value = line.partition('=')

@@ -30,15 +30,17 @@ _said: collections.deque[str] = collections.deque(maxlen=1000)  # before there w
 
 
 class UserError(Exception):
-    """A failure that the user can mend.
+    """A failure that the user can mend; its text is one line, ``problem; fix``.
 
     Args:
-        message: One line: what is wrong, where, and what to do about it. Newlines are folded into spaces.
+        problem: What is wrong, and where. Newlines are folded into spaces, here and in ``fix``.
+        fix: What to do about it; empty where ``problem`` says it all.
         status: Exit status of the process, not 0.
     """
 
-    def __init__(self, message: str, status: int = EXIT_FAILURE) -> None:
-        super().__init__(' '.join(str(message).split()))
+    def __init__(self, problem: str, fix: str = '', status: int = EXIT_FAILURE) -> None:
+        self.problem, self.fix = (' '.join(str(text).split()) for text in (problem, fix))
+        super().__init__('; '.join(filter(None, (self.problem, self.fix))))
         self.status = status
 
 

@@ -36,9 +36,9 @@ class Misplaced(NamedTuple):
     is_fatal: bool = True
 
 
-def find() -> List[Misplaced]:
-    """Find misplaced packages without importing any. Whether the checkouts are unmodified is not looked at."""
-    return [*judge({name: _origin(name) for name in PACKAGES}, ROOT), *hiding(OTHERS, sys.path)]
+def misplaced_checkouts() -> List[Misplaced]:
+    """Find patched packages that come from elsewhere. Whether the checkouts are unmodified is not looked at."""
+    return judge({name: _origin(name) for name in PACKAGES}, ROOT)
 
 
 def require(checkouts: bool = True) -> None:
@@ -50,9 +50,9 @@ def require(checkouts: bool = True) -> None:
     Raises:
         console.UserError: The first one that is not, where it comes from and what to do.
     """
-    for one in find() if checkouts else hiding(OTHERS, sys.path):
+    for one in [*(misplaced_checkouts() if checkouts else []), *hiding(OTHERS, sys.path)]:
         if one.is_fatal:
-            raise console.UserError(f'package {one.package}: {one.found}; {one.fix}')
+            raise console.UserError(f'package {one.package}: {one.found}', one.fix)
 
 
 def hiding(names: Sequence[str], path: Sequence[str]) -> List[Misplaced]:

@@ -36,12 +36,13 @@ def require_cityscapes(given: Optional[str]) -> Path:
     if not lacking:
         return root
     if root.exists() and not root.is_dir():
-        raise console.UserError(f'--data_path: {root} is a file; give the folder that holds leftImg8bit/ and gtFine/')
+        raise console.UserError(f'--data_path: {root} is a file', 'give the folder that holds leftImg8bit/ and gtFine/')
     if not root.is_dir():
         what = 'there is no Cityscapes at' if given is None else '--data_path: there is no folder'
         raise console.UserError(
-            f'{what} {root}; give --data_path=DIR, the folder that holds leftImg8bit/ and gtFine/, '
-            'or try --demo, which needs no data set'
+            f'{what} {root}',
+            'give --data_path=DIR, the folder that holds leftImg8bit/ and gtFine/, '
+            'or try --demo, which needs no data set',
         )
     hint = 'give the folder that holds leftImg8bit/ and gtFine/'
     nearby = [path for path in (root.parent, *sorted(root.iterdir())) if all((path / name).is_dir() for name in LAYOUT)]
@@ -51,7 +52,7 @@ def require_cityscapes(given: Optional[str]) -> Path:
         hint = (
             f'unpack and convert the archives: python tools/cityscapes.py prepare --data_path {shlex.quote(str(root))}'
         )
-    raise console.UserError(f'--data_path: {root} holds no {" and no ".join(lacking)}; {hint}')
+    raise console.UserError(f'--data_path: {root} holds no {" and no ".join(lacking)}', hint)
 
 
 def require_file(option: str, given: str, suffix: str = '') -> Path:
@@ -70,16 +71,16 @@ def require_file(option: str, given: str, suffix: str = '') -> Path:
     """
     path = absolute(given)
     if path.is_dir():
-        raise console.UserError(f'{option}: {path} is a folder; give a file')
+        raise console.UserError(f'{option}: {path} is a folder', 'give a file')
     if not path.is_file():
-        raise console.UserError(f'{option}: there is no file {path}; check the path')
+        raise console.UserError(f'{option}: there is no file {path}', 'check the path')
     if not path.name.endswith(suffix):
-        raise console.UserError(f'{option}: {path} does not end with {suffix}; give a file that does')
+        raise console.UserError(f'{option}: {path} does not end with {suffix}', 'give a file that does')
     try:
         with path.open('rb') as opened:
             empty = not opened.read(1)
     except OSError as error:
-        raise console.UserError(f'{option}: cannot read {path}: {error.strerror}; check its permissions') from None
+        raise console.UserError(f'{option}: cannot read {path}: {error.strerror}', 'check its permissions') from None
     if empty:
-        raise console.UserError(f'{option}: {path} is empty; bring the file again')
+        raise console.UserError(f'{option}: {path} is empty', 'bring the file again')
     return path

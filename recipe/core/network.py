@@ -45,13 +45,13 @@ def require_port(addr: Optional[str], port: Optional[int]) -> None:
         except OSError as error:
             if error.errno == errno.EADDRNOTAVAIL:
                 raise console.UserError(
-                    f'--master_addr={addr} is not an address of this machine, which is number 0; give its own address, '
-                    'or start here with the --node_rank that this machine has'
+                    f'--master_addr={addr} is not an address of this machine, which is number 0',
+                    'give its own address, or start here with the --node_rank that this machine has',
                 ) from None
             why = {errno.EADDRINUSE: 'in use', errno.EACCES: 'reserved for root'}.get(error.errno or 0, error.strerror)
             raise console.UserError(
-                f'--master_port={port} is {why}; give another one'
-                + (', or leave it out: a free one is chosen' if addr is None else '')
+                f'--master_port={port} is {why}',
+                'give another one' + (', or leave it out: a free one is chosen' if addr is None else ''),
             ) from None
 
 
@@ -65,7 +65,8 @@ def resolve(host: str) -> str:
         return str(socket.getaddrinfo(host, None, socket.AF_INET, socket.SOCK_STREAM)[0][4][0])
     except (OSError, UnicodeError) as error:
         raise console.UserError(
-            f'--master_addr={host} cannot be resolved ({error}); give an IPv4 address or a name that this machine knows'
+            f'--master_addr={host} cannot be resolved ({error})',
+            'give an IPv4 address or a name that this machine knows',
         ) from None
 
 

@@ -44,8 +44,8 @@ def choose(script: str, demo: bool, work_dir: Optional[str], resume: bool, again
         run_lock.require_free(folder)
         if not _holds(folder, CHECKPOINTS):
             raise console.UserError(
-                f'--resume=1: there is no checkpoint in {folder}; '
-                + ('give the --work_dir of a run that wrote one, or start afresh without --resume=1')
+                f'--resume=1: there is no checkpoint in {folder}',
+                'give the --work_dir of a run that wrote one, or start afresh without --resume=1',
             )
     else:
         folder = inputs.absolute(work_dir) if work_dir else _unused(runs)
@@ -68,8 +68,8 @@ def require_unused(folder: Path, again: bool = False) -> None:
     for pattern in (CHECKPOINTS,) if again else (CHECKPOINTS, CONFIG, COMMAND):
         if _holds(folder, pattern):
             raise console.UserError(
-                f'--work_dir: {folder} already holds a run; continue it with --resume=1, give another --work_dir, '
-                'or move it away'
+                f'--work_dir: {folder} already holds a run',
+                'continue it with --resume=1, give another --work_dir, or move it away',
             )
 
 
@@ -156,10 +156,10 @@ def require_writable(folder: Path) -> None:
     """
     existing = existing_part(folder)
     if not existing.is_dir():
-        raise console.UserError(f'cannot make {folder}: {existing} is not a folder; give another --work_dir')
+        raise console.UserError(f'cannot make {folder}: {existing} is not a folder', 'give another --work_dir')
     if not os.access(existing, os.W_OK | os.X_OK) or existing.parts[:2] in (('/', 'proc'), ('/', 'sys')):
         raise console.UserError(
-            f'cannot write to {existing}, where {folder} is to be; give a --work_dir that can be written to'
+            f'cannot write to {existing}, where {folder} is to be', 'give a --work_dir that can be written to'
         )
 
 
@@ -183,6 +183,6 @@ def require_space(folder: Path, needed_bytes: int, what: str) -> None:
     free = shutil.disk_usage(existing).free
     if free < needed_bytes:
         raise console.UserError(
-            f'no space: {existing} has {free >> 20} MiB free, and {what} need about {needed_bytes >> 20} MiB; '
-            'free some or give a --work_dir elsewhere'
+            f'no space: {existing} has {free >> 20} MiB free, and {what} need about {needed_bytes >> 20} MiB',
+            'free some or give a --work_dir elsewhere',
         )

@@ -348,6 +348,6 @@ def _is_locked(path: Path) -> Optional[bool]:
 def _refusal(path: Path, holder: Optional[Holder]) -> console.UserError:
     how = f', end it (kill {holder.pid} on {holder.host})' if holder else ''
     return console.UserError(
-        f'{path.parent} is in use by another training ({holder or "it is just starting"}); wait for its end{how}, or '
-        'give another --work_dir'
+        f'{path.parent} is in use by another training ({holder or "it is just starting"})',
+        f'wait for its end{how}, or give another --work_dir',
     )

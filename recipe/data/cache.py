@@ -59,10 +59,10 @@ def build(root: Path, folder: Path, workers: Optional[int] = None, progress: boo
     jobs = _jobs(root, folder)
     if not any(job.is_label for job in jobs) or all(job.is_label for job in jobs):
         raise console.UserError(
-            f'{root} holds no pictures with labelTrainIds to decode; run cityscapes.py prepare --data_path {root}'
+            f'{root} holds no pictures with labelTrainIds to decode', f'run cityscapes.py prepare --data_path {root}'
         )
     if folder.is_file():
-        raise console.UserError(f'{folder} is a file; give --to the name of a folder')
+        raise console.UserError(f'{folder} is a file', 'give --to the name of a folder')
     files.sweep(folder)
     faults = [_cache(job).fault(job.source) for job in jobs]
     waiting = [job for job, fault in zip(jobs, faults) if fault]
@@ -74,7 +74,7 @@ def build(root: Path, folder: Path, workers: Optional[int] = None, progress: boo
     failed = [f'{job.source}: {fault}' for job, fault in zip(waiting, results) if fault]
     if failed:
         more = f' (and {len(failed) - 1} more)' if len(failed) > 1 else ''
-        raise console.UserError(f'{failed[0]}{more}; run cityscapes.py verify --data_path {root}')
+        raise console.UserError(f'{failed[0]}{more}', f'run cityscapes.py verify --data_path {root}')
     _spot_check(jobs)
     return Built(len(jobs), len(waiting))
 
@@ -92,11 +92,13 @@ def require_fresh(root: Path, folder: Path) -> None:
     root, folder = Path(root).absolute(), Path(folder).absolute()
     remake = f'run python tools/cityscapes.py cache --data_path {root} --to {folder}'
     if not folder.is_dir():
-        raise console.UserError(f'--decoded_cache: there is no folder {folder}; {remake}')
+        raise console.UserError(f'--decoded_cache: there is no folder {folder}', remake)
     stale = []
     jobs = _jobs(root, folder)
     if not jobs:  # the demo's, before they are drawn: later nobody would look whether the cache holds them
-        raise console.UserError(f'--decoded_cache: {root} holds no pictures yet; train without it first, then {remake}')
+        raise console.UserError(
+            f'--decoded_cache: {root} holds no pictures yet', f'train without it first, then {remake}'
+        )
     for job in jobs:
         fault = _cache(job).fault(job.source)
         if fault == 'is not there':
@@ -105,7 +107,7 @@ def require_fresh(root: Path, folder: Path) -> None:
             stale.append(fault)
     if stale:
         raise console.UserError(
-            f'--decoded_cache: {folder} is stale, {len(stale)} of {len(jobs)} pictures ({stale[0]}); {remake}'
+            f'--decoded_cache: {folder} is stale, {len(stale)} of {len(jobs)} pictures ({stale[0]})', remake
         )
     console.say(f'decoded  {folder}: {len(jobs)} pictures, none changed since')
 
@@ -146,8 +148,8 @@ def _state_size(folder: Path, jobs: List[_Job], waiting: List[_Job]) -> None:
     )
     if needed > free:
         raise console.UserError(
-            f'the decoded pictures need {needed / 1e9:.2f} GB in {folder}, where {free / 1e9:.2f} GB are free; '
-            'make room or give another --to'
+            f'the decoded pictures need {needed / 1e9:.2f} GB in {folder}, where {free / 1e9:.2f} GB are free',
+            'make room or give another --to',
         )
 
 
@@ -190,6 +192,6 @@ def _spot_check(jobs: List[_Job]) -> None:
         pixels = mmcv.imfrombytes(Path(job.source).read_bytes(), flag=flag, backend=backend)
         if not np.array_equal(_cache(job).get(job.source), pixels):
             raise console.UserError(
-                f'{_cache(job).entry_path(job.source)} does not hold the pixels of its picture; '
-                'delete it and run cityscapes.py cache again'
+                f'{_cache(job).entry_path(job.source)} does not hold the pixels of its picture',
+                'delete it and run cityscapes.py cache again',
             )

@@ -88,12 +88,14 @@ def _check_range(wanted: DemoSet) -> None:
     low, high = SIZE_LIMITS
     for name in ('width', 'height'):
         if not low <= getattr(wanted, name) <= high:
-            raise console.UserError(f'--{name}={getattr(wanted, name)} is out of range; give {low} to {high} pixels')
+            raise console.UserError(f'--{name}={getattr(wanted, name)} is out of range', f'give {low} to {high} pixels')
     for name in layout.SPLITS:
         if not 1 <= getattr(wanted, name) <= MAX_SCENES:
-            raise console.UserError(f'--{name}={getattr(wanted, name)} is out of range; give 1 to {MAX_SCENES} scenes')
+            raise console.UserError(
+                f'--{name}={getattr(wanted, name)} is out of range', f'give 1 to {MAX_SCENES} scenes'
+            )
     if wanted.seed < 0:
-        raise console.UserError(f'--seed={wanted.seed} is negative; give 0 or more')
+        raise console.UserError(f'--seed={wanted.seed} is negative', 'give 0 or more')
 
 
 def _claim(root: Path, wanted: DemoSet) -> None:
@@ -101,7 +103,7 @@ def _claim(root: Path, wanted: DemoSet) -> None:
     described = wanted.described()
     path = root / layout.DEMO_FILE
     if root.exists() and not root.is_dir():
-        raise console.UserError(f'{root} is a file; give --data_path a new folder')
+        raise console.UserError(f'{root} is a file', 'give --data_path a new folder')
     if path.is_file():
         try:
             found = json.loads(path.read_text(encoding='utf-8'))
@@ -109,8 +111,8 @@ def _claim(root: Path, wanted: DemoSet) -> None:
             found = None
         if found != described:
             raise console.UserError(
-                f'{root} holds another demo set ({_differences(found, described)}); '
-                'give --data_path a new folder, or delete this one'
+                f'{root} holds another demo set ({_differences(found, described)})',
+                'give --data_path a new folder, or delete this one',
             )
         for part in (layout.IMAGES, layout.LABELS):
             files.sweep(root / part)
@@ -118,7 +120,7 @@ def _claim(root: Path, wanted: DemoSet) -> None:
     files.sweep(root)
     if root.is_dir() and any(root.iterdir()):
         raise console.UserError(
-            f'{root} holds files that no demo made, so nothing is written there; give --data_path a new folder'
+            f'{root} holds files that no demo made, so nothing is written there', 'give --data_path a new folder'
         )
     root.mkdir(parents=True, exist_ok=True)
     with files.whole(path) as partial:

@@ -58,8 +58,8 @@ def run(
             return _collect(executor.map(work, jobs, chunksize=chunk), bar)
         except concurrent.futures.process.BrokenProcessPool:
             raise console.UserError(
-                f'{title}: a worker process was killed, perhaps for want of memory; '
-                'run the same command again with a smaller --num_workers'
+                f'{title}: a worker process was killed, perhaps for want of memory',
+                'run the same command again with a smaller --num_workers',
             ) from None
         except BaseException:
             # Leave at once: what is queued is not worth waiting for.

@@ -54,21 +54,21 @@ def prepare(
     """
     if not root.is_dir() and zips is None:
         raise console.UserError(
-            f'no such folder: {root}; give --data_path the folder that holds leftImg8bit/ and gtFine/, '
-            'or the official zips'
+            f'no such folder: {root}',
+            'give --data_path the folder that holds leftImg8bit/ and gtFine/, or the official zips',
         )
     unpack(root, zips, progress)
     labels = root / layout.LABELS
     if not labels.is_dir():
         raise console.UserError(
-            f'no {layout.LABELS}/ and no {layout.ZIPS[layout.LABELS]} in {zips or root}; download it from {DOWNLOAD}'
-            ' (an account is needed) and run prepare again'
+            f'no {layout.LABELS}/ and no {layout.ZIPS[layout.LABELS]} in {zips or root}',
+            f'download it from {DOWNLOAD} (an account is needed) and run prepare again',
         )
     files.sweep(labels)
     polygons = sorted(layout.stems(labels, layout.POLYGON_SUFFIX).values())
     if not polygons:
         raise console.UserError(
-            f'no *{layout.POLYGON_SUFFIX} below {labels}; unpack {layout.ZIPS[layout.LABELS]} again'
+            f'no *{layout.POLYGON_SUFFIX} below {labels}', f'unpack {layout.ZIPS[layout.LABELS]} again'
         )
     waiting = [path for path in polygons if force or not _size(label_of(path))]
     if len(waiting) < len(polygons):
@@ -80,7 +80,8 @@ def prepare(
     if faults:
         raise console.UserError(
             f'{len(faults)} of {len(waiting)} polygon files could not be converted, first: '
-            f'{faults[0].path}: {faults[0].fault}; unpack {layout.ZIPS[layout.LABELS]} again for these'
+            f'{faults[0].path}: {faults[0].fault}',
+            f'unpack {layout.ZIPS[layout.LABELS]} again for these',
         )
     return len(waiting)
 
@@ -128,14 +129,14 @@ def unpack(root: Path, zips: Optional[Path] = None, progress: bool = True) -> No
     """
     if zips is not None and not zips.is_dir():
         raise console.UserError(
-            f'no such folder: {zips}; give --zips the folder that holds {layout.ZIPS[layout.IMAGES]}'
+            f'no such folder: {zips}', f'give --zips the folder that holds {layout.ZIPS[layout.IMAGES]}'
         )
     for part, name in layout.ZIPS.items():
         path = (zips or root) / name
         if path.is_file():
             _unpack_one(path, root, part, progress)
         elif zips is not None and not (root / part).is_dir():
-            raise console.UserError(f'no {name} in {zips}; download it from {DOWNLOAD} (an account is needed)')
+            raise console.UserError(f'no {name} in {zips}', f'download it from {DOWNLOAD} (an account is needed)')
 
 
 def _unpack_one(path: Path, root: Path, part: str, progress: bool) -> None:
@@ -147,7 +148,9 @@ def _unpack_one(path: Path, root: Path, part: str, progress: bool) -> None:
                 _check_name(path, member)
             members = [member for member in members if PurePosixPath(member.filename).parts[0] == part]
             if not members:
-                raise console.UserError(f'{path} holds no {part}/: it is another archive; download {path.name} again')
+                raise console.UserError(
+                    f'{path} holds no {part}/: it is another archive', f'download {path.name} again'
+                )
             files.sweep(root / part)
             waiting = [member for member in members if _size(str(root / member.filename)) != member.file_size]
             if not waiting:
@@ -158,7 +161,7 @@ def _unpack_one(path: Path, root: Path, part: str, progress: bool) -> None:
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise console.UserError(f'{broken} ({error})') from None
     except (NotImplementedError, RuntimeError) as error:  # a compression or an encryption that zipfile lacks
-        raise console.UserError(f'{path}: {error}; download it again from {DOWNLOAD}') from None
+        raise console.UserError(f'{path}: {error}', f'download it again from {DOWNLOAD}') from None
     except OSError as error:
         if error.filename is not None or error.errno is None:
             raise
@@ -180,8 +183,8 @@ def _check_name(path: Path, member: zipfile.ZipInfo) -> None:
     unsafe = not parts or '..' in parts or member.filename.startswith('/') or '\\' in member.filename or ':' in parts[0]
     if unsafe or is_link:
         raise console.UserError(
-            f'{path} holds the member {member.filename!r}, which points outside the data set: '
-            f'not an official archive; download it again from {DOWNLOAD}'
+            f'{path} holds the member {member.filename!r}, which points outside the data set: not an official archive',
+            f'download it again from {DOWNLOAD}',
         )
 
 
@@ -190,8 +193,8 @@ def _check_space(root: Path, needed: int) -> None:
     free = shutil.disk_usage(str(root)).free
     if needed > free:
         raise console.UserError(
-            f'unpacking needs {needed / 1e9:.1f} GB in {root}, where {free / 1e9:.1f} GB are free; '
-            'make room or give another --data_path'
+            f'unpacking needs {needed / 1e9:.1f} GB in {root}, where {free / 1e9:.1f} GB are free',
+            'make room or give another --data_path',
         )
 
 

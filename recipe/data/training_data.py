@@ -54,9 +54,8 @@ def verified(data_root: Path, progress: bool = True) -> str:
     if not found.ok:
         more = len(found.faults) - 1
         raise console.UserError(
-            f'{found.faults[0]}'
-            + (f' (and {more} more faults)' if more else '')
-            + f'; all: python tools/cityscapes.py verify --data_path={shlex.quote(str(data_root))}'
+            f'{found.faults[0]}' + (f' (and {more} more faults)' if more else ''),
+            f'all: python tools/cityscapes.py verify --data_path={shlex.quote(str(data_root))}',
         )
     return f'{data_root}: {found.summary()}'
 

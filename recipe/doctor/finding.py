@@ -41,11 +41,9 @@ def failure(check: str, error: console.UserError) -> Finding:
 
     Args:
         check: Name of the finding.
-        error: Its text, up to the last semicolon, is what was found, and the rest the fix: that is how this project
-            writes its errors.
+        error: Its problem is what was found.
     """
-    said, _, fix = str(error).rpartition('; ')
-    return Finding(check, FAILURE, said or fix, fix if said else 'see what was found')
+    return Finding(check, FAILURE, error.problem, error.fix or 'see what was found')
 
 
 def attempt(check: str, act: Callable[[], str]) -> List[Finding]:

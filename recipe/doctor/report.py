@@ -79,4 +79,4 @@ def require(findings: List[Finding]) -> None:
     if failures:
         first = failures[0]
         more = f' (and {len(failures) - 1} more failures: python tools/doctor.py)' if len(failures) > 1 else ''
-        raise console.UserError(f'{first.check}: {first.found}; {first.fix}{more}')
+        raise console.UserError(f'{first.check}: {first.found}', f'{first.fix}{more}')

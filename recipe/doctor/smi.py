@@ -127,7 +127,7 @@ def ask(device: str) -> Optional[Listing]:
         processes = _run(tool, '--query-compute-apps=gpu_uuid,pid', output)
         listing = parse_gpu(_run(tool, f'--query-gpu={GPU_QUERY}', output), processes)
     if not listing.cards:
-        raise console.UserError(f'{tool} lists no card; see what {tool} says, and whether the driver is loaded')
+        raise console.UserError(f'{tool} lists no card', f'see what {tool} says, and whether the driver is loaded')
     return listing
 
 
@@ -143,16 +143,16 @@ def _run(*command: str) -> str:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise console.UserError(f'{shown} did not answer within {TIMEOUT_S} s; reset the card that hangs') from None
+        raise console.UserError(f'{shown} did not answer within {TIMEOUT_S} s', 'reset the card that hangs') from None
     except OSError as error:
         raise console.UserError(
-            f'{shown} cannot be run ({error.strerror}); install the driver of the cards again'
+            f'{shown} cannot be run ({error.strerror})', 'install the driver of the cards again'
         ) from None
     text = done.stdout.decode('utf-8', 'replace')
     if done.returncode:
         said = next((line.strip() for line in text.splitlines() if line.strip()), 'and says nothing')
         raise console.UserError(
-            f'{shown} fails with status {done.returncode}: {said}; '
-            'mend the driver, or restart the machine where a card is lost'
+            f'{shown} fails with status {done.returncode}: {said}',
+            'mend the driver, or restart the machine where a card is lost',
         )
     return text

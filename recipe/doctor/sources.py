@@ -13,7 +13,7 @@ from recipe.doctor.subject import Subject
 
 def examine(subject: Subject) -> List[Finding]:
     """Find the packages without importing them. Whether the checkouts are unmodified is ``checkouts``' to say."""
-    findings = _findings(imported_packages.find())
+    findings = _findings(imported_packages.misplaced_checkouts())
     if not any(finding.level == FAILURE for finding in findings):
         names = ', '.join(imported_packages.PACKAGES)
         findings.append(Finding('packages', OK, f'{names} are imported from the checkouts in {ROOT}'))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, List
+from typing import Any, List, Tuple
 
 
-def says(config: Any, nnodes: int, nproc: int) -> List[str]:
-    """The global batch in words; more lines where it is not the one that the learning rate belongs to.
+def says(config: Any, nnodes: int, nproc: int) -> List[Tuple[str, str]]:
+    """The global batch in words; more where it is not the one that the learning rate belongs to.
 
     Args:
         config: Resolved ``mmengine.Config``. ``auto_scale_lr.base_batch_size`` is the batch that its learning rate was
@@ -15,12 +15,13 @@ def says(config: Any, nnodes: int, nproc: int) -> List[str]:
         nproc: Ranks on each.
 
     Returns:
-        The first line is for information, the others are warnings.
+        What is, and what to do about it: nothing about the first one, which is for information; the others are
+        warnings.
     """
     images = config.train_dataloader['batch_size']
     batch = nnodes * nproc * images
     machines = f'{_count(nnodes, "machine")} x ' if nnodes > 1 else ''
-    lines = [f'{batch} = {machines}{_count(nproc, "rank")} x {_count(images, "image")}']
+    lines = [(f'{batch} = {machines}{_count(nproc, "rank")} x {_count(images, "image")}', '')]
     rule = config.get('auto_scale_lr') or {}
     base = rule.get('base_batch_size')
     if not base or base == batch:
@@ -29,15 +30,26 @@ def says(config: Any, nnodes: int, nproc: int) -> List[str]:
     if rate is None:
         pass  # it is in the parameter groups, or the optimizer has none
     elif rule.get('enable'):
-        lines.append(f'the learning rate {rate:g}, for a global batch of {base}, is scaled to {rate * batch / base:g}')
+        lines.append(
+            (
+                f'the learning rate {rate:g}, for a global batch of {base}, is scaled to {rate * batch / base:g}',
+                'to keep it: -- auto_scale_lr.enable=False',
+            )
+        )
     else:
         lines.append(
-            f'the learning rate {rate:g} belongs to a global batch of {base}, and this one is {batch}: expect another '
-            f'result; in proportion to the batch it would be: -- optim_wrapper.optimizer.lr={rate * batch / base:g}'
+            (
+                f'the learning rate {rate:g} belongs to a global batch of {base}, and this one is {batch}: '
+                'expect another result',
+                f'in proportion to the batch it would be: -- optim_wrapper.optimizer.lr={rate * batch / base:g}',
+            )
         )
     lines.append(
-        f'{iterations} iterations see {batch / base:g} times the images that they see with a global batch of {base}; '
-        f'as many would be: --max_iters={max(1, round(iterations * base / batch))}'
+        (
+            f'{iterations} iterations see {batch / base:g} times the images that they see with a global batch of '
+            f'{base}',
+            f'as many would be: --max_iters={max(1, round(iterations * base / batch))}',
+        )
     )
     return lines
 

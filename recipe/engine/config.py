@@ -97,8 +97,8 @@ def load(path: Path) -> Any:
     lacking = [name for name in needed if not config.get(name)]
     if lacking or not config.train_cfg.get('max_iters'):
         raise console.UserError(
-            f'--config: {path} has no {", no ".join(lacking) or "train_cfg.max_iters"}; give the config of a training '
-            'by iterations, such as configs/mask2former_swin-b_cityscapes.py'
+            f'--config: {path} has no {", no ".join(lacking) or "train_cfg.max_iters"}',
+            'give the config of a training by iterations, such as configs/mask2former_swin-b_cityscapes.py',
         )
     return config
 
@@ -150,7 +150,7 @@ def _steps(node: Any) -> Iterator[dict]:
 
 def _set_precision(config: Any, amp: str, device: str) -> None:
     if amp == 'fp16' and device == 'cpu' and not _scales_on_cpu():
-        raise console.UserError('--amp=fp16: on a CPU that takes torch 2.3 or newer; give --amp=bf16 or off')
+        raise console.UserError('--amp=fp16: on a CPU that takes torch 2.3 or newer', 'give --amp=bf16 or off')
     wrapper = config.optim_wrapper
     for name in ('dtype', 'loss_scale'):
         wrapper.pop(name, None)
@@ -159,7 +159,7 @@ def _set_precision(config: Any, amp: str, device: str) -> None:
 
 def _set_compile(config: Any, device: str) -> None:
     if device == 'npu':
-        raise console.UserError('--compile=1: no compiler of graphs was tried on an NPU; leave it out')
+        raise console.UserError('--compile=1: no compiler of graphs was tried on an NPU', 'leave it out')
     hooks = list(config.get('custom_hooks') or [])
     if not any(hook.get('type') == 'CompileHook' for hook in hooks):
         config['custom_hooks'] = [*hooks, {'type': 'CompileHook'}]
@@ -176,7 +176,7 @@ def _set_skips(group: Any, option: str, key: str, count: int) -> None:
     takes = {'max_skips': 'NonFiniteGuardHook', 'max_unreadable': 'ResumableIterBasedTrainLoop'}[key]
     if not group or group.get('type') != takes:
         raise console.UserError(
-            f'{option}: the config has no {takes}, which would act on it; leave out --engine=upstream'
+            f'{option}: the config has no {takes}, which would act on it', 'leave out --engine=upstream'
         )
     group[key] = count
 

@@ -48,7 +48,8 @@ def find(asked: str) -> Tuple[str, int]:
     counts = {'npu': _npus() if asked in ('auto', 'npu') else 0, 'cuda': _gpus()}
     if asked != 'auto':
         if not counts[asked]:
-            raise console.UserError(f'--device={asked}: {_why_none(asked)}; or give --device=auto')
+            why, fix = _why_none(asked)
+            raise console.UserError(f'--device={asked}: {why}', f'{fix}, or give --device=auto')
         return asked, counts[asked]
     for device, count in counts.items():
         if count:
@@ -65,8 +66,8 @@ def _npus() -> int:
         import torch_npu  # noqa: F401  adds torch.npu
     except Exception as error:  # a missing CANN library comes as ImportError, OSError or RuntimeError
         raise console.UserError(
-            f"torch_npu is installed and cannot be imported: {str(error).strip().splitlines()[0]}; source CANN's "
-            'set_env.sh, see python tools/doctor.py, or give --device=cpu'
+            f'torch_npu is installed and cannot be imported: {str(error).strip().splitlines()[0]}',
+            "source CANN's set_env.sh, see python tools/doctor.py, or give --device=cpu",
         ) from None
     return torch.npu.device_count() if torch.npu.is_available() else 0
 
@@ -77,15 +78,16 @@ def _gpus() -> int:
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
-def _why_none(device: str) -> str:
+def _why_none(device: str) -> Tuple[str, str]:
+    """Why there is no card of a kind, and what to do."""
     import torch
 
     if device == 'npu' and importlib.util.find_spec('torch_npu') is None:
-        return 'torch_npu is not installed; set up with: bash tools/setup.sh --stack=npu-2.1'
+        return 'torch_npu is not installed', 'set up with: bash tools/setup.sh --stack=npu-2.1'
     if device == 'cuda' and torch.version.cuda is None:
-        return 'the installed torch is built without CUDA; set up with: bash tools/setup.sh --stack=cuda'
+        return 'the installed torch is built without CUDA', 'set up with: bash tools/setup.sh --stack=cuda'
     tool = {'npu': 'npu-smi info', 'cuda': 'nvidia-smi'}[device]
-    return f'torch sees no card; does {tool} show any?'
+    return 'torch sees no card', f'see whether {tool} shows one'
 
 
 def choose_nproc(device: str, count: int, asked: Optional[int], demo: bool) -> int:
@@ -103,15 +105,16 @@ def choose_nproc(device: str, count: int, asked: Optional[int], demo: bool) -> i
     if device == 'cpu':
         if asked is None and not demo:
             raise console.UserError(
-                f'no accelerator is used, and {DEFAULT_NPROC} cards is the default; to train on this CPU give '
-                '--nproc=1 (slow: minutes an iteration), or try --demo'
+                f'no accelerator is used, and {DEFAULT_NPROC} cards is the default',
+                'to train on this CPU give --nproc=1 (slow: minutes an iteration), or try --demo',
             )
         return asked or DEMO_NPROC_CPU
     wanted = asked or (min(count, DEFAULT_NPROC) if demo else DEFAULT_NPROC)
     if wanted > count:
         raise console.UserError(
             f'{"--nproc=" if asked else "the default of "}{wanted} cards, but this machine has {count} {device} '
-            f'card{"s" if count > 1 else ""}; give --nproc={count}'
+            f'card{"s" if count > 1 else ""}',
+            f'give --nproc={count}',
         )
     return wanted
 

@@ -87,9 +87,9 @@ def _refusal(place: str, what: Any) -> console.UserError:
 
     return console.UserError(
         one_line(
-            f"refused, {place} of the step's config is {str(what)[:100]!r}, which is no registered part of a model; "
-            'give --trust_checkpoint if you trust where the dump comes from'
-        )
+            f"refused, {place} of the step's config is {str(what)[:100]!r}, which is no registered part of a model"
+        ),
+        'give --trust_checkpoint if you trust where the dump comes from',
     )
 
 

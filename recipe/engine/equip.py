@@ -79,7 +79,7 @@ def set_train_loop(config: Any) -> None:
     loop = config.train_cfg
     _require(loop, 'train_cfg', {'IterBasedTrainLoop', 'ResumableIterBasedTrainLoop', None})
     if loop.pop('by_epoch', False):
-        raise console.UserError('--config: train_cfg.by_epoch is True; give the config of a training by iterations')
+        raise console.UserError('--config: train_cfg.by_epoch is True', 'give the config of a training by iterations')
     loop['type'] = 'ResumableIterBasedTrainLoop'
 
 
@@ -90,8 +90,8 @@ def set_sampler(config: Any) -> None:
     _require(sampler, 'train_dataloader.sampler', {'InfiniteSampler', 'ResumableInfiniteSampler'})
     if loader.get('batch_sampler'):
         raise console.UserError(
-            '--config: train_dataloader has a batch_sampler, with which no training is resumed exactly; give '
-            "--engine=upstream for mmengine's own loop"
+            '--config: train_dataloader has a batch_sampler, with which no training is resumed exactly',
+            "give --engine=upstream for mmengine's own loop",
         )
     sampler['type'] = 'ResumableInfiniteSampler'
 
@@ -201,8 +201,8 @@ def _require(group: Dict, key: str, known: Set[Optional[str]]) -> None:
     if _name(group) not in known:
         wanted = sorted(name for name in known if name)
         raise console.UserError(
-            f'--config: {key} is {_name(group)}, and the engine resumes exactly with {wanted[0]} only; give '
-            "--engine=upstream for mmengine's own loop"
+            f'--config: {key} is {_name(group)}, and the engine resumes exactly with {wanted[0]} only',
+            "give --engine=upstream for mmengine's own loop",
         )
 
 

@@ -31,10 +31,10 @@ def require(config: Any, key: str, value: Any) -> None:
     if value is None:
         return
     if isinstance(node, dict) and not isinstance(value, dict):
-        raise console.UserError(f'override {key}: {key} is a group of settings; name one of them: {_some(node)}')
+        raise console.UserError(f'override {key}: {key} is a group of settings', f'name one of them: {_some(node)}')
     if isinstance(node, (int, float)) and isinstance(value, str):
         kind = 'True or False' if isinstance(node, bool) else 'a number'
-        raise console.UserError(f'override {key}={value}: {key} is {node} now; give {kind}')
+        raise console.UserError(f'override {key}={value}: {key} is {node} now', f'give {kind}')
 
 
 def _child(node: Any, name: str) -> Tuple[bool, Any]:

@@ -52,7 +52,7 @@ def locate(given: Optional[str], source: Optional[str]) -> Optional[Path]:
     if not _URL.match(named):
         path = inputs.absolute(named)
         if not path.is_file():
-            raise console.UserError(f'there is no weights file {path}; give --pretrained=FILE or --pretrained=none')
+            raise console.UserError(f'there is no weights file {path}', 'give --pretrained=FILE or --pretrained=none')
         _require_hash(path, path.name)
         return path
     path = _cached(named)
@@ -96,7 +96,8 @@ def _require_hash(path: Path, name: str) -> None:
     if not digest.hexdigest().startswith(match[1]):
         raise console.UserError(
             f'weights file {path} is damaged: its sha256 begins with {digest.hexdigest()[: len(match[1])]}, not with '
-            f'{match[1]} as its name says; remove it and bring it again'
+            f'{match[1]} as its name says',
+            'remove it and bring it again',
         )
 
 
@@ -113,8 +114,9 @@ def _download(url: str, path: Path) -> None:
         beside.replace(path)
     except (OSError, HTTPException, ValueError) as error:
         raise console.UserError(
-            f'cannot download the pretrained weights ({error}): bring {url} by other means and put it at {path}, or '
-            'give --pretrained=FILE, or --pretrained=none to train from scratch'
+            f'cannot download the pretrained weights ({error})',
+            f'bring {url} by other means and put it at {path}, or give --pretrained=FILE, or --pretrained=none to '
+            'train from scratch',
         ) from None
     finally:
         with contextlib.suppress(OSError):
@@ -212,18 +214,18 @@ def compare(path: Path, parameters: Mapping[str, Any], buffers: Mapping[str, Any
         name = match.other_shape[0]
         raise console.UserError(
             f'weights file {path} is of another model: {name} is {shapes[name]} there and '
-            f'{tuple(parameters[name].shape)} in the backbone ({len(match.other_shape)} tensors differ); give the '
-            "--pretrained file of the config's backbone"
+            f'{tuple(parameters[name].shape)} in the backbone ({len(match.other_shape)} tensors differ)',
+            "give the --pretrained file of the config's backbone",
         )
     if len(match.found) + len(match.resized) < _ENOUGH * len(parameters):
         convert = any(name.startswith('layers.') for name in shapes)
         raise console.UserError(
-            f'weights file {path} is of another model: {match}; '
-            + (
+            f'weights file {path} is of another model: {match}',
+            (
                 "convert Swin's own files with mmsegmentation/tools/model_converters/swin2mmseg.py"
                 if convert
                 else "give the --pretrained file of the config's backbone"
-            )
+            ),
         )
     return match
 
@@ -280,12 +282,12 @@ def _shapes(path: Path, whole: bool = False) -> Dict[str, Tuple[int, ...]]:
         found = read_in_own_process(str(path), read)
     except UntrustedCheckpointError as error:
         raise console.UserError(
-            f'weights file {error}; give another --pretrained, or --trust_checkpoint if you trust where it comes from'
+            f'weights file {error}', 'give another --pretrained, or --trust_checkpoint if you trust where it comes from'
         ) from None
     except (CheckpointError, OSError) as error:
-        raise console.UserError(f'weights file {error}; give another --pretrained') from None
+        raise console.UserError(f'weights file {error}', 'give another --pretrained') from None
     if not found:
-        raise console.UserError(f'weights file {path} holds no tensors; give another --pretrained')
+        raise console.UserError(f'weights file {path} holds no tensors', 'give another --pretrained')
     return {name: tuple(shape) for name, shape in found.items()}
 
 

@@ -73,7 +73,7 @@ class _Parser(argparse.ArgumentParser):
         message = re.sub(r'^argument (-h/)?', '', message)
         message = message.replace(': expected one argument', ' needs a value')
         message = re.sub(r': ignored explicit argument .*', ' takes no value', message)
-        raise console.UserError(f'{message}; --help lists the options', console.EXIT_USAGE)
+        raise console.UserError(message, '--help lists the options', console.EXIT_USAGE)
 
 
 def make_parser(script: str) -> argparse.ArgumentParser:
@@ -162,7 +162,7 @@ def parse(script: str, argv: Sequence[str]) -> Options:
     options, overrides = _split(argv)
     given, unknown = parser.parse_known_args(options)
     if unknown:
-        raise console.UserError(_unknown(unknown[0], parser), console.EXIT_USAGE)
+        raise console.UserError(_unknown(unknown[0], parser), status=console.EXIT_USAGE)
     for override in overrides:
         _check_override(override)
     values = {name: value for name, value in vars(given).items() if value is not None}
@@ -189,17 +189,20 @@ def _unknown(text: str, parser: argparse.ArgumentParser) -> str:
 def _check_override(text: str) -> None:
     if text.startswith('--'):
         raise console.UserError(
-            f'{text} comes after the lone --, where config overrides are given as key=value; options go before it',
+            f'{text} comes after the lone --, where config overrides are given as key=value',
+            'options go before it',
             console.EXIT_USAGE,
         )
     if not _OVERRIDE.fullmatch(text):
-        raise console.UserError(f'override {text!r} is not key=value, such as train_cfg.max_iters=100', 2)
+        raise console.UserError(
+            f'override {text!r} is not key=value, such as train_cfg.max_iters=100', status=console.EXIT_USAGE
+        )
     for opening, closing in ('()', '[]'):
         if text.count(opening) != text.count(closing):
-            raise console.UserError(f'override {text!r} has unbalanced brackets', console.EXIT_USAGE)
+            raise console.UserError(f'override {text!r} has unbalanced brackets', status=console.EXIT_USAGE)
     key = text.split('=', 1)[0]
     if key in ('work_dir', 'resume', 'launcher'):
-        raise console.UserError(f'override {text!r}: the launcher sets {key}; use its options', console.EXIT_USAGE)
+        raise console.UserError(f'override {text!r}: the launcher sets {key}', 'use its options', console.EXIT_USAGE)
 
 
 def require_consistent(options: Options) -> None:
@@ -210,22 +213,23 @@ def require_consistent(options: Options) -> None:
     """
     if options.resume and options.script == 'performance':
         raise console.UserError(
-            f'--resume={"auto" if options.or_begin else "1"}: a performance run keeps no checkpoint to continue from; '
+            f'--resume={"auto" if options.or_begin else "1"}: a performance run keeps no checkpoint to continue from',
             'leave it out',
             console.EXIT_USAGE,
         )
     if options.compile and not options.fast:
         raise console.UserError(
-            '--compile=1: only the fast modules can be compiled; leave out --fast=0', console.EXIT_USAGE
+            '--compile=1: only the fast modules can be compiled', 'leave out --fast=0', console.EXIT_USAGE
         )
     if options.max_restarts and options.script == 'performance':
         raise console.UserError(
-            f'--max_restarts={options.max_restarts}: a performance run keeps no checkpoint to go on from; leave it out',
+            f'--max_restarts={options.max_restarts}: a performance run keeps no checkpoint to go on from',
+            'leave it out',
             console.EXIT_USAGE,
         )
     if options.or_begin and options.work_dir is None:
         raise console.UserError(
-            '--resume=auto needs --work_dir as well, the folder to continue or begin in', console.EXIT_USAGE
+            '--resume=auto needs --work_dir as well, the folder to continue or begin in', status=console.EXIT_USAGE
         )
     if options.nnodes > 1:
         needed = ('node_rank', 'master_addr', 'master_port', 'work_dir')
@@ -234,12 +238,13 @@ def require_consistent(options: Options) -> None:
             raise console.UserError(
                 f'--nnodes={options.nnodes} needs {", ".join(missing)} as well (the same on every machine but for '
                 '--node_rank; --work_dir on storage that all share)',
-                console.EXIT_USAGE,
+                status=console.EXIT_USAGE,
             )
     if (options.node_rank or 0) >= options.nnodes:
         raise console.UserError(
-            f'--node_rank={options.node_rank} is out of range; with --nnodes={options.nnodes} give '
-            f'{"0" if options.nnodes == 1 else f"a number from 0 to {options.nnodes - 1}"}',
+            f'--node_rank={options.node_rank} is out of range',
+            f'with --nnodes={options.nnodes} give '
+            + ('0' if options.nnodes == 1 else f'a number from 0 to {options.nnodes - 1}'),
             console.EXIT_USAGE,
         )
 

@@ -39,5 +39,5 @@ def main() -> Optional[int]:
     stage, script = [*sys.argv[1:3], '', ''][:2]
     if stage not in STAGES or script not in SCRIPTS:
         usage = f'usage: launch.py {"|".join(STAGES)} {"|".join(SCRIPTS)} OPTIONS'
-        raise console.UserError(usage, console.EXIT_USAGE)
+        raise console.UserError(usage, status=console.EXIT_USAGE)
     return STAGES[stage](sys.argv[2:])

@@ -96,12 +96,12 @@ def agree_on_checkpoint(work_dir: Path, attempt: int) -> Optional[str]:
         chosen = store.get(key).decode()
     except RuntimeError as error:  # DistStoreError and DistNetworkError are such
         raise console.UserError(
-            f'the machines do not meet again at {address}:{port} ({str(error).splitlines()[0]}); start all of them '
-            'again with --resume=1',
+            f'the machines do not meet again at {address}:{port} ({str(error).splitlines()[0]})',
+            'start all of them again with --resume=1',
             NO_RESTART,
         ) from None
     if chosen.startswith('!'):
-        raise console.UserError(chosen[1:], NO_RESTART)
+        raise console.UserError(chosen[1:], status=NO_RESTART)
     return chosen or None
 
 

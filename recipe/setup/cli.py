@@ -217,7 +217,8 @@ class Setup:
         ours = (self.venv / _MARK).is_file()
         if os.path.lexists(str(self.venv)) and not ours and not _is_empty(self.venv):
             raise console.UserError(
-                f'{self.venv} was not made by setup.sh; move it away, or activate it and use --no_venv to install there'
+                f'{self.venv} was not made by setup.sh',
+                'move it away, or activate it and use --no_venv to install there',
             )
         whole = found is not None and self.stack.takes(found.minor) and self._done(self.steps()[0])
         wanted = stack.find_python(self.stack, self.args.python) if self.args.python or not whole else None
@@ -405,7 +406,7 @@ class Setup:
             self._calls.run([self.python, '-m', 'ensurepip'], self._clean())
             version = self._pip_version()
         if version is None:
-            raise console.UserError(f'{self.python} has no pip; install it (Debian: python3-pip), then try again')
+            raise console.UserError(f'{self.python} has no pip', 'install it (Debian: python3-pip), then try again')
         if version < OLDEST_PIP:
             self._pip('install', '--upgrade', f'pip>={".".join(map(str, OLDEST_PIP))}')
 

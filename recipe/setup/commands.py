@@ -68,7 +68,7 @@ class Caller:
     def failure(self, what: str) -> console.UserError:
         """The error for a step that went wrong; names the log and how to go on."""
         return console.UserError(
-            f'step {self.step} {what}, log: {self.log}; mend what it says, then go on with: {self._retry}'
+            f'step {self.step} {what}, log: {self.log}', f'mend what it says, then go on with: {self._retry}'
         )
 
     def _watch(self, process: subprocess.Popen[Any]) -> None:

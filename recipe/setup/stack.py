@@ -139,10 +139,11 @@ def find_python(stack: Stack, wanted: Optional[str] = None) -> Python:
         if f'{python.text} ({python.path})' not in found:
             found.append(f'{python.text} ({python.path})')
     if wanted and not found:
-        raise console.UserError(f'--python {wanted} is not a Python 3 that runs', console.EXIT_USAGE)
+        raise console.UserError(f'--python {wanted} is not a Python 3 that runs', status=console.EXIT_USAGE)
     raise console.UserError(
-        f'stack {stack.name} needs Python {stack.pythons}; found: {", ".join(found) or "none"}. Install one, then: '
-        f'bash tools/setup.sh --stack {stack.name} --python /path/to/python3'
+        f'stack {stack.name} needs Python {stack.pythons}',
+        f'found: {", ".join(found) or "none"}. Install one, then: '
+        f'bash tools/setup.sh --stack {stack.name} --python /path/to/python3',
     )
 
 

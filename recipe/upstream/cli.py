@@ -41,7 +41,7 @@ def read_patch(root: Path, pin: Pin) -> bytes:
     """
     path = root / pin.patch
     if not path.is_file() or not path.stat().st_size:
-        raise console.UserError(f'{path} is {"empty" if path.is_file() else "missing"}; get it from the recipe again')
+        raise console.UserError(f'{path} is {"empty" if path.is_file() else "missing"}', 'get it from the recipe again')
     return path.read_bytes()
 
 
@@ -64,13 +64,14 @@ def apply(root: Path, pin: Pin) -> str:
     series = read_patch(root, pin)
     found = inspect(root, pin)
     if found.state == MISSING:
-        raise console.UserError(f'{found.repo.path} is missing; run: python tools/upstream.py fetch {pin.name}')
+        raise console.UserError(f'{found.repo.path} is missing', f'run: python tools/upstream.py fetch {pin.name}')
     if found.state in (PATCHED, BY_HAND):
         return f'{pin.name}: {found.state} already, nothing to do'
     if found.state in (EDITED, FOREIGN):
         raise console.UserError(
-            f'{found.repo.path}: {found.trouble()}; nothing was changed. Keep your work as commits (to go into '
-            f'{pin.patch}: python tools/upstream.py export {pin.name}) or take it out, then apply again'
+            f'{found.repo.path}: {found.trouble()}',
+            f'nothing was changed. Keep your work as commits (to go into '
+            f'{pin.patch}: python tools/upstream.py export {pin.name}) or take it out, then apply again',
         )
     repo, base = found.repo, str(found.base)
     with git.scratch(repo, base) as trial:
@@ -110,7 +111,7 @@ def export(root: Path, pin: Pin) -> str:
     files = state.edited_files(repo, untracked=True)
     if files or found.state == EDITED:
         what = state.some(files) or found.reason
-        raise console.UserError(f'{repo.path}: not committed: {what}; commit it or take it out, then export')
+        raise console.UserError(f'{repo.path}: not committed: {what}', 'commit it or take it out, then export')
     if base in [commit for _, commit in pin.also_applies_to]:
         raise console.UserError(f'{repo.path} is built on {base[:12]}; patches are exported from the pin {pin.commit}')
     if base == head:
@@ -239,7 +240,7 @@ def parse(arguments: Optional[Sequence[str]] = None) -> argparse.Namespace:
 def _chosen(names: List[str], pins: Dict[str, Pin]) -> List[Pin]:
     for name in names:
         if name not in pins:
-            raise console.UserError(f'no upstream {name!r} in the pin table; known: {", ".join(pins)}', 2)
+            raise console.UserError(f'no upstream {name!r} in the pin table', f'known: {", ".join(pins)}', 2)
     return [pin for name, pin in pins.items() if not names or name in names]
 
 
@@ -248,7 +249,7 @@ def _git_urls(options: List[str], pins: Dict[str, Pin]) -> Dict[str, List[str]]:
     for option in options:
         name, _, url = option.partition('=')
         if name not in pins or not url:
-            raise console.UserError(f'--git_url {option}: give NAME=URL, NAME one of {", ".join(pins)}', 2)
+            raise console.UserError(f'--git_url {option}: give NAME=URL, NAME one of {", ".join(pins)}', status=2)
         urls.setdefault(name, []).append(url)
     return urls
 
@@ -272,7 +273,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
                 console.say(apply(root, pin))
     elif args.command == 'rebase':
         if not re.fullmatch('[0-9a-f]{40}', args.commit):
-            raise console.UserError(f'{args.commit!r} is not a commit; give its 40 hexadecimal digits', 2)
+            raise console.UserError(f'{args.commit!r} is not a commit', 'give its 40 hexadecimal digits', 2)
         with upstream_fetch.lock(root):
             console.say(_rebase(root, pins[0], args.commit, _git_urls(args.git_url, all_pins), args.wait))
     elif args.command == 'export':

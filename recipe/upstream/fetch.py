@@ -76,7 +76,7 @@ def fetch(
                 missing.append(pin)
             elif found.base is None:
                 raise console.UserError(
-                    f'{found.repo.path}: {found.reason}; move it away, then fetch makes a new checkout there'
+                    f'{found.repo.path}: {found.reason}', 'move it away, then fetch makes a new checkout there'
                 )
             else:
                 console.say(f'{pin.name}: already here ({found.origin} {found.base[:12]}), left as it is')

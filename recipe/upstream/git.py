@@ -119,11 +119,11 @@ def require_git() -> None:
         console.UserError: No git, or one older than ``OLDEST_GIT``.
     """
     if shutil.which('git') is None:
-        raise console.UserError('git is not installed; install it with the package manager of this system')
+        raise console.UserError('git is not installed', 'install it with the package manager of this system')
     text = subprocess.run(['git', '--version'], stdout=subprocess.PIPE, check=True).stdout.decode()
     found = re.search(r'(\d+)\.(\d+)', text)
     if found and tuple(map(int, found.groups())) < OLDEST_GIT:
-        raise console.UserError(f'{text.strip()} is too old; {OLDEST_GIT[0]}.{OLDEST_GIT[1]} or newer is needed')
+        raise console.UserError(f'{text.strip()} is too old', f'{OLDEST_GIT[0]}.{OLDEST_GIT[1]} or newer is needed')
 
 
 class Repo:

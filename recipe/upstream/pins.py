@@ -96,7 +96,7 @@ def load(root: Path) -> Dict[str, Pin]:
     try:
         return {name: _pin(name, row) for name, row in json.loads(path.read_text('utf-8')).items()}
     except FileNotFoundError:
-        raise console.UserError(f'{path} is missing; --root must be the folder of the recipe') from None
+        raise console.UserError(f'{path} is missing', '--root must be the folder of the recipe') from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         said = f'{error} is missing' if isinstance(error, KeyError) else error
         raise console.UserError(f'{path} is not a pin table: {said}') from None

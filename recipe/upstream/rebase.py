@@ -36,7 +36,7 @@ def rebase(root: Path, pin: Pin, commit: str, urls: List[str], wait: float) -> s
     if head is None:
         raise console.UserError(f'{repo.path}: {found.reason or found.state}; nothing to rebase')
     if state.edited_files(repo, untracked=True):
-        raise console.UserError(f'{repo.path} has changes that are not committed; commit them or take them out')
+        raise console.UserError(f'{repo.path} has changes that are not committed', 'commit them or take them out')
     _bring(repo, commit, urls, wait)
     if repo.ok('merge-base', '--is-ancestor', commit, head):
         new_head = head  # rebased by hand
@@ -64,7 +64,7 @@ def _bring(repo: Repo, commit: str, urls: List[str], wait: float) -> None:
         except GitError as error:
             failures.append(f'{url}: {"; ".join(error.lines)}')
     raise console.UserError(
-        f'{commit[:12]} cannot be fetched ({"; ".join(failures)}); give --git_url {repo.path.name}=URL'
+        f'{commit[:12]} cannot be fetched ({"; ".join(failures)})', f'give --git_url {repo.path.name}=URL'
     )
 
 
@@ -77,9 +77,10 @@ def _replay(repo: Repo, pin: Pin, base: str, head: str, commit: str) -> str:
             files = trial.lines('diff', '-z', '--name-only', '--diff-filter=U')
             stopped_at = trial.text('log', '-1', '--format=%h %s', 'CHERRY_PICK_HEAD')
             raise console.UserError(
-                f'{pin.name}: {stopped_at} conflicts in {state.some(files)}; nothing was changed. Resolve it with: '
+                f'{pin.name}: {stopped_at} conflicts in {state.some(files)}',
+                f'nothing was changed. Resolve it with: '
                 f'git -C {repo.path} rebase --onto {commit} {base}, then: python tools/upstream.py rebase {pin.name} '
-                f'{commit}'
+                f'{commit}',
             ) from None
         new_head = trial.resolve('HEAD') or ''
         repo.take_over(trial, new_head, commit)

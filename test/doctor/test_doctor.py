@@ -11,7 +11,7 @@ from recipe.core import console, paths
 from recipe.doctor import report
 from recipe.doctor.finding import FAILURE, OK, WARNING, Finding, attempt, failure
 from recipe.doctor.subject import Subject
-from recipe.launch import collective, examine, options
+from recipe.launch import checks, collective, options
 
 TOOL = paths.TOOLS / 'doctor.py'
 GOOD = Finding('cores', OK, '8')
@@ -35,13 +35,13 @@ def test_findings_are_single_lines():
     assert (found.found, found.fix) == ('a b', 'c d')
 
 
-def test_an_error_is_cut_into_what_was_found_and_the_fix():
-    found = failure('disk', console.UserError('no space: 1 of 2; free some'))
+def test_an_error_becomes_what_was_found_and_the_fix():
+    found = failure('disk', console.UserError('no space: 1 of 2', 'free some'))
     assert (found.level, found.found, found.fix) == (FAILURE, 'no space: 1 of 2', 'free some')
-    assert failure('x', console.UserError('no semicolon')).fix
+    assert failure('x', console.UserError('no; fix')).fix
 
     def refuse() -> str:
-        raise console.UserError('no; do')
+        raise console.UserError('no', 'do')
 
     assert attempt('x', refuse) == [Finding('x', FAILURE, 'no', 'do')]
     assert attempt('x', lambda: 'yes') == [Finding('x', OK, 'yes')]
@@ -73,10 +73,10 @@ def test_the_launcher_lets_the_cards_speak_to_each_other_only_where_all_else_is_
     asked = []
     monkeypatch.setattr(collective, 'examine', lambda of: asked.append(of) or [Finding('all-reduce', OK, 'x')])
     for findings in ([GOOD], [GOOD, BAD]):
-        monkeypatch.setattr(examine, 'MACHINE', (lambda of, findings=findings: findings,))
-        examine.before_training(subject('cuda', 8))
+        monkeypatch.setattr(checks, 'MACHINE', (lambda of, findings=findings: findings,))
+        checks.machine(subject('cuda', 8))
     assert len(asked) == 1
-    examine.before_training(subject('cpu', 2))
+    checks.machine(subject('cpu', 2))
     assert len(asked) == 1
 
 
@@ -136,8 +136,8 @@ def test_by_hand_every_fault_is_listed_as_json(tmp_path):
     answer = json.loads(done.stdout)
     assert answer['worst'] == FAILURE
     found = {row['check']: row for row in answer['findings']}
-    assert (found['data set']['level'], found['model']['level']) == (FAILURE, OK)
-    assert 'holds no leftImg8bit/' in found['data set']['found']
+    assert (found['data path']['level'], found['model']['level']) == (FAILURE, OK)
+    assert 'holds no leftImg8bit/' in found['data path']['found']
     assert set(found) >= {'checkouts', 'device', 'config', 'packages', '/dev/shm', 'clock', 'run folder', 'disk'}
     assert all(set(row) == {'check', 'level', 'found', 'fix'} for row in answer['findings'])
     assert not list(tmp_path.iterdir())

@@ -9,7 +9,7 @@ import pytest
 from recipe.doctor import compiler
 from recipe.doctor.finding import FAILURE, OK
 from recipe.doctor.subject import Subject
-from recipe.launch import examine, options
+from recipe.launch import checks, options
 
 GRAPHS = {'custom_hooks': [{'type': 'LoaderPaceHook'}, {'type': 'CompileHook'}]}
 
@@ -74,5 +74,5 @@ def test_trainings_that_compile_nothing_need_none(tmp_path, config):
 def test_the_launchers_ask_for_it(tmp_path):
     asked = options.settle(options.parse('full', ['--demo', '--device=cpu']))
     env = {**os.environ, 'CXX': str(tmp_path / 'gone')}
-    said = examine.before_training(Subject(asked, 'cpu', 1, GRAPHS, env=env))
+    said = checks.machine(Subject(asked, 'cpu', 1, GRAPHS, env=env))
     assert [found.level for found in said if found.check == 'compiler'] == [FAILURE]

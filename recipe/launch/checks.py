@@ -1,0 +1,277 @@
+"""All checks of a training, in one order: the launcher stops at the first failure, the doctor collects them.
+
+Each check reads what earlier ones have put into the plan, and adds what it has found out itself.
+"""
+
+from __future__ import annotations
+
+from typing import Callable, Iterator, List, NamedTuple, Set, Tuple
+
+from recipe.core import console, inputs, run_folder
+from recipe.core.run_options import SCRIPTS
+from recipe.data import training_data
+from recipe.doctor import cards, clock, compiler, limits, network, report, sources, versions
+from recipe.doctor.finding import FAILURE, OK, WARNING, Finding, failure
+from recipe.doctor.subject import Subject
+from recipe.engine import batch as batch_rule
+from recipe.engine import devices, size
+from recipe.launch import collective
+from recipe.launch.plan import Plan
+from recipe.upstream import checkouts
+
+
+class Check(NamedTuple):
+    """One check.
+
+    Attributes:
+        name: Of its findings.
+        examine: Looks, and yields what it finds; may raise ``console.UserError`` in place of a failure.
+        needs: Names of checks without whose success it makes no sense.
+        line: First word of the line that the launcher prints if all is well; empty for none.
+    """
+
+    name: str
+    examine: Callable[[Plan], Iterator[Finding]]
+    needs: Tuple[str, ...] = ()
+    line: str = ''
+
+
+def _checkouts(plan: Plan) -> Iterator[Finding]:
+    """Are the checkouts the patched ones, and unmodified?"""
+    plan.pins = checkouts.require_patched()
+    yield Finding('checkouts', OK, ', '.join(f'{name} ({found["origin"]})' for name, found in plan.pins.items()))
+
+
+def _hidden_packages(plan: Plan) -> Iterator[Finding]:
+    yield from sources.hidden_packages()
+
+
+def _packages(plan: Plan) -> Iterator[Finding]:
+    yield from sources.examine(plan.subject)
+
+
+def _device(plan: Plan) -> Iterator[Finding]:
+    """Which accelerators are there, and are they as many as asked for? Comes before anything imports torch."""
+    asked = plan.options
+    plan.device, plan.nproc = devices.likely_device(asked.device), asked.nproc or devices.DEFAULT_NPROC
+    plan.device, count = devices.find(asked.device)
+    plan.nproc = devices.choose_nproc(plan.device, count, asked.nproc, asked.demo)
+    machines = f' on each of {asked.nnodes} machines' if asked.nnodes > 1 else ''
+    yield Finding('device', OK, f'{plan.nproc} x {plan.device}{machines}')
+
+
+def _data_path(plan: Plan) -> Iterator[Finding]:
+    plan.data_root = training_data.root(plan.options.data_path, plan.options.demo)
+    yield Finding('data path', OK, str(plan.data_root))
+
+
+def _config(plan: Plan) -> Iterator[Finding]:
+    from recipe.engine import config as run_config
+
+    plan.config = run_config.make(plan.options, plan.device, plan.data_root)
+    yield Finding('config', OK, str(plan.config.filename))
+
+
+def _run_folder(plan: Plan) -> Iterator[Finding]:
+    asked = plan.options
+    if not asked.is_first_node:
+        plan.folder = inputs.absolute(str(asked.work_dir))
+    else:
+        case = SCRIPTS[asked.script]
+        plan.folder = run_folder.choose(case, asked.demo, asked.work_dir, asked.resume, asked.or_begin)
+        if run_folder.legacy_folder(plan.folder) == plan.folder:
+            where = f'the files for it will be in {plan.folder}'
+            yield Finding('run folder', WARNING, f'{run_folder.OUTPUT} cannot be written to', where)
+    yield Finding('run folder', OK, str(plan.folder))
+
+
+def _batch(plan: Plan) -> Iterator[Finding]:
+    (batch, _), *consequences = batch_rule.says(plan.config, plan.options.nnodes, plan.nproc)
+    yield Finding('batch', OK, batch)
+    for found, fix in consequences if plan.options.writes_checkpoints else ():  # a performance run has no result
+        yield Finding('batch', WARNING, found, fix)
+
+
+def _weights_file(plan: Plan) -> Iterator[Finding]:
+    """Is the file of pretrained weights there? The launcher downloads it."""
+    from recipe.engine import config as run_config
+    from recipe.engine import weights
+
+    asked, source = plan.options, run_config.weights_source(plan.config)
+    missing = weights.to_download(asked.pretrained, source)
+    if asked.resume:  # a checkpoint holds the weights
+        yield Finding('weights file', OK, 'not needed, the checkpoint holds them')
+    elif missing is not None and not plan.starts:
+        found = f'{missing[1]} is not there, the launcher will download {missing[0]}'
+        fix = 'if this machine is offline, put it there, or give --pretrained=FILE or --pretrained=none'
+        yield Finding('weights file', WARNING, found, fix)
+    else:
+        plan.backbone = weights.locate(asked.pretrained, source)
+        yield Finding('weights file', OK, str(plan.backbone or 'none'))
+
+
+def _data_set(plan: Plan) -> Iterator[Finding]:
+    if plan.options.uses_demo_data:
+        yield Finding('data set', OK, 'the built-in scenes; the launcher makes what is missing of them')
+    else:
+        yield Finding('data set', OK, training_data.verified(plan.data_root, progress=plan.starts))
+
+
+def _decoded_cache(plan: Plan) -> Iterator[Finding]:
+    if plan.options.decoded_cache:
+        folder = inputs.absolute(plan.options.decoded_cache)
+        training_data.require_decoded(plan.data_root, folder)
+        yield Finding('decoded cache', OK, str(folder))
+
+
+def _model(plan: Plan) -> Iterator[Finding]:
+    from recipe.engine import config as run_config
+
+    plan.model = run_config.build_model(plan.config)
+    count = sum(parameter.numel() for parameter in plan.model.parameters())
+    yield Finding('model', OK, f'{count / 1e6:.1f} million parameters')
+
+
+def _weights(plan: Plan) -> Iterator[Finding]:
+    """Do the pretrained weights fit the model?"""
+    from recipe.engine import config as run_config
+    from recipe.engine import weights
+
+    if plan.options.resume:
+        return
+    backbone = plan.model.backbone
+    if plan.config.get('load_from'):
+        found = weights.require_start(plan.config['load_from'], plan.model)
+    elif plan.backbone is not None:
+        match = weights.compare(plan.backbone, dict(backbone.named_parameters()), dict(backbone.named_buffers()))
+        found = f'{plan.backbone}: {match}'
+    else:
+        found = 'none, the training begins from scratch'
+    run_config.set_weights(plan.config, plan.backbone)
+    yield Finding('weights', OK, found)
+
+
+def _checkpoint(plan: Plan) -> Iterator[Finding]:
+    """Which is the newest checkpoint that loads whole and fits the config? The training goes on from it."""
+    from recipe.engine import config as run_config
+    from recipe.engine.checkpoint import CheckpointError, find_resumable, misfit
+
+    if not plan.options.resume:
+        return
+    wrapper, schedulers = run_config.build_optimizer(plan.config, plan.model)
+    try:
+        checkpoint, passed_over = find_resumable(
+            str(plan.folder), lambda checkpoint: misfit(checkpoint, plan.model, wrapper, schedulers)
+        )
+    except CheckpointError as error:
+        trust = ', or give --trust_checkpoint if you trust where they come from' if 'refused' in str(error) else ''
+        raise console.UserError(f'--resume=1: {error}', f'start afresh without --resume=1{trust}') from None
+    for path, reason in passed_over:
+        yield Finding('checkpoint', WARNING, f'passed over {path}: {reason}', 'an older one is taken')
+    yield Finding('checkpoint', OK, checkpoint)
+    plan.config['load_from'] = checkpoint
+    for difference in run_config.differences(plan.folder / run_folder.CONFIG, plan.config):
+        found = f'the config differs from when this run began: {difference}'
+        yield Finding('checkpoint', WARNING, found, 'give the value of then unless this is meant')
+    run_config.set_weights(plan.config, None)
+
+
+def _disk(plan: Plan) -> Iterator[Finding]:
+    needed = size.disk_bytes(plan.options.writes_checkpoints, plan.model)
+    run_folder.require_space(plan.folder, needed, 'the checkpoints and logs')
+    place = run_folder.existing_part(plan.folder)
+    yield Finding('disk', OK, f'room for {needed >> 20} MiB of checkpoints and logs at {place}')
+
+
+# What takes longest comes last.
+TRAINING = (
+    Check('checkouts', _checkouts),
+    Check('hidden packages', _hidden_packages),
+    Check('packages', _packages),
+    Check('device', _device, ('hidden packages',), line='device'),
+    Check('data path', _data_path),
+    Check('config', _config, ('packages',)),
+    Check('run folder', _run_folder),
+    Check('batch', _batch, ('config',), line='batch'),
+    Check('weights file', _weights_file, ('config',)),
+    Check('data set', _data_set, ('data path',), line='data'),
+    Check('decoded cache', _decoded_cache, ('data path', 'config')),
+    Check('model', _model, ('config',)),
+    Check('weights', _weights, ('model', 'weights file'), line='weights'),
+    Check('checkpoint', _checkpoint, ('model', 'run folder'), line='resume'),
+    Check('disk', _disk, ('model', 'run folder')),
+)
+# In the order in which one thing rests upon another.
+MACHINE: Tuple[Callable[[Subject], List[Finding]], ...] = (
+    versions.examine,
+    cards.examine,
+    limits.examine,
+    compiler.examine,
+    network.examine,
+    clock.examine,
+)
+
+
+def require(plan: Plan) -> None:
+    """Check everything that can stop a training, and work its plan out. Only weights may be downloaded.
+
+    Args:
+        plan: Its options passed ``options.read``; the rest is filled in.
+
+    Raises:
+        console.UserError: The first fault found.
+    """
+    for check in TRAINING:
+        for finding in check.examine(plan):
+            if finding.level == FAILURE:
+                raise console.UserError(f'{finding.check}: {finding.found}', finding.fix)
+            if finding.level == WARNING:
+                console.warn(f'{finding.found}; {finding.fix}')
+            elif check.line:
+                console.say(f'{check.line:<8} {finding.found}')
+    if plan.options.doctor:
+        findings = machine(plan.subject)
+        report.require(findings)
+        spoken = ''.join(f'; {finding.check}: {finding.found}' for finding in findings if finding.check == 'all-reduce')
+        console.say(f'doctor   {report.counts(findings)}{spoken}')
+
+
+def machine(subject: Subject) -> List[Finding]:
+    """Look the machine over.
+
+    Returns:
+        Findings. The all-reduce, which takes longest, is left out where something else has failed, and on a CPU, where
+        there are no cards and starting the ranks twice would cost more than it finds.
+    """
+    findings = [finding for examine in MACHINE for finding in examine(subject)]
+    if subject.device != 'cpu' and report.worst(findings) != FAILURE:
+        findings += collective.examine(subject)
+    return findings
+
+
+def collect(plan: Plan) -> List[Finding]:
+    """Check everything, also behind a failure.
+
+    Args:
+        plan: Its options passed ``options.settle``; as much as can be worked out is filled in.
+    """
+    findings: List[Finding] = []
+    failed: Set[str] = set()
+    for check in TRAINING:
+        if failed.intersection(check.needs):
+            failed.add(check.name)
+            continue
+        made: List[Finding] = []
+        try:
+            made.extend(check.examine(plan))
+        except console.UserError as error:
+            made.append(failure(check.name, error))
+        if report.worst(made) == FAILURE:
+            failed.add(check.name)
+        findings += made
+    if 'hidden packages' in failed:  # whatever follows would import them
+        return findings
+    findings += [finding for examine in MACHINE for finding in examine(plan.subject)]
+    if 'device' not in failed:
+        findings += collective.examine(plan.subject, all_machines=True)
+    return findings
