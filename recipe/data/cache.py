@@ -13,8 +13,8 @@ import shutil
 from pathlib import Path
 from typing import List, Optional
 
-from recipe.core import console
-from recipe.data import files, layout, parallel
+from recipe.core import console, files
+from recipe.data import layout, parallel
 
 SPOT_CHECKS = 8  # entries that are compared with their files pixel by pixel at the end
 

@@ -8,8 +8,8 @@ import multiprocessing
 from pathlib import Path
 from typing import Dict, List, Optional, Set
 
-from recipe.core import console
-from recipe.data import files, layout, parallel, scenes
+from recipe.core import console, files
+from recipe.data import layout, parallel, scenes
 
 # Town of each split; a real Cityscapes keeps towns apart, too.
 CITIES = {'train': 'musterstadt', 'val': 'probeburg'}

@@ -16,8 +16,8 @@ import shlex
 from pathlib import Path
 from typing import Dict, List, Optional, Tuple
 
-from recipe.core import console
-from recipe.data import exif_orientation, files
+from recipe.core import console, files
+from recipe.data import exif_orientation
 
 CACHE_NAME = '.verify_cache.json'
 _CACHE_FORMAT = 2

@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from typing import Dict, Iterator, List, Tuple
 
+from recipe.core import files
+
 SPLITS = ('train', 'val')
 IMAGES, LABELS, COARSE = 'leftImg8bit', 'gtFine', 'gtCoarse'
 IMAGE_SUFFIX = '_leftImg8bit.png'
@@ -19,7 +21,6 @@ DEMO_FILE = 'demo.json'  # what a demo set says about itself
 DECODED = 'decoded'  # where the decoded cache lies by default, below the root
 
 # Prefix of files that are being written; readers skip them, the next run removes them.
-PARTIAL_PREFIX = '.partial.'
 
 
 def walk(folder: Path) -> Iterator[Tuple[str, os.DirEntry]]:
@@ -36,7 +37,7 @@ def walk(folder: Path) -> Iterator[Tuple[str, os.DirEntry]]:
         for entry in ordered:
             if entry.is_dir():
                 pending.append((f'{prefix}{entry.name}/', entry.path))
-            elif not entry.name.startswith(PARTIAL_PREFIX):
+            elif not entry.name.startswith(files.PARTIAL_PREFIX):
                 yield prefix + entry.name, entry
 
 

@@ -13,8 +13,8 @@ import zlib
 from pathlib import Path, PurePosixPath
 from typing import Optional
 
-from recipe.core import console
-from recipe.data import files, layout, parallel
+from recipe.core import console, files
+from recipe.data import layout, parallel
 
 DOWNLOAD = 'https://www.cityscapes-dataset.com/downloads/'
 

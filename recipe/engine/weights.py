@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import hashlib
-import os
 import queue
 import re
 import sys
@@ -13,9 +12,9 @@ import urllib.request
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Tuple, Union
 
-from recipe.core import console, inputs
+from recipe.core import console, files, inputs
 
 _URL = re.compile(r'https?://')
 TIMEOUT_S = 10  # to connect, and for each read: offline machines should say so soon
@@ -85,12 +84,12 @@ def to_download(given: Optional[str], source: Optional[str]) -> Optional[Tuple[s
     return named, _cached(named)
 
 
-def _require_hash(path: Path, name: str) -> None:
+def _require_hash(path: Union[str, Path], name: str) -> None:
     match = _HASH.search(name)
     if match is None:
         return
     digest = hashlib.sha256()
-    with path.open('rb') as file:
+    with open(path, 'rb') as file:
         for block in iter(lambda: file.read(1 << 20), b''):
             digest.update(block)
     if not digest.hexdigest().startswith(match[1]):
@@ -103,24 +102,19 @@ def _require_hash(path: Path, name: str) -> None:
 
 def _download(url: str, path: Path) -> None:
     """Bring a file whole or not at all."""
-    beside = path.with_name(f'.{path.name}.{os.getpid()}')
     console.say(f'downloading {url} to {path}')
     try:
         with _open(url) as response:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with beside.open('wb') as file:
+            check = functools.partial(_require_hash, name=path.name)
+            with files.whole(path, check) as partial, partial.open('wb') as file:
                 _copy(response, file, path.name)
-        _require_hash(beside, path.name)
-        beside.replace(path)
     except (OSError, HTTPException, ValueError) as error:
         raise console.UserError(
             f'cannot download the pretrained weights ({error})',
             f'bring {url} by other means and put it at {path}, or give --pretrained=FILE, or --pretrained=none to '
             'train from scratch',
         ) from None
-    finally:
-        with contextlib.suppress(OSError):
-            beside.unlink()
 
 
 def _open(url: str) -> Any:

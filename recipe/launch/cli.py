@@ -15,8 +15,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Iterator, List, Optional
 
-from recipe.core import console, inputs, network, paths, run_folder, run_lock, sessions
-from recipe.data import files, training_data
+from recipe.core import console, files, inputs, network, paths, run_folder, run_lock, sessions
+from recipe.data import training_data
 from recipe.engine import devices
 from recipe.launch import checks, options
 from recipe.launch.plan import Plan

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Iterator, List, Sequence, Tuple
 
-from recipe.core import run_folder
+from recipe.core import files, run_folder
 from recipe.launch.ranks import Failure, tail
 
 MOST_BYTES = 16 << 20  # of one file: its end
@@ -33,16 +33,10 @@ def write(folder: Path, log_dir: Path, failure: Failure) -> Path:
     """
     name = f'failure_{time.strftime("%Y%m%d_%H%M%S")}'
     path = _unused(folder, name)
-    beside = path.with_name(f'.{path.name}.tmp')
-    try:
-        with tarfile.open(beside, 'w:gz') as archive:
-            _add(archive, f'{name}/failure.txt', '\n'.join([failure.what, '', *failure.last_lines, '']).encode())
-            for member, content in _contents(folder, log_dir, failure):
-                _add(archive, f'{name}/{member}', content)
-        beside.replace(path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            beside.unlink()
+    with files.whole(path) as partial, tarfile.open(partial, 'w:gz') as archive:
+        _add(archive, f'{name}/failure.txt', '\n'.join([failure.what, '', *failure.last_lines, '']).encode())
+        for member, content in _contents(folder, log_dir, failure):
+            _add(archive, f'{name}/{member}', content)
     return path
 
 

@@ -11,12 +11,11 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import re
 from pathlib import Path
 from typing import Any, List, Optional, Sequence
 
-from recipe.core import console, imported_packages, paths
+from recipe.core import console, files, imported_packages, paths
 from recipe.report import legacy
 from recipe.report.collect import FIGURES, REQUIRED, collect
 from recipe.report.result import Result
@@ -58,7 +57,7 @@ def write_legacy(result: Result, folder: Path, mode: str = 'full', network: str 
         (f'{case}.log', legacy.figures(result, network, case)),
         (f'train_{case}_loss.txt', _loss_text(result)),
     ):
-        written.append(_write_text(folder / name, text))
+        written.append(files.write_text(folder / name, text))
     return written
 
 
@@ -74,8 +73,8 @@ def write(result: Result, folder: Path, pictures: bool = True) -> List[Path]:
         The files written. A picture that cannot be drawn is a warning.
     """
     written = [
-        _write_text(folder / 'result.json', _json_text(result)),
-        _write_text(folder / 'loss.txt', _loss_text(result)),
+        files.write_text(folder / 'result.json', _json_text(result)),
+        files.write_text(folder / 'loss.txt', _loss_text(result)),
     ]
     if not pictures or result.run is None:
         return written
@@ -132,15 +131,6 @@ def _json_text(result: Result) -> str:
 
 def _loss_text(result: Result) -> str:
     return ''.join(f'{loss:.4f}\n' for _, loss in result.loss_curve)
-
-
-def _write_text(path: Path, text: str) -> Path:
-    """Write a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f'.{path.name}.{os.getpid()}')
-    beside.write_text(text, encoding='utf-8')
-    beside.replace(path)
-    return path
 
 
 def _positive(kind: type) -> Any:

@@ -8,6 +8,8 @@ from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 import matplotlib
 
+from recipe.core import files
+
 matplotlib.use('Agg')
 import numpy
 from matplotlib import pyplot
@@ -285,8 +287,7 @@ def _as_fractions(red: int, green: int, blue: int) -> Tuple[float, float, float]
 
 def _save(figure: Any, path: Path, dpi: int) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f'.{path.name}.partial')
-    figure.savefig(beside, dpi=dpi, format='png')
+    with files.whole(path) as partial:
+        figure.savefig(partial, dpi=dpi, format='png')
     pyplot.close(figure)
-    beside.replace(path)
     return path

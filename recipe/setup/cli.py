@@ -29,7 +29,7 @@ import uuid
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
-from recipe.core import clean_environment, console, paths, tied_process
+from recipe.core import clean_environment, console, files, paths, tied_process
 from recipe.setup import stack
 from recipe.setup.commands import Caller
 from recipe.setup.stack import STACKS, Python
@@ -150,9 +150,7 @@ class Setup:
         self.use_venv = not self.args.no_venv and bool(self.record.get('venv', True))
 
     def _save(self) -> None:
-        beside = self.record_file.with_suffix('.new')
-        beside.write_text(json.dumps(self.record, indent=2) + '\n')
-        beside.replace(self.record_file)
+        files.write_text(self.record_file, json.dumps(self.record, indent=2) + '\n')
 
     def say(self, text: str) -> None:
         """Print one line; to stderr where stdout is for the interpreter's path."""

@@ -17,13 +17,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import tempfile
 from pathlib import Path
 from typing import Dict, List, Optional, Sequence, Set
 
-from recipe.core import console, paths
+from recipe.core import console, files, paths
 from recipe.upstream import check as upstream_check
 from recipe.upstream import fetch as upstream_fetch
 from recipe.upstream import git, pristine, rebase, state
@@ -108,9 +107,9 @@ def export(root: Path, pin: Pin) -> str:
     repo, base, head = found.repo, found.base, found.head
     if base is None or head is None:
         raise console.UserError(f'{repo.path}: {found.reason or found.state}; nothing to export')
-    files = state.edited_files(repo, untracked=True)
-    if files or found.state == EDITED:
-        what = state.some(files) or found.reason
+    edited = state.edited_files(repo, untracked=True)
+    if edited or found.state == EDITED:
+        what = state.some(edited) or found.reason
         raise console.UserError(f'{repo.path}: not committed: {what}', 'commit it or take it out, then export')
     if base in [commit for _, commit in pin.also_applies_to]:
         raise console.UserError(f'{repo.path} is built on {base[:12]}; patches are exported from the pin {pin.commit}')
@@ -125,7 +124,8 @@ def export(root: Path, pin: Pin) -> str:
     path = root / pin.patch
     if path.is_file() and path.read_bytes() == series:
         return f'{pin.name}: {pin.patch} holds these commits already'
-    _write(path, series)
+    with files.whole(path, to_disk=True) as partial:
+        partial.write_bytes(series)
     return f'{pin.name}: wrote {repo.text("rev-list", "--count", f"{base}..{head}")} commit(s) to {pin.patch}'
 
 
@@ -137,20 +137,6 @@ def _rebase(root: Path, pin: Pin, commit: str, git_urls: Dict[str, List[str]], w
         f'that holds the sources of {commit[:12]}, or set up with a git server in reach'
     )
     return said
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Replace a file in one step."""
-    descriptor, name = tempfile.mkstemp(prefix=f'.{path.name}-', dir=str(path.parent))
-    try:
-        with os.fdopen(descriptor, 'wb') as file:
-            file.write(content)
-            os.fsync(file.fileno())
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink()
-        raise
 
 
 def check(root: Path, pin: Pin, also: bool, git_urls: Dict[str, List[str]], wait: float) -> List[str]:

@@ -148,7 +148,7 @@ def test_a_killed_build_goes_on(root: Path, tmp_path: Path) -> None:
     good = [path for path in files if cache_of(root, folder).fault(str(path)) is None]
     assert len(good) == 3
     assert build(root, folder).made == len(files) - 3
-    assert not list(folder.rglob(f'{layout.PARTIAL_PREFIX}*'))
+    assert not list(folder.rglob(f'{files.PARTIAL_PREFIX}*'))
 
 
 def test_bad_input_is_one_line(root: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from cityscapesscripts.preparation.json2labelImg import json2labelImg
 from PIL import Image
 
 from cityscapes_sets import WANTED, digests, make_demo, processes_with, run_tool, start_tool, wait_until
-from recipe.core import console
+from recipe.core import console, files
 from recipe.data import demo, layout
 
 
@@ -132,7 +132,7 @@ def test_a_killed_run_leaves_only_whole_files_and_is_completed_by_the_next(
     wait_until(lambda: not processes_with(mark), 'the end of the workers')
     whole = digests(made)
     for name, digest in digests(root).items():
-        assert Path(name).name.startswith(layout.PARTIAL_PREFIX) or digest == whole[name]
+        assert Path(name).name.startswith(files.PARTIAL_PREFIX) or digest == whole[name]
     demo.demo(root, WANTED, workers=1, progress=False)
     assert digests(root) == whole
 

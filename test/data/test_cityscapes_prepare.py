@@ -18,8 +18,8 @@ import pytest
 from PIL import Image
 
 from cityscapes_sets import ROOT, digests, make_demo, make_prepared, processes_with, run_tool, start_tool, wait_until
-from recipe.core import console
-from recipe.data import files, layout, parallel
+from recipe.core import console, files
+from recipe.data import layout, parallel
 from recipe.data import prepare as cityscapes_prepare
 
 CONVERTER = ROOT / 'mmsegmentation' / 'tools' / 'dataset_converters' / 'cityscapes.py'
@@ -143,7 +143,7 @@ def test_a_killed_run_leaves_only_whole_labels_and_is_completed_by_the_next(tmp_
     assert len(labels(root)) == 26
     for path in labels(root):
         Image.open(path).load()
-    assert not list(root.rglob(f'{layout.PARTIAL_PREFIX}*'))
+    assert not list(root.rglob(f'{files.PARTIAL_PREFIX}*'))
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_a_bad_polygon_file_is_named_and_the_others_are_converted(
     assert said in str(caught.value)
     assert str(bad) in capsys.readouterr().out
     assert len(labels(demo)) == 5
-    assert not list(demo.rglob(f'{layout.PARTIAL_PREFIX}*'))
+    assert not list(demo.rglob(f'{files.PARTIAL_PREFIX}*'))
 
 
 @pytest.mark.parametrize('reaped', [True, False], ids=['gone', 'zombie'])
@@ -298,7 +298,7 @@ def test_a_bad_zip_is_one_clear_line(zips: Path, tmp_path: Path, spoil: Callable
     assert said in result.stderr
     assert str(bad) in result.stderr
     assert not list(tmp_path.rglob('outside.png'))
-    assert not list(tmp_path.rglob(f'{layout.PARTIAL_PREFIX}*'))
+    assert not list(tmp_path.rglob(f'{files.PARTIAL_PREFIX}*'))
     for path in (tmp_path / 'root').rglob('*.png'):
         Image.open(path).load()
 

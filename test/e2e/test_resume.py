@@ -114,7 +114,7 @@ def test_killed_amid_writing_a_checkpoint(data, unbroken, tmp_path):
     outcome = train(cfg, resume=True, sabotage=partial(kill_amid_writing, 2**20))
     assert outcome.codes == [-25], outcome.output
     assert sorted(tmp_path.glob('*.pth')) == before
-    (remains,) = tmp_path.glob('.*.tmp')
+    (remains,) = tmp_path.glob('.partial.*')
     assert remains.stat().st_size == 2**20
     assert train(cfg, resume=True).codes == [0]
     assert_same_end(tmp_path, unbroken(1))

@@ -8,13 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from recipe.core import files
 from recipe.engine.checkpoint import (
     CheckpointError,
     check_file,
     find_resumable,
     link_or_copy,
-    remove_temporary_files,
-    write_atomically,
 )
 from recipe.engine.hooks.atomic_checkpoint_hook import AtomicCheckpointHook
 
@@ -26,7 +25,7 @@ def names(folder: Path) -> list:
 def test_new_content_appears_at_once(tmp_path):
     path = tmp_path / 'a.pth'
     path.write_text('old')
-    with write_atomically(str(path)) as temporary:
+    with files.whole(path, to_disk=True) as temporary:
         Path(temporary).write_text('new')
         assert path.read_text() == 'old'
         assert Path(temporary) not in tmp_path.glob('*.pth')
@@ -38,7 +37,7 @@ def test_new_content_appears_at_once(tmp_path):
 def test_old_content_outlives_a_failure(tmp_path, error):
     path = tmp_path / 'a.pth'
     path.write_text('old')
-    with pytest.raises(type(error)), write_atomically(str(path)) as temporary:
+    with pytest.raises(type(error)), files.whole(path, to_disk=True) as temporary:
         Path(temporary).write_text('ne')
         raise error
     assert path.read_text() == 'old'
@@ -49,7 +48,7 @@ def test_a_file_that_fails_its_check_is_not_put_in_place(tmp_path):
     path = tmp_path / 'a.pth'
     torch.save(0, path)
     old = path.read_bytes()
-    with pytest.raises(CheckpointError), write_atomically(str(path), check=check_file) as temporary:
+    with pytest.raises(CheckpointError), files.whole(path, check_file, to_disk=True) as temporary:
         Path(temporary).write_bytes(old[:-100])
     assert path.read_bytes() == old
     assert names(tmp_path) == ['a.pth']
@@ -78,9 +77,12 @@ def test_second_name_on_another_file_system_is_a_copy(tmp_path):
 
 
 def test_remains_of_a_killed_run_are_removed_and_nothing_else(tmp_path):
-    for name in ('.iter_5.pth.tmp', '.last_checkpoint.tmp', '.iter_5.pth', 'iter_5.pth.tmp', '.notes.tmp'):
+    others = f'{files.PARTIAL_PREFIX}other-machine.{os.getpid()}.iter_5.pth'
+    for name in (others, '.iter_5.pth', 'iter_5.pth.tmp', '.notes.tmp'):
         (tmp_path / name).touch()
-    remove_temporary_files(str(tmp_path))
+    files.sweep(tmp_path)
+    assert others in names(tmp_path)
+    files.sweep(tmp_path, is_mine=True)
     assert names(tmp_path) == ['.iter_5.pth', '.notes.tmp', 'iter_5.pth.tmp']
 
 

@@ -112,8 +112,8 @@ def copy_before_file_operations(copies: Path, runner: Runner) -> None:
         if event not in FILE_OPERATIONS:
             return
         target = Path(os.fsdecode(args[0] if event == 'os.remove' else args[1]))
-        # write_atomically removes its temporary file, gone or not
-        if target.parent == work_dir and (event != 'os.remove' or target.suffix == '.pth'):
+        # files.whole removes its temporary file, gone or not
+        if target.parent == work_dir and (event != 'os.remove' or not target.name.startswith('.')):
             shutil.copytree(work_dir, copies / f'{len(list(copies.iterdir())):02d} {event} {target.name}')
 
     copies.mkdir()

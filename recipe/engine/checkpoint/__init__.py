@@ -1,7 +1,7 @@
 """Checkpoint files: written whole, read as data, and found again. Importing it has mmengine read them so."""
 
 from recipe.engine.checkpoint.errors import CheckpointError, UntrustedCheckpointError
-from recipe.engine.checkpoint.files import link_or_copy, remove_temporary_files, write_atomically
+from recipe.engine.checkpoint.files import link_or_copy
 from recipe.engine.checkpoint.fit import misfit, shapes_differ
 from recipe.engine.checkpoint.load import TRUST_VARIABLE, check_file, is_trusted, load_from_local, load_outline
 from recipe.engine.checkpoint.own_process import read_in_own_process
@@ -21,7 +21,5 @@ __all__ = [
     'load_url',
     'misfit',
     'read_in_own_process',
-    'remove_temporary_files',
     'shapes_differ',
-    'write_atomically',
 ]

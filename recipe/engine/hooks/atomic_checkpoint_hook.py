@@ -2,6 +2,7 @@
 
 import os
 import os.path as osp
+from pathlib import Path
 from typing import Dict, List, Optional, Sequence, Tuple
 
 import torch
@@ -10,14 +11,13 @@ from mmengine.hooks import CheckpointHook
 from mmengine.model import is_model_wrapper
 from mmseg.registry import HOOKS
 
+from recipe.core import files
 from recipe.engine.checkpoint import (
     CheckpointError,
     check_file,
     contents,
     link_or_copy,
     misfit,
-    remove_temporary_files,
-    write_atomically,
 )
 from recipe.engine.loops.resumable_loop import ResumableIterBasedTrainLoop
 from recipe.engine.loops.running_statistics import share_running_statistics
@@ -90,7 +90,7 @@ class AtomicCheckpointHook(CheckpointHook):
         if is_main_process():
             os.makedirs(self.out_dir, exist_ok=True)
             self._file_system = os.stat(self.out_dir).st_dev
-            remove_temporary_files(self.out_dir)
+            files.sweep(Path(self.out_dir), is_mine=True)
             self._remove(runner, info.get('superseded_ckpts', []))
 
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
@@ -316,9 +316,9 @@ class AtomicCheckpointHook(CheckpointHook):
         # mmengine would make the folder there.
         if os.stat(self.out_dir).st_dev != self._file_system:
             raise OSError(f'{self.out_dir} is on another file system than when the training began: a mount has gone')
-        with write_atomically(paths[0], check=check_file) as temporary:
+        with files.whole(Path(paths[0]), check_file, to_disk=True) as partial:
             runner.save_checkpoint(
-                *osp.split(temporary),
+                *osp.split(partial),
                 save_optimizer=self.save_optimizer,
                 save_param_scheduler=self.save_param_scheduler,
                 meta=meta,
@@ -331,8 +331,7 @@ class AtomicCheckpointHook(CheckpointHook):
     def _point_to(self, runner, path: str) -> None:
         """Name the newest checkpoint in the file that mmengine resumes by."""
         try:
-            with write_atomically(osp.join(runner.work_dir, 'last_checkpoint')) as temporary, open(temporary, 'w') as f:
-                f.write(path)
+            files.write_text(Path(runner.work_dir, 'last_checkpoint'), path)
         except OSError as e:
             runner.logger.warning(f'last_checkpoint could not be written: {e}')
 

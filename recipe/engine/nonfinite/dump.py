@@ -9,6 +9,7 @@ import os
 import os.path as osp
 import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Dict, List, Optional
 
 import torch
@@ -16,8 +17,8 @@ from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 from torch import Tensor
 
+from recipe.core import files
 from recipe.data import random_state
-from recipe.engine.checkpoint import write_atomically
 from recipe.engine.checkpoint.load import load_from_local
 
 
@@ -84,8 +85,8 @@ def write_dump(folder: str, step: BadStep, rank: int, world_size: int, weights: 
         batch=_plain(step.batch),
         weights=weights,
     )
-    with write_atomically(path) as temporary:
-        torch.save(content, temporary)
+    with files.whole(Path(path), to_disk=True) as partial:
+        torch.save(content, partial)
     return path
 
 
@@ -111,13 +112,13 @@ def write_weights(folder: str, iteration: int, runner) -> str:
     model = runner.model
     if is_model_wrapper(model):
         model = model.module
-    with write_atomically(osp.join(folder, name)) as temporary:
+    with files.whole(Path(folder, name), to_disk=True) as partial:
         torch.save(
             dict(
                 state_dict=weights_to_cpu(get_state_dict(model)),
                 meta=dict(cfg=runner.cfg.pretty_text, iter=iteration - 1),
             ),
-            temporary,
+            partial,
         )
     return name
 

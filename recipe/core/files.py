@@ -1,0 +1,96 @@
+"""The one writer of files: a reader, or a run that follows a killed one, never meets half of one."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import socket
+from pathlib import Path
+from typing import Callable, Iterator, Optional
+
+from recipe.core import processes
+
+PARTIAL_PREFIX = '.partial.'  # no pattern for checkpoints, pictures or labels matches such a name
+_PARTIAL_NAME = re.compile(re.escape(PARTIAL_PREFIX) + r'(?P<host>[^.]*)\.(?P<pid>\d+)\.')
+
+
+def _host() -> str:
+    return socket.gethostname().split('.')[0]
+
+
+@contextlib.contextmanager
+def whole(path: Path, check: Optional[Callable[[str], None]] = None, to_disk: bool = False) -> Iterator[Path]:
+    """Give a name beside ``path`` to write to, and rename it to ``path`` once it is written.
+
+    Whatever happens in between, ``path`` holds the old content or the new one.
+
+    Args:
+        path: Where the file is to be; an existing one is replaced at the end, in one step.
+        check: Called with the name of the written file before the renaming; raises if it is not right.
+        to_disk: Bring the file from the system's cache to the disk first, so that it outlives a loss of power.
+    """
+    partial = path.with_name(f'{PARTIAL_PREFIX}{_host()}.{os.getpid()}.{path.name}')
+    try:
+        yield partial
+        if to_disk:
+            _sync(partial)
+        if check is not None:
+            check(str(partial))
+        partial.replace(path)
+    finally:
+        # Still there after a failure, or if both names are links to one file, which renaming leaves alone.
+        with contextlib.suppress(FileNotFoundError):
+            partial.unlink()
+    if to_disk:
+        # Some network file systems do not sync folders; the file itself is safe.
+        with contextlib.suppress(OSError):
+            _sync(path.parent)
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Write a text file whole, in UTF-8; makes its folder.
+
+    Returns:
+        Its path.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole(path) as partial:
+        partial.write_text(text, encoding='utf-8')
+    return path
+
+
+def sweep(folder: Path, is_mine: bool = False) -> None:
+    """Remove what killed runs left half-written below a folder.
+
+    Args:
+        folder: May be missing.
+        is_mine: Nobody else writes there, so what processes of other machines left goes as well.
+    """
+    if not folder.is_dir():
+        return
+    for place, _, names in os.walk(str(folder)):
+        for name in names:
+            match = _PARTIAL_NAME.match(name)
+            if match and (is_mine or (match['host'] == _host() and not _writes(int(match['pid'])))):
+                with contextlib.suppress(FileNotFoundError):
+                    Path(place, name).unlink()
+
+
+def _writes(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    # A process that was killed and not yet reaped by its parent still takes signals, but writes no more.
+    return processes.state(pid) not in ('Z', 'X')
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(str(path), os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
