@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from recipe.core import tied_process
-from upstream_world import processes_of, wait_until
+from running import processes_with
+from upstream_world import wait_until
 
 TOOLS = Path(tied_process.__file__).parent
 
@@ -34,7 +35,7 @@ def holder(tmp_path):
     process = subprocess.Popen([sys.executable, '-c', _HOLDER, str(tmp_path / 'lock'), str(tmp_path / 'pid')], env=env)
     wait_until((tmp_path / 'pid').exists, 'the program')
     yield process, int((tmp_path / 'pid').read_text())
-    for pid in processes_of(f'RUN_OF_A_TEST={tmp_path}'):
+    for pid in processes_with(f'RUN_OF_A_TEST={tmp_path}'):
         os.kill(pid, signal.SIGKILL)
     process.wait()
 
@@ -59,7 +60,7 @@ def test_a_lock_is_held_until_the_programs_of_a_killed_holder_have_ended(holder,
 
     with tied_process.lock(os.open(str(tmp_path / 'lock'), os.O_RDWR), waits):
         assert said == [f'process {process.pid}, which has ended, but a program that it started has not']
-        assert not processes_of(mark)
+        assert not processes_with(mark)
 
 
 def test_a_waiting_process_is_told_who_holds_the_lock(holder, tmp_path):
@@ -78,7 +79,7 @@ def test_the_program_ends_where_only_its_keeper_is_killed(holder, tmp_path):
     process, program = holder
     os.kill(keeper_of(program), signal.SIGKILL)
     process.wait()
-    wait_until(lambda: program not in processes_of(f'RUN_OF_A_TEST={tmp_path}'), 'the end of the program', 20)
+    wait_until(lambda: program not in processes_with(f'RUN_OF_A_TEST={tmp_path}'), 'the end of the program', 20)
 
 
 @pytest.mark.parametrize(('script', 'status'), [('exit 0', 0), ('exit 7', 7), ('kill -9 $$', 137)])
@@ -97,4 +98,4 @@ def test_what_a_failed_program_leaves_running_is_ended(tmp_path):
     env = {**os.environ, 'RUN_OF_A_TEST': str(tmp_path)}
     with tied_process.started(['/bin/sh', '-c', 'sleep 600 & exit 1'], env=env) as process:
         assert process.wait() == 1
-    assert not processes_of(f'RUN_OF_A_TEST={tmp_path}')
+    assert not processes_with(f'RUN_OF_A_TEST={tmp_path}')

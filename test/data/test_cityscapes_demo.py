@@ -13,9 +13,10 @@ import pytest
 from cityscapesscripts.preparation.json2labelImg import json2labelImg
 from PIL import Image
 
-from cityscapes_sets import WANTED, digests, make_demo, processes_with, run_tool, start_tool, wait_until
+from cityscapes_sets import WANTED, digests, make_demo, run_tool, start_tool, wait_until
 from recipe.core import console, files
 from recipe.data import demo, layout
+from running import processes_with
 
 
 @pytest.fixture(scope='module')

@@ -17,10 +17,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cityscapes_sets import ROOT, digests, make_demo, make_prepared, processes_with, run_tool, start_tool, wait_until
+from cityscapes_sets import ROOT, digests, make_demo, make_prepared, run_tool, start_tool, wait_until
 from recipe.core import console, files
 from recipe.data import layout, parallel
 from recipe.data import prepare as cityscapes_prepare
+from running import processes_with
 
 CONVERTER = ROOT / 'mmsegmentation' / 'tools' / 'dataset_converters' / 'cityscapes.py'
 SUFFIX = layout.TRAIN_IDS_SUFFIX

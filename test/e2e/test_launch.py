@@ -10,7 +10,8 @@ import subprocess
 
 import pytest
 
-from launch_sandbox import TINY, TINY_OVERRIDES, Sandbox, alive, descendants, in_namespace, snapshot, wait_until
+from launch_sandbox import TINY, TINY_OVERRIDES, Sandbox, in_namespace, snapshot, wait_until
+from running import alive, descendants
 
 LEGACY = [
     r'Final Performance images/sec : \d+\.\d+',

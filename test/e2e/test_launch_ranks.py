@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from launch_sandbox import alive, descendants, require_set_up, wait_until
+from launch_sandbox import require_set_up, wait_until
 from recipe.core import network, paths, processes
 from recipe.launch import ranks
+from running import alive, descendants
 
 # Runs a toy script as two ranks and says how it ended.
 DRIVER = """

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from test_launch_ranks import Job
 
-from launch_sandbox import alive, descendants
 from recipe.launch import failure_archive, ranks, watchdog
 from recipe.launch.pulse import Pulse
+from running import alive, descendants
 
 PULSE = """
 sys.path.insert(0, sys.argv[2])

@@ -11,6 +11,7 @@ import sys
 import time
 from functools import partial
 
+import psutil
 import pytest
 
 import resume_faults
@@ -242,7 +243,9 @@ def test_killed_under_torchrun(data, unbroken, tmp_path, world):
         job = subprocess.Popen(command, env=held, stdout=output, stderr=output, start_new_session=True)
         while len(list(tmp_path.glob('held_*'))) < world and job.poll() is None:
             time.sleep(0.02)
-        os.killpg(job.pid, signal.SIGKILL)
+        for process in psutil.Process(job.pid).children(recursive=True):  # each rank leads a group of its own
+            process.kill()
+        job.kill()
         assert job.wait() == -signal.SIGKILL, (tmp_path / 'output.txt').read_text()
         assert (tmp_path / 'iter_4.pth').exists()
         again = subprocess.run([*command, '--resume'], env=env, stdout=output, stderr=output, check=False)

@@ -27,8 +27,8 @@ import nan_faults
 import process_faults
 from fault import KINDS, Kind, UnavailableError
 from fault_bench import Bench
-from launch_sandbox import descendants
 from recipe.core import processes
+from running import descendants
 
 # Each of them enters its faults into KINDS when it is imported.
 FAMILIES = (file_faults, launcher_faults, nan_faults, process_faults)

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional
 
 import resume_job
-from launch_sandbox import Sandbox, alive, descendants
+from launch_sandbox import Sandbox
 from recipe.core import processes
 from recipe.engine.checkpoint import CheckpointError, find_resumable
 from resume_faults import kill_before_iter
 from resume_job import CONTEXT, assert_same_end, plain_text, recipe, start, train
+from running import alive, descendants
 
 END_S = 240  # against hanging; no single training takes nearly as long
 _ITERATION = re.compile(r'iter_(\d+)\.pth')

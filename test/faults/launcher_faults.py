@@ -16,9 +16,9 @@ import test_two_hosts
 from fault import UnavailableError, kind
 from fault_bench import Bench, Launched, children, iterations, newest_good
 from file_faults import Disk
-from launch_sandbox import descendants
 from recipe.core import network
 from resume_job import assert_same_end
+from running import descendants
 
 
 def begun(bench: Bench, random: Random, *argv: str) -> Launched:

@@ -12,8 +12,9 @@ import threading
 
 import pytest
 
+from running import processes_with
 from setup_world import UPSTREAMS, SetupWorld, steps
-from upstream_world import processes_of, wait_until, write
+from upstream_world import wait_until, write
 
 ALL = ['venv', 'requirements', 'sources', 'patches', 'packages', 'imports']
 
@@ -303,7 +304,7 @@ def test_nothing_goes_on_when_the_set_up_is_killed(made, tmp_path, signum):
     wait_until((tmp_path / 'builds').exists, 'the build')
     first.send_signal(signum)
     first.wait(60)
-    wait_until(lambda: not processes_of(mark), 'the end of pip and its build', 30)
+    wait_until(lambda: not processes_with(mark), 'the end of pip and its build', 30)
     made.git('mmcv', 'checkout', '-q', '.')
     assert steps(made.setup().stdout)['packages']
 

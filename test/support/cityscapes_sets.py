@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Dict, List
+from typing import Dict
 
 from recipe.data import demo, prepare
 
@@ -59,15 +58,3 @@ def wait_until(condition: object, what: str, timeout_s: float = 600.0) -> None:
     while not condition():
         assert time.monotonic() < end, f'waited in vain for {what}'
         time.sleep(0.002)
-
-
-def processes_with(variable: str) -> List[int]:
-    """Return the live processes that have a variable=value in their environment."""
-    found = []
-    for entry in Path('/proc').iterdir():
-        try:
-            if entry.name.isdigit() and variable.encode() in (entry / 'environ').read_bytes():
-                found.append(int(entry.name))
-        except OSError:
-            continue  # it ended meanwhile
-    return [pid for pid in found if pid != os.getpid()]

@@ -13,8 +13,6 @@ from typing import Callable, Dict, List, Optional, Tuple
 
 import pytest
 
-from recipe.core import processes
-
 ROOT = Path(__file__).resolve().parents[2]
 CHECKOUTS = ('mmcv', 'mmdetection', 'mmsegmentation')
 # A training of seconds: small pictures (Sandbox.make_data), no loader processes, every second loss logged.
@@ -165,18 +163,3 @@ def wait_until(what: Callable[[], bool], running: subprocess.Popen, seconds: flo
             running.kill()
             pytest.fail(f'did not happen; status {running.returncode}: {running.communicate()}')
         time.sleep(0.2)
-
-
-def descendants(pid: int) -> List[int]:
-    """All running processes below one."""
-    rows = processes.table()
-    found = [pid]
-    for parent in found:
-        found += [row.pid for row in rows if row.parent == parent]
-    return found[1:]
-
-
-def alive(pids: List[int]) -> List[int]:
-    """Those of some processes that still run."""
-    running = {row.pid for row in processes.table()}
-    return [pid for pid in pids if pid in running]

@@ -3,7 +3,6 @@ source distributions) and a recipe whose pin table names both. Nothing in it is 
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
 import json
@@ -165,17 +164,6 @@ def edited(*numbers: int) -> str:
     for number in numbers:
         lines[number] = f'line_{number} = {number + 100}\n'
     return ''.join(lines)
-
-
-def processes_of(mark: str) -> List[int]:
-    """The running processes that have a text in their environment."""
-    found = []
-    for folder in Path('/proc').glob('[0-9]*'):
-        with contextlib.suppress(OSError):
-            zombie = (folder / 'stat').read_text().rpartition(')')[2].split()[0] in 'ZX'
-            if mark.encode() in (folder / 'environ').read_bytes() and not zombie and int(folder.name) != os.getpid():
-                found.append(int(folder.name))
-    return found
 
 
 def wait_until(condition: Callable[[], object], what: str, seconds: float = 60) -> None:

@@ -13,7 +13,8 @@ import threading
 
 import pytest
 
-from upstream_world import CORE, TOOL, World, edited, processes_of, snapshot, wait_until, write
+from running import processes_with
+from upstream_world import CORE, TOOL, World, edited, snapshot, wait_until, write
 
 
 @pytest.fixture
@@ -134,7 +135,7 @@ def test_a_download_ends_with_the_fetch_that_was_killed(world, origin, signum):
         with connection:
             fetch.send_signal(signum)
             fetch.wait()
-            wait_until(lambda: not processes_of(mark), 'the end of git or pip', 20)
+            wait_until(lambda: not processes_with(mark), 'the end of git or pip', 20)
     world.write_table()
     assert 'demo: fetched from git' in world.run('fetch', '--origin', 'git')
 

@@ -9,6 +9,8 @@ import warnings
 from contextlib import suppress
 from typing import Any, Callable, Dict, Tuple, Type
 
+import psutil
+
 from recipe.engine.checkpoint.errors import CheckpointError, UntrustedCheckpointError
 from recipe.engine.checkpoint.load import is_trusted
 
@@ -98,10 +100,7 @@ def _limit(size: int) -> None:
     _lower(resource.RLIMIT_CORE, 0)
     used = resource.getrusage(resource.RUSAGE_SELF)
     _lower(resource.RLIMIT_CPU, int(used.ru_utime + used.ru_stime + _CPU_S + size * _CPU_S_PER_BYTE))
-    with suppress(OSError):
-        with open('/proc/self/statm') as file:
-            mapped = int(file.read().split()[0]) * resource.getpagesize()
-        _lower(resource.RLIMIT_AS, mapped + 3 * size + _ROOM)
+    _lower(resource.RLIMIT_AS, psutil.Process().memory_info().vms + 3 * size + _ROOM)
 
 
 def _lower(limit: int, value: int) -> None:

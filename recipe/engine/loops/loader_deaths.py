@@ -1,6 +1,5 @@
 """Data loader processes that died: how the training notices, and what the likely cause is."""
 
-import os
 import re
 import shutil
 import signal
@@ -9,8 +8,9 @@ import time
 from multiprocessing.process import BaseProcess
 from multiprocessing.queues import Queue
 from types import TracebackType
-from typing import Any, Dict, Optional, Sequence, Tuple
+from typing import Any, Optional, Sequence, Tuple
 
+import psutil
 from torch._utils import ExceptionWrapper
 from torch.utils.data import get_worker_info
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
@@ -149,11 +149,4 @@ def _shared_memory() -> str:
 
 
 def _available_memory() -> str:
-    free = os.sysconf('SC_AVPHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
-    try:
-        with open('/proc/meminfo') as file:
-            rows: Dict[str, str] = dict(line.split(':', 1) for line in file if ':' in line)
-        free = int(rows['MemAvailable'].split()[0]) * 1024
-    except (OSError, KeyError, ValueError):
-        pass
-    return f'{free // _MIB} MiB of memory are available now'
+    return f'{psutil.virtual_memory().available // _MIB} MiB of memory are available now'
