@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import sys
 from pathlib import Path
+from typing import Iterator
 
 import pytest
 
@@ -63,6 +65,16 @@ def pytest_runtest_setup() -> None:
         sys.modules['numpy'].random.seed(SEED)
     if 'torch' in sys.modules:
         sys.modules['torch'].manual_seed(SEED)
+
+
+@pytest.fixture(autouse=True)
+def environment() -> Iterator[None]:
+    """Take back what a test, or code that it calls, sets in the environment of this process."""
+    before = dict(os.environ)
+    yield
+    if os.environ != before:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def pytest_collection_modifyitems(items) -> None:

@@ -321,8 +321,7 @@ def download(wanted: List[str], folder: Path) -> List[Path]:
         folder.mkdir(parents=True, exist_ok=True)
         for old in folder.glob('*.whl'):
             old.unlink()
-        # pip waits twice as long before each further try, so these ten last through an outage of some two minutes.
         command = [sys.executable, '-m', 'pip', 'download', '--quiet', '--disable-pip-version-check', '--no-input']
-        subprocess.run([*command, '--retries=10', '--no-deps', *WHEELS, f'--dest={folder}', *wanted], check=True)
+        subprocess.run([*command, '--no-deps', *WHEELS, f'--dest={folder}', *wanted], check=True)
         done.write_text('\n'.join(wanted))
     return sorted(folder.glob('*.whl'))
