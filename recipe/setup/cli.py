@@ -49,6 +49,7 @@ _CANN = '/usr/local/Ascend/ascend-toolkit/set_env.sh'
 _MARK = '.made_by_setup'
 
 # Each name is imported; the device package may fail where its driver's libraries are not on the path yet.
+_OF_A_TRAINING = ('torch.distributed.run', 'mmseg.datasets', 'recipe.engine.components', 'recipe.launch.cli')
 _IMPORTS = """
 import importlib, json, os, sys
 os.environ['TORCH_DEVICE_BACKEND_AUTOLOAD'] = '0'
@@ -437,12 +438,15 @@ class Setup:
 
     def _check_imports(self) -> None:
         packages = [pin.package for pin in self.pins.values()]
-        needed = ['torch', 'mmengine', *packages, 'mmdet.models', 'mmseg.models', 'recipe']
+        needed = ['torch', 'mmengine', *packages, 'mmdet.models', 'mmseg.models', 'recipe', *_OF_A_TRAINING]
         # CANN puts some of its own packages on PYTHONPATH; behind the environment's they stand for none of these.
         elsewhere = [place for place in os.environ.get('PYTHONPATH', '').split(os.pathsep) if place]
-        self._calls.run(
-            [self.python, '-c', _IMPORTS, json.dumps([needed, self.stack.device_package, elsewhere])], self._clean()
-        )
+        # This compiles what a training imports. Where the environment forbids that, as some container images do, each
+        # rank of each start would compile it again, which takes seconds.
+        env = self._clean()
+        env.pop('PYTHONDONTWRITEBYTECODE', None)
+        asked = json.dumps([needed, self.stack.device_package, elsewhere])
+        self._calls.run([self.python, '-c', _IMPORTS, asked], env)
         found = json.loads(self._calls.output()[-1])
         self.record['versions'] = found['versions']
         if found['failure']:

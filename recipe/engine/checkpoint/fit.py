@@ -72,7 +72,7 @@ def misfit(checkpoint: dict, model: nn.Module, optim_wrapper: Any = None, schedu
         try:
             adopt_checkpoint(checkpoint, optim_wrapper)
         except ValueError as e:
-            return str(e)
+            return f'is of another optimizer: {e}'
         wrong = next(_differences(saved, optimizer, model), None)
     if wrong is None:
         wrong = next(_wrong_rest(saved, optim_wrapper), None)

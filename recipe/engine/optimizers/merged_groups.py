@@ -100,10 +100,8 @@ def _merge_saved(groups: Sequence[dict], numbers: List[int]) -> dict:
                 name for name in {**settings, **merged} if name != 'params' and settings.get(name) != merged.get(name)
             ]
             raise ValueError(
-                'The checkpoint was trained with other parameter settings '
-                f'than this config has: groups {numbers[0]} and {number} of '
-                f'its optimizer differ in {", ".join(sorted(names))}. Give '
-                'the paramwise_cfg that it was trained with.'
+                f'its groups {numbers[0]} and {number}, which are one group in this config, differ in '
+                f'{", ".join(sorted(names))}: give the paramwise_cfg that it was trained with'
             )
         merged['params'] += groups[number]['params']
     return merged
