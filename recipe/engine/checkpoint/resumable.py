@@ -18,7 +18,7 @@ _LISTED = 3  # checkpoints that the error names if none can be used
 def find_resumable(
     work_dir: str, misfit: Optional[Callable[[dict], Optional[str]]] = None
 ) -> Tuple[str, List[Tuple[str, str]]]:
-    """Find the newest checkpoint of a run that is not damaged.
+    """Find the newest checkpoint in a run's folder from which training can be resumed.
 
     The files are sorted by the iterations in their names, because copying changes file times. ``iter_N.pth`` comes
     before ``best_*_iter_N.pth`` of the same iteration. Each file is read in its own process.
@@ -29,7 +29,8 @@ def find_resumable(
             does. Defaults to None.
 
     Returns:
-        Tuple[str, List[Tuple[str, str]]]: Path of the checkpoint, and (path, reason) of each newer one, all skipped.
+        Tuple[str, List[Tuple[str, str]]]: Path of the checkpoint, and (path, reason) of each newer one that was
+        skipped.
 
     Raises:
         CheckpointError: There is none; the reason names the skipped ones.
