@@ -44,7 +44,7 @@ def locate(given: Optional[str], source: Optional[str]) -> Optional[Path]:
         The file, None for training from scratch. If its name holds part of its sha256, the file matches it.
 
     Raises:
-        console.UserError: There is no such file and it cannot be downloaded (says what to put where), or it is damaged.
+        console.UserError: It is damaged; or there is none and it cannot be downloaded (names URL and target path).
     """
     named = _named(given, source)
     if named is None:

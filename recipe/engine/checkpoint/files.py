@@ -9,7 +9,7 @@ from recipe.engine.checkpoint.load import check_file
 
 
 def link_or_copy(source: str, path: str) -> None:
-    """Give a checkpoint a second name, as a hard link where possible.
+    """Give a checkpoint a second name, as a hard link if possible.
 
     Args:
         source (str): Path of the checkpoint.

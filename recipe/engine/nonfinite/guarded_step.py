@@ -78,7 +78,7 @@ class GuardedStep:
             self._norm = total_norm(self._parameters())
         if not self.on_device:
             norm = float(self._norm)
-            self._norm = torch.tensor(norm)  # on the host, so that nobody waits for it again
+            self._norm = torch.tensor(norm)  # on the host, so reading it again is free
             if not math.isfinite(norm):
                 return None
             return self._step(*args, **kwargs)
