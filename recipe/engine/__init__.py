@@ -1,4 +1,4 @@
-"""How it is trained: config, weights, devices, batch, runner, metric; and the replay of one step.
+"""Trains a model: config, weights, devices, batch, runner and metric. Also replays single steps.
 
 Imports ``data``, ``models``, ``upstream`` and ``core``.
 """

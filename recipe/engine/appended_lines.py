@@ -1,4 +1,4 @@
-"""Text files that grow by lines, also over a full disk."""
+"""Text files that grow by lines and tolerate a full disk."""
 
 import logging
 import os
@@ -8,16 +8,14 @@ from mmengine.logging import print_log
 
 
 class AppendedLines:
-    """Appends lines to a text file without ever ending the training.
+    """Appends lines to a text file; never raises an error that would end the training.
 
-    A disk that is full, read-only or gone must cost no trained iteration.
-    What cannot be written is kept and tried again with the next lines, and
-    said once; a line that was written in part is taken back.
+    If the disk is full, read-only or gone, the lines are kept and written with the next ones. A warning is logged once.
+    A line that was written in part is removed again.
 
     Args:
         path (str): The file.
-        limit (int): Lines to keep at most; the oldest go first. Defaults to
-            100000.
+        limit (int): Most lines to keep while they cannot be written; the oldest are dropped first. Defaults to 100000.
     """
 
     def __init__(self, path: str, limit: int = 100000) -> None:
@@ -27,21 +25,20 @@ class AppendedLines:
         self._told = False
 
     def write(self, *lines: str) -> bool:
-        """Append lines, and those before them that could not be written.
+        """Append lines, after those that could not be written before.
 
         Args:
             *lines (str): Each with its line end.
 
         Returns:
-            bool: Whether all are in the file now.
+            bool: Whether all lines are in the file now.
         """
         self._waiting = (self._waiting + list(lines))[-self._limit :]
         try:
             self._append(''.join(self._waiting).encode())
         except OSError as e:
             if not self._told:
-                # The log may be on the same disk, and its handlers do not
-                # raise.
+                # The log may be on the same disk, but its handlers do not raise.
                 print_log(
                     f'cannot write to {self.path} ({e.strerror}); the training goes on and tries again',
                     logger='current',

@@ -1,4 +1,4 @@
-"""What another global batch than the recipe's means for the learning rate and the schedule."""
+"""Explains how a global batch other than the recipe's affects the learning rate and the schedule."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from typing import Any, List, Tuple
 
 
 def says(config: Any, nnodes: int, nproc: int) -> List[Tuple[str, str]]:
-    """The global batch in words; more where it is not the one that the learning rate belongs to.
+    """Describe the global batch, and warn if the learning rate was chosen for another one.
 
     Args:
-        config: Resolved ``mmengine.Config``. ``auto_scale_lr.base_batch_size`` is the batch that its learning rate was
-            chosen for, in images; mmengine scales the rate itself where ``auto_scale_lr.enable`` is set.
-        nnodes: Machines.
-        nproc: Ranks on each.
+        config: Resolved ``mmengine.Config``. Its learning rate was chosen for a global batch of
+            ``auto_scale_lr.base_batch_size`` images. mmengine scales the rate itself if ``auto_scale_lr.enable`` is
+            set.
+        nnodes: Number of machines.
+        nproc: Ranks on each machine.
 
     Returns:
-        What is, and what to do about it: nothing about the first one, which is for information; the others are
-        warnings.
+        Pairs of a fact and an advice. The first describes the batch and has no advice; the others are warnings.
     """
     images = config.train_dataloader['batch_size']
     batch = nnodes * nproc * images
@@ -28,7 +28,7 @@ def says(config: Any, nnodes: int, nproc: int) -> List[Tuple[str, str]]:
         return lines
     rate, iterations = config.optim_wrapper.get('optimizer', {}).get('lr'), config.train_cfg['max_iters']
     if rate is None:
-        pass  # it is in the parameter groups, or the optimizer has none
+        pass  # the parameter groups set the rate, or the optimizer has none
     elif rule.get('enable'):
         lines.append(
             (

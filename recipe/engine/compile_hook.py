@@ -14,11 +14,11 @@ from recipe.models.compiled_parts import compile_parts
 class CompileHook(Hook):
     """Compiles the parts of an accelerated model before the training.
 
-    Random numbers stay those of torch, in the order of a training without graphs.
+    The random numbers are the same as without graphs, because torch's own generators draw them.
 
     Args:
-        mode: Of ``torch.compile``.
-        backend: Of ``torch.compile``.
+        mode: ``mode`` of ``torch.compile``.
+        backend: ``backend`` of ``torch.compile``.
     """
 
     def __init__(self, mode: Optional[str] = None, backend: str = 'inductor') -> None:
@@ -27,10 +27,10 @@ class CompileHook(Hook):
             self.options['mode'] = mode
 
     def before_train(self, runner: Runner) -> None:
-        """Compile the parts; each becomes code when it first runs.
+        """Prepare the parts; each is compiled when it first runs.
 
         Raises:
-            ValueError: On an NPU, where no compiler of graphs was tried; and see
+            ValueError: The device is an NPU, on which torch.compile was not tried; or see
                 :func:`~recipe.models.compiled_parts.compile_parts`.
         """
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
@@ -40,13 +40,13 @@ class CompileHook(Hook):
 
 
 def refuse_on(device_type: str) -> None:
-    """Raise ValueError on devices whose graphs nobody has tried."""
+    """Raise ValueError on devices on which torch.compile was not tried."""
     if device_type == 'npu':
         raise ValueError('torch.compile was not tried on an NPU; train without it (no CompileHook)')
 
 
 def _keep_random_numbers() -> None:
-    """Have graphs draw with torch's generators, too."""
+    """Make graphs draw with torch's own generators."""
     import torch._inductor.config
 
     torch._inductor.config.fallback_random = True

@@ -1,7 +1,7 @@
-"""Imports all classes that a config names by type after ``equip()``, so that they are registered.
+"""Imports and so registers all classes that ``equip()`` may put into a config.
 
-It is in the ``custom_imports`` of an equipped config. So plain mmengine can build from the config of a run folder,
-wherever the package can be imported.
+An equipped config names this module in ``custom_imports``. So plain mmengine can build from the config of a run folder
+if the package can be imported.
 """
 
 from recipe.data import position_seeded_dataset, resumable_sampler

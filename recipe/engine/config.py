@@ -13,13 +13,13 @@ from recipe.engine import equip as engine
 from recipe.engine import overrides as config_keys
 
 RECIPE, DEMO = CONFIGS / 'mask2former_swin-b_cityscapes.py', CONFIGS / 'demo.py'
-# A performance run is short: (iterations, iterations between validations).
+# (Iterations, iterations between validations) of a performance run.
 PERFORMANCE, PERFORMANCE_DEMO = (1000, 1000), (100, 100)
 # Settings that differ between a first start and a resume.
 _OF_ONE_START = ('load_from', 'model.backbone.init_cfg')
 # Settings that say which code trains, not what is trained.
 _OF_THE_ENGINE = ('custom_imports', 'runner_type', 'fast')
-# Settings that each process fills in before mmengine writes the config of a run again.
+# Settings that each process fills in before mmengine writes the config of the run.
 _OF_A_PROCESS = ('launcher', 'work_dir', 'model_wrapper_cfg', 'env_cfg.dist_cfg.backend')
 _CACHED = {'LoadResizedCrop', 'FastLoadImageFromFile', 'FastLoadAnnotations'}  # transforms that take a decoded cache
 _IGNORED = (*_OF_ONE_START, *_OF_THE_ENGINE, *_OF_A_PROCESS)
@@ -27,10 +27,10 @@ _LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 
 
 def make(options: Options, device: str, data_root: Path) -> Any:
-    """Resolve the config of a run, all but the pretrained weights.
+    """Make the config of a run, except for the pretrained weights.
 
     Args:
-        options: What the user asked for.
+        options: The user's options.
         device: ``npu``, ``cuda`` or ``cpu``.
         data_root: Cityscapes root, absolute.
 
@@ -85,13 +85,13 @@ def load(path: Path) -> Any:
     """Read a config file.
 
     Raises:
-        console.UserError: It is no readable config of an iteration-based training.
+        console.UserError: It cannot be read, or is not the config of an iteration-based training.
     """
     from mmengine.config import Config
 
     try:
         config = Config.fromfile(str(path))
-    except Exception as error:  # a config is Python code: anything can come out of it
+    except Exception as error:  # a config is Python code and can raise anything
         raise console.UserError(f'--config: {path} cannot be read: {type(error).__name__}: {error}') from None
     needed = ('model', 'train_cfg', 'train_dataloader', 'val_dataloader', 'optim_wrapper', 'default_hooks')
     lacking = [name for name in needed if not config.get(name)]
@@ -104,7 +104,7 @@ def load(path: Path) -> Any:
 
 
 def _set_schedule(config: Any, max_iters: int) -> None:
-    """Set the length of the training; learning-rate phases that ended with it still do."""
+    """Set the length of the training. Learning-rate phases that ended with the training still end with it."""
     before = config.train_cfg['max_iters']
     config.train_cfg['max_iters'] = max_iters
     phases = config.get('param_scheduler') or []
@@ -112,11 +112,11 @@ def _set_schedule(config: Any, max_iters: int) -> None:
     for phase in phases:
         if phase.get('end') == before or phase.get('end', 0) > max_iters:
             phase['end'] = max_iters
-    # A warm-up may be all that is left of a very short training.
+    # In a very short training only the warm-up may remain.
     config['param_scheduler'] = [phase for phase in phases if phase.get('begin', 0) < max_iters]
     logger = config.default_hooks.get('logger')
     if logger and logger.get('interval', 0) > max_iters:
-        logger['interval'] = max_iters  # at least one loss is logged
+        logger['interval'] = max_iters  # so that at least one loss is logged
 
 
 def _set_workers(config: Any, workers: int) -> None:
@@ -129,7 +129,7 @@ def _set_workers(config: Any, workers: int) -> None:
 
 
 def _set_decoded_cache(config: Any, folder: Path, data_root: Path) -> None:
-    """Have every transform that loads pictures take them from a decoded cache."""
+    """Set the decoded cache in every transform that loads images."""
     found = [step for step in _steps([config.get(name) for name in _LOADERS]) if step.get('type') in _CACHED]
     if not found:
         raise console.UserError(f'--decoded_cache: no transform of the config is one of {", ".join(sorted(_CACHED))}')
@@ -138,7 +138,7 @@ def _set_decoded_cache(config: Any, folder: Path, data_root: Path) -> None:
 
 
 def _steps(node: Any) -> Iterator[dict]:
-    """All groups with a type below a node, in lists and groups."""
+    """All groups with a ``type`` in a node and below it."""
     if isinstance(node, dict):
         if 'type' in node:
             yield node
@@ -172,7 +172,7 @@ def _scales_on_cpu() -> bool:
 
 
 def _set_skips(group: Any, option: str, key: str, count: int) -> None:
-    """Set how much may be skipped, where what does the skipping is part of the config."""
+    """Set how many steps or images may be skipped; UserError if the config lacks the part that skips them."""
     takes = {'max_skips': 'NonFiniteGuardHook', 'max_unreadable': 'ResumableIterBasedTrainLoop'}[key]
     if not group or group.get('type') != takes:
         raise console.UserError(
@@ -182,7 +182,7 @@ def _set_skips(group: Any, option: str, key: str, count: int) -> None:
 
 
 def _dataset_groups(node: Any) -> Iterator[dict]:
-    """The groups below a node that have a data_root, also inside wrapped and joined data sets."""
+    """The groups with a data_root in a node and below it, also inside wrapped and joined data sets."""
     if isinstance(node, dict):
         if 'data_root' in node:
             yield node
@@ -193,10 +193,14 @@ def _dataset_groups(node: Any) -> Iterator[dict]:
 
 
 def override(config: Any, overrides: List[str]) -> None:
-    """Set what the user gave behind ``--``, with the value syntax of mmengine's ``--cfg-options``.
+    """Apply the overrides that the user gave after ``--``, in the syntax of mmengine's ``--cfg-options``.
+
+    Args:
+        config: ``mmengine.Config``; changed in place.
+        overrides: ``key=value`` each.
 
     Raises:
-        console.UserError: A key that the config does not have.
+        console.UserError: The config does not have a key, or holds another kind of value there.
     """
     from mmengine.config import DictAction
 
@@ -210,13 +214,13 @@ def override(config: Any, overrides: List[str]) -> None:
 
 
 def weights_source(config: Any) -> Optional[str]:
-    """URL or path of the backbone's pretrained weights that the config names, None without."""
+    """URL or path of the backbone's pretrained weights in the config, None if it names none."""
     start = config.model.get('backbone', {}).get('init_cfg')
     return start.get('checkpoint') if isinstance(start, dict) and start.get('type') == 'Pretrained' else None
 
 
 def set_weights(config: Any, path: Optional[Path]) -> None:
-    """Have the backbone begin with a weights file, or from scratch."""
+    """Set the weights file that the backbone starts from; None: it starts from scratch."""
     backbone = config.model['backbone']
     if path is not None:
         backbone['init_cfg'] = {'type': 'Pretrained', 'checkpoint': str(path)}
@@ -228,12 +232,12 @@ def differences(before: Path, config: Any) -> List[str]:
     """Settings that a resumed run has changed, ``key: old -> new``.
 
     Args:
-        before: Config file of the run so far; no differences where it is missing.
+        before: Config file of the run so far. If it is missing, there are no differences.
         config: ``mmengine.Config`` for the resumed run.
     """
     if not before.is_file():
         return []
-    # Read, not run: a run folder, like a checkpoint, may come from elsewhere.
+    # The file is read and not run, because a run folder may be of unknown origin.
     texts = before.read_text(encoding='utf-8', errors='replace'), config.pretty_text
     old, new = (dict(config_keys.leaves(config_text.read_config(text))) for text in texts)
     return [
@@ -244,13 +248,13 @@ def differences(before: Path, config: Any) -> List[str]:
 
 
 def build_model(config: Any) -> Any:
-    """Build the model on the CPU, without initialising it, to see whether the config fits together.
+    """Build the model on the CPU without initialising its weights, to check the config.
 
     Returns:
         A ``torch.nn.Module``.
 
     Raises:
-        console.UserError: It does not.
+        console.UserError: The model cannot be built.
     """
     from mmengine.registry import init_default_scope
     from mmseg.registry import MODELS
@@ -258,22 +262,23 @@ def build_model(config: Any) -> Any:
     init_default_scope(config.get('default_scope', 'mmseg'))
     try:
         return MODELS.build(config.model)
-    except Exception as error:  # whatever a class says of its arguments
+    except Exception as error:  # classes raise many kinds of errors for wrong arguments
         raise console.UserError(f'the config does not make a model: {type(error).__name__}: {error}') from None
 
 
 def build_optimizer(config: Any, model: Any) -> Tuple[Any, List[Any]]:
-    """Build the optimizer and its schedules, to see whether a checkpoint fits them.
+    """Build the optimizer and its schedules, to check whether a checkpoint fits them.
 
     Args:
         config: ``mmengine.Config``.
         model: From ``build_model``.
 
     Returns:
-        An ``OptimWrapper`` without mixed precision, which may need a device, and the schedules.
+        An ``OptimWrapper`` and the schedules. It has no mixed precision, which may need an accelerator. If the config
+        has several optimizers, None and [].
 
     Raises:
-        console.UserError: The config does not make them.
+        console.UserError: They cannot be built.
     """
     import copy
 
@@ -283,7 +288,7 @@ def build_optimizer(config: Any, model: Any) -> Tuple[Any, List[Any]]:
 
     asked = copy.deepcopy(config.optim_wrapper)
     if 'optimizer' not in asked:
-        return None, []  # several
+        return None, []  # several optimizers
     asked['type'] = 'OptimWrapper'
     for name in ('dtype', 'loss_scale', 'use_fsdp'):
         asked.pop(name, None)
@@ -301,7 +306,7 @@ def build_optimizer(config: Any, model: Any) -> Tuple[Any, List[Any]]:
             )
             for phase in phases
         ]
-    except Exception as error:  # whatever a class says of its arguments
+    except Exception as error:  # classes raise many kinds of errors for wrong arguments
         raise console.UserError(f'the config does not make an optimizer: {type(error).__name__}: {error}') from None
     finally:
         logger.setLevel(level)

@@ -1,4 +1,4 @@
-"""Logged scalars that stay on the device until somebody reads them."""
+"""Logged scalars that stay on the device until their history is read."""
 
 from typing import Any, Dict, List, Optional, Tuple, Union
 
@@ -10,20 +10,18 @@ Scalar = Union[torch.Tensor, float, int]
 
 
 class DeferredScalars:
-    """Takes the scalars of each iteration and leaves them on the device.
+    """Collects the scalars of each iteration and leaves them on the device.
 
-    mmengine reads each loss term and the norm of the gradient as soon as
-    they are known, and for each the host waits until the device has caught
-    up. Here they are gathered, and read in one copy when a history that they
-    belong to is read: by the log, a checkpoint or anybody else.
+    mmengine reads each loss term and the gradient norm at once, and the host waits for the device each time. Here the
+    scalars are collected. One copy brings them to the host when one of their histories is read, for example by the log
+    or a checkpoint.
 
-    All scalars of one :meth:`update` become one vector, so that whoever has
-    to judge an iteration as a whole has one tensor to look at.
+    The scalars of one :meth:`update` become one vector.
 
     Args:
-        hub (MessageHub): Where the histories are.
-        limit (int): Updates after which they are read even if nobody asks,
-            so that they do not fill the device. Defaults to 1000.
+        hub (MessageHub): Holds the histories.
+        limit (int): Updates after which the scalars are read in any case, so that they do not fill the device's memory.
+            Defaults to 1000.
     """
 
     def __init__(self, hub: MessageHub, limit: int = 1000) -> None:
@@ -35,11 +33,9 @@ class DeferredScalars:
         """Add one value to each history.
 
         Args:
-            scalars (dict[str, Tensor | float | int]): One-element tensors
-                and numbers by the name of their history.
-            stacked (Tensor, optional): All values, shape (len(scalars), ), in
-                the same order, where the caller has them as one tensor.
-                Defaults to None.
+            scalars (dict[str, Tensor | float | int]): One-element tensors and numbers by the name of their history.
+            stacked (Tensor, optional): All values in the same order, shape (len(scalars), ), if the caller has them as
+                one tensor. Defaults to None.
         """
         names = tuple(scalars)
         if stacked is None:
@@ -58,7 +54,7 @@ class DeferredScalars:
 
     @staticmethod
     def _stack(values: List[torch.Tensor]) -> Optional[torch.Tensor]:
-        """One vector of one-element tensors, which may be of any dtype."""
+        """Concatenate one-element tensors of any dtypes: (len(values), ), float64 if any is, else float32."""
         if not values:
             return None
         exact = any(value.dtype == torch.float64 for value in values)
@@ -67,16 +63,15 @@ class DeferredScalars:
         return torch.stack([value.detach().to(device=device, dtype=dtype).reshape(()) for value in values])
 
     def _make_history(self, name: str) -> None:
-        """Put a history that knows of this object in its place in the hub."""
+        """Replace a history in the hub by one that reads the pending scalars."""
         known = self._hub.log_scalars.get(name)
         if known is None:
-            # The hub notes that it belongs into checkpoints; its one value
-            # goes with the buffer.
+            # With this call the hub saves the history in checkpoints. The value 0 is dropped with the old buffer.
             self._hub.update_scalar(name, 0.0)
         self._hub.log_scalars[name] = DeferredHistoryBuffer(known, self)
 
     def flush(self) -> None:
-        """Read what is pending: one copy from each device."""
+        """Read the pending scalars, with one copy from each device."""
         pending, self._pending = self._pending, []
         devices = {vector.device: None for _, vector in pending}
         values = {
@@ -89,17 +84,14 @@ class DeferredScalars:
 
 
 class DeferredHistoryBuffer(HistoryBuffer):
-    """A history that is brought up to date when it is read.
+    """A history that reads its pending values from the device when it is read.
 
-    mmengine's copies the whole history to append a value; this one grows as a
-    list does. It is pickled and copied as mmengine's, so that a checkpoint
-    holds nothing of this class.
+    mmengine's class copies the whole history to append a value; this one grows like a list. It is pickled and copied as
+    mmengine's class, so checkpoints do not contain this class.
 
     Args:
-        history (HistoryBuffer, optional): What it begins with. Defaults to
-            None.
-        source (DeferredScalars, optional): Where values may be pending.
-            Defaults to None.
+        history (HistoryBuffer, optional): The values to begin with. Defaults to None.
+        source (DeferredScalars, optional): May hold pending values. Defaults to None.
     """
 
     def __init__(self, history: Optional[HistoryBuffer] = None, source: Optional[DeferredScalars] = None) -> None:
@@ -113,14 +105,14 @@ class DeferredHistoryBuffer(HistoryBuffer):
         self._set_default_statistics()
 
     def append(self, value: float, count: int = 1) -> None:
-        """Add a value behind those that are known.
+        """Append a value to those that have been read.
 
         Args:
             value (float): The value.
             count (int): How many values it sums up. Defaults to 1.
         """
         if self._size == len(self._values):
-            # at the limit, the older half goes in one move
+            # Drop the values beyond max_length and make room for as many as are kept, so that this happens rarely.
             kept = min(self._size, self.max_length)
             begin = self._size - kept
             room = np.zeros(max(64, kept))
@@ -146,13 +138,13 @@ class DeferredHistoryBuffer(HistoryBuffer):
 
     @property
     def _log_history(self) -> np.ndarray:
-        """The values, up to date; what mmengine's statistics work on."""
+        """All values including the pending ones, float64; mmengine's statistics use them."""
         self._read_pending()
         return self._values[max(0, self._size - self.max_length) : self._size]
 
     @property
     def _count_history(self) -> np.ndarray:
-        """The counts of the values."""
+        """The counts of the values, int64."""
         self._read_pending()
         return self._counts[max(0, self._size - self.max_length) : self._size]
 

@@ -11,7 +11,7 @@ from recipe.core import console, network
 
 DEFAULT_NPROC = 8
 DEMO_NPROC_CPU = 2
-# What makes torch see no accelerator.
+# Environment variables that hide all accelerators from torch.
 HIDDEN = {'CUDA_VISIBLE_DEVICES': '', 'ASCEND_RT_VISIBLE_DEVICES': ''}
 
 
@@ -19,28 +19,28 @@ def likely_device(asked: str) -> str:
     """The device that training will probably use, found without torch.
 
     Args:
-        asked: What ``--device`` says.
+        asked: Value of ``--device``.
     """
     if asked != 'auto':
         return asked
     if importlib.util.find_spec('torch_npu'):
         return 'npu'
-    nvidia = ('/dev/nvidiactl', '/dev/nvidia0', '/dev/dxg')  # the last one: under Windows
+    nvidia = ('/dev/nvidiactl', '/dev/nvidia0', '/dev/dxg')  # dxg: in Linux under Windows
     return 'cuda' if any(Path(node).exists() for node in nvidia) else 'cpu'
 
 
 def find(asked: str) -> Tuple[str, int]:
-    """The device to train on and how many of it torch sees.
+    """The kind of device to train on, and how many of them torch sees.
 
     Args:
         asked: ``auto``, ``npu``, ``cuda`` or ``cpu``. ``cpu`` hides the accelerators from this process and its
             children; call it before anything imports torch.
 
     Returns:
-        Device and its count; for ``cpu`` the number of cores.
+        Kind of device and their number; for ``cpu`` the number of cores.
 
     Raises:
-        console.UserError: The device that was asked for is not there, with why.
+        console.UserError: There is no device of the kind that was asked for; says why.
     """
     if asked == 'cpu':
         os.environ.update(HIDDEN)
@@ -64,7 +64,7 @@ def _npus() -> int:
         return 0
     try:
         import torch_npu  # noqa: F401  adds torch.npu
-    except Exception as error:  # a missing CANN library comes as ImportError, OSError or RuntimeError
+    except Exception as error:  # a missing CANN library raises ImportError, OSError or RuntimeError
         raise console.UserError(
             f'torch_npu is installed and cannot be imported: {str(error).strip().splitlines()[0]}',
             "source CANN's set_env.sh, see python tools/doctor.py, or give --device=cpu",
@@ -91,16 +91,16 @@ def _why_none(device: str) -> Tuple[str, str]:
 
 
 def choose_nproc(device: str, count: int, asked: Optional[int], demo: bool) -> int:
-    """How many ranks to start on this machine.
+    """Number of ranks to start on this machine.
 
     Args:
         device: From ``find``.
         count: From ``find``.
-        asked: What ``--nproc`` says.
-        demo: A demo takes what is there.
+        asked: Value of ``--nproc``, None if it was not given.
+        demo: Whether it is a demo, which uses as many cards as there are.
 
     Raises:
-        console.UserError: Fewer cards than ranks; says which number to give.
+        console.UserError: There are fewer cards than ranks; says which number to give.
     """
     if device == 'cpu':
         if asked is None and not demo:
@@ -120,19 +120,19 @@ def choose_nproc(device: str, count: int, asked: Optional[int], demo: bool) -> i
 
 
 def rank_environment(device: str, nproc: int, master_addr: str, several_machines: bool) -> Dict[str, str]:
-    """Environment variables for the ranks; what the user has set is left as it is.
+    """Environment variables for the ranks, without those that the user has set.
 
     Args:
         device: From ``find``.
         nproc: Ranks on this machine.
         master_addr: IPv4 address of rank 0's machine.
-        several_machines: Whether ranks are elsewhere too.
+        several_machines: Whether other machines run ranks too.
     """
     cores = len(os.sched_getaffinity(0))
     values = {'OMP_NUM_THREADS': str(max(1, cores // nproc))}
     interface = network.interface_towards(master_addr)
     if interface and (several_machines or device == 'cpu'):
-        # HCCL and NCCL take a name for the beginning of names, unless an equals sign is before it; gloo knows no sign.
+        # HCCL and NCCL take the value as a prefix of names, unless it begins with an equals sign. gloo knows no sign.
         values['GLOO_SOCKET_IFNAME'] = interface
         values.setdefault(network.INTERFACE_VARIABLES[device], f'={interface}')
     return {name: value for name, value in values.items() if name not in os.environ}

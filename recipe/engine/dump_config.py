@@ -1,8 +1,8 @@
-"""Reads what a replay needs from the config inside a dump of a training step, which may come from anybody.
+"""Reads the parts that a replay needs from the config in a dump of a training step, whose origin may be unknown.
 
-A config as data is still a program for mmengine: ``type`` may name any function of any module, and classes that are
-registered evaluate some of their arguments or load files that these name. So only the model and the precision of a step
-are taken, and in them only known classes, known words and numbers of a plausible size.
+Even as plain data a config can make mmengine run code: ``type`` may name any function of any module, and some
+registered classes evaluate their arguments or load files that their arguments name. So only the model and the precision
+of the step are read, and only known classes, known words and numbers of a plausible size are accepted.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from recipe.core import config_text, console
 
 SCOPES = ('mmseg', 'mmdet', 'mmengine', 'mmcv')
 WRAPPERS = ('OptimWrapper', 'AmpOptimWrapper', 'Bf16OptimWrapper', 'Fp16OptimWrapper')
-# Helpers of a head; others of mmdet's evaluate a string.
+# Modules of a head's helpers. Some of mmdet's other helpers evaluate a string.
 _HELPERS = ('mmdet.models.task_modules.assigners', 'mmdet.models.task_modules.samplers')
-# All that the recipe's configs and their usual changes say besides names of classes.
+# All strings besides class names in the recipe's configs and their usual changes.
 _WORDS = {
     *('mean', 'sum', 'none', 'whole', 'slide', 'pytorch', 'dynamic', 'float16', 'bfloat16', 'bilinear', 'nearest'),
     *('loss_ce', 'loss_cls', 'loss_mask', 'loss_dice'),
 }
-_START = ('init_cfg', 'pretrained')  # the dump brings the weights
+_START = ('init_cfg', 'pretrained')  # left out, because the dump holds the weights
 _LARGEST = 1 << 16
-_REPEATING = re.compile('depth|layers|convs|blocks|stages|modules')  # each of them has weights
+_REPEATING = re.compile('depth|layers|convs|blocks|stages|modules')  # counts of parts that each have weights
 _DEEPEST = 20
 
 
@@ -36,10 +36,10 @@ def read(text: Any, tensors: int) -> Dict[str, Any]:
         tensors: Number of tensors in these weights.
 
     Returns:
-        ``model`` and ``optim_wrapper``, fit for mmengine's registries.
+        ``model`` and ``optim_wrapper``, which mmengine's registries can build.
 
     Raises:
-        console.UserError: It holds something else than a model of registered parts.
+        console.UserError: It holds something other than a model of registered parts.
     """
     config = config_text.read_config(text) if isinstance(text, str) else {}
     model, wrapper = config.get('model'), config.get('optim_wrapper')
@@ -56,10 +56,10 @@ def read(text: Any, tensors: int) -> Dict[str, Any]:
 
 
 def _checked(node: Any, place: str, classes: Set[str], tensors: int) -> Any:
-    """A copy of a part of a config without what the weights replace.
+    """A copy of a part of a config, without settings of initial weights.
 
     Raises:
-        console.UserError: It holds what is not known.
+        console.UserError: It holds a class, word or number that is not accepted.
     """
     key = place.rpartition('.')[2]
     if place.count('.') > _DEEPEST:
@@ -94,7 +94,7 @@ def _refusal(place: str, what: Any) -> console.UserError:
 
 
 def _known_classes() -> Set[str]:
-    """Names of the parts of models that are registered, with and without their scope."""
+    """Names of the registered parts of models, with and without their scope."""
     import mmdet.models  # noqa: F401  registers them
     import mmseg.models  # noqa: F401
     from mmengine.registry import MODELS, TASK_UTILS

@@ -1,7 +1,7 @@
-"""``equip()``: the recipe's engine for any config of a training by iterations.
+"""``equip()``: puts the recipe's engine into any config of an iteration-based training.
 
-Each function here is one pass over the config. It replaces types that it knows exactly by the recipe's own, which do
-the same and more, and leaves everything else as it is.
+Each function is one pass over the config. It replaces the types that it knows by the recipe's own types, which do the
+same and more. It leaves everything else as it is.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from recipe.core import console
 
 COMPONENTS = 'recipe.engine.components'
 _LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
-# Steps of a pipeline that neither write into the picture they are given nor need another type than uint8.
+# Transforms that do not write into their input image and accept uint8 images.
 _KNOWN_STEPS = {
     'LoadImageFromFile',
     'LoadAnnotations',
@@ -25,7 +25,7 @@ _KNOWN_STEPS = {
     'PhotoMetricDistortion',
     'PackSegInputs',
 }
-# Upstream's type, ours, and the parameters for which ours is the same.
+# Upstream's type -> (our type, the parameters that our type accepts with the same result).
 _FAST_STEPS: Dict[Optional[str], Tuple[Optional[str], Set[str]]] = {
     'LoadImageFromFile': ('FastLoadImageFromFile', {'backend_args'}),
     'LoadAnnotations': ('FastLoadAnnotations', {'backend_args', 'reduce_zero_label'}),
@@ -42,15 +42,13 @@ _ADAMW_PARAMETERS = {'lr', 'betas', 'eps', 'weight_decay', 'amsgrad'}
 def equip(config: Any) -> None:
     """Give a config exact resume, safe checkpoints, guards, deferred scalars and the fast loader.
 
-    The model, its losses, the schedule and the random draws stay those of the config. It may be called again on its own
-    result.
+    The model, its losses, the schedule and the random draws do not change. A second call changes nothing more.
 
     Args:
-        config: ``mmengine.Config`` of a training by iterations; changed in place.
+        config: ``mmengine.Config`` of an iteration-based training; changed in place.
 
     Raises:
-        console.UserError: The config has a loop, sampler or checkpoint hook of another kind, which could not be resumed
-            exactly.
+        console.UserError: The config has a loop, sampler or checkpoint hook that cannot be resumed exactly.
     """
     use_recipe_runner(config)
     set_train_loop(config)
@@ -63,7 +61,7 @@ def equip(config: Any) -> None:
 
 
 def use_recipe_runner(config: Any) -> None:
-    """Have the recipe's runner train, with upstream's loop or with ours."""
+    """Use the recipe's runner, with upstream's loop or with ours."""
     from recipe.engine import components  # noqa: F401  registers the types that are set here
 
     imports = dict(config.get('custom_imports') or {})
@@ -84,7 +82,7 @@ def set_train_loop(config: Any) -> None:
 
 
 def set_sampler(config: Any) -> None:
-    """Draw the samples of upstream's endless stream, from any place in it."""
+    """Use the sampler that can start at any position of upstream's endless sample stream."""
     loader = config.train_dataloader
     sampler = loader.get('sampler') or {}
     _require(sampler, 'train_dataloader.sampler', {'InfiniteSampler', 'ResumableInfiniteSampler'})
@@ -99,7 +97,7 @@ def set_sampler(config: Any) -> None:
 def set_hooks(config: Any) -> None:
     """Save checkpoints that survive a kill, read scalars only when they are logged, and guard each step."""
     hooks = config.default_hooks
-    # mmengine adds these two by itself if a config leaves them out.
+    # If a config leaves out runtime_info or checkpoint, mmengine adds its own.
     if 'runtime_info' not in hooks or _name(hooks['runtime_info']) == 'RuntimeInfoHook':
         hooks['runtime_info'] = {**hooks.get('runtime_info', {}), 'type': 'DeferredRuntimeInfoHook'}
     checkpoint = hooks.get('checkpoint', {'type': 'CheckpointHook', 'interval': config.train_cfg['max_iters']})
@@ -111,7 +109,7 @@ def set_hooks(config: Any) -> None:
 
 
 def set_log_files(config: Any) -> None:
-    """Write scalars and pictures without ending the training if the disk is full or gone."""
+    """Keep training if scalars or images cannot be written because the disk is full or gone."""
     for group in (config.get('visualizer') or {}, config):
         for backend in group.get('vis_backends') or []:
             if _name(backend) == 'LocalVisBackend':
@@ -119,7 +117,7 @@ def set_log_files(config: Any) -> None:
 
 
 def set_optimizer(config: Any) -> None:
-    """Take AdamW's step in few groups, fused on the device. Other optimizers stay as they are."""
+    """Use AdamW with few parameter groups and a fused step. Other optimizers stay as they are."""
     optimizer = config.optim_wrapper.get('optimizer')
     if (
         optimizer
@@ -130,24 +128,24 @@ def set_optimizer(config: Any) -> None:
 
 
 def set_transforms(config: Any) -> None:
-    """Load and augment with transforms that give upstream's samples bit by bit."""
+    """Load and augment with faster transforms, whose samples equal upstream's bit by bit."""
     head = (config.model.get('decode_head') or {}) if isinstance(config.model, dict) else {}
-    # Mask2Former compares labels with class numbers, so a byte for each is enough.
+    # Mask2Former only compares labels with class numbers, so one byte per label is enough.
     labels = 'uint8' if _name(head) == 'Mask2FormerHead' and head.get('num_classes', 0) < 255 else 'int64'
     for loader in _LOADERS:
         for group in _groups_with_pipeline(config.get(loader)):
             group['pipeline'] = fast_pipeline(group['pipeline'], labels)
-    for name in ('train_pipeline', 'test_pipeline'):  # what mmseg's configs fill the loaders from; for readers only
+    for name in ('train_pipeline', 'test_pipeline'):  # mmseg's configs fill the loaders from these; for readers
         if isinstance(config.get(name), list):
             config[name] = fast_pipeline(config[name], labels)
 
 
 def fast_pipeline(steps: List[Dict], label_dtype: str) -> List[Dict]:
-    """The fast form of a pipeline, or the pipeline itself if it has a step that is not known.
+    """The fast form of a pipeline, or the pipeline itself if it has an unknown step.
 
     Args:
         steps: Configs of transforms, in order.
-        label_dtype: Of the label maps that the model gets, ``int64`` (upstream's) or ``uint8``.
+        label_dtype: Dtype of the label maps for the model, ``int64`` (upstream's) or ``uint8``.
     """
     if not steps or any(_name(step) not in _KNOWN_STEPS for step in steps) or _name(steps[0]) != 'LoadImageFromFile':
         return steps
@@ -161,13 +159,13 @@ def fast_pipeline(steps: List[Dict], label_dtype: str) -> List[Dict]:
             fast.append({**step, 'type': ours, 'label_dtype': label_dtype})
         else:
             fast.append({**step, 'type': ours})
-    if _name(fast[0]) == 'LoadImageFromFile':  # pictures of another type, for which the others were not made
+    if _name(fast[0]) == 'LoadImageFromFile':  # it may load images other than uint8, which the fast steps do not take
         return steps
     return fast
 
 
 def _fused_loading(steps: List[Dict]) -> Optional[Dict]:
-    """One step that loads, resizes and crops, None if it cannot stand for these four."""
+    """One step that loads, resizes and crops, None if it cannot replace these four."""
     from mmengine.registry import init_default_scope
     from mmseg.registry import TRANSFORMS
 
@@ -188,7 +186,7 @@ def _fused_loading(steps: List[Dict]) -> Optional[Dict]:
 
 
 def set_metrics(config: Any) -> None:
-    """Count the areas of the IoU on the device, and read them once for each validation."""
+    """Count the areas of the IoU on the device, and read them once per validation."""
     for name in ('val_evaluator', 'test_evaluator'):
         metrics = config.get(name) or []
         for metric in metrics if isinstance(metrics, list) else [metrics]:
@@ -197,7 +195,7 @@ def set_metrics(config: Any) -> None:
 
 
 def _require(group: Dict, key: str, known: Set[Optional[str]]) -> None:
-    """Refuse a type of which nobody knows whether it can be resumed exactly."""
+    """Refuse a type that is not known to resume exactly."""
     if _name(group) not in known:
         wanted = sorted(name for name in known if name)
         raise console.UserError(
@@ -207,13 +205,13 @@ def _require(group: Dict, key: str, known: Set[Optional[str]]) -> None:
 
 
 def _name(group: Any) -> Optional[str]:
-    """Name of the class that a group of settings names, without its scope; None if it names none."""
+    """Class name in ``type`` of a group of settings, without its scope; None if there is no ``type``."""
     named = group.get('type') if isinstance(group, dict) else None
     return getattr(named, '__name__', named if named is None else str(named).rpartition('.')[2])
 
 
 def _groups_with_pipeline(node: Any) -> Iterator[Dict]:
-    """The data sets below a loader, also inside wrapped and joined ones."""
+    """The configs with a pipeline below a loader, also inside wrapped and joined data sets."""
     if isinstance(node, dict):
         if isinstance(node.get('pipeline'), list):
             yield node

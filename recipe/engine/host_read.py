@@ -1,4 +1,4 @@
-"""Finds the host read of a model, with which a value reaches the host without a wait of its own."""
+"""Finds the host read of a model, with which other values reach the host without another wait."""
 
 from typing import Any, Iterable, Optional
 
@@ -8,13 +8,13 @@ from recipe.models.host_read import HostRead
 
 
 def host_read_of(model: nn.Module) -> Optional[HostRead]:
-    """The read of the matching costs in each iteration, which other values can join.
+    """The host read of the matching costs, which other values can join.
 
     Args:
-        model: The model, also wrapped for distributed training.
+        model: The model; it may be wrapped for distributed training.
 
     Returns:
-        That of an accelerated Mask2Former head; None for a model without one.
+        The host read of its accelerated Mask2Former head; None if it has no such head.
     """
     modules: Iterable[Any] = model.modules()
     return next((module.host_read for module in modules if hasattr(module, 'host_read')), None)

@@ -1,21 +1,19 @@
-"""How the data loaders work, which depends on the device."""
+"""Default settings of the data loaders for each device."""
 
 import torch
 from mmengine.config import Config
 from mmengine.utils import digit_version
 
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
-# Batches that each process keeps ready: enough for an iteration in which the
-# others happen upon slow samples.
+# Batches that each process keeps ready: enough for one iteration in which the other processes load slow samples.
 PREFETCH = 4
 
 
 def prepare_loaders(cfg: Config, device: str) -> None:
-    """Fill in the settings of the loaders that the config leaves open.
+    """Fill in the loader settings that the config does not set.
 
-    Loader processes stay from one epoch or validation to the next and load
-    ahead. Batches for an accelerator are put into pinned memory, from which
-    they are copied while the host goes on.
+    Loader processes stay alive between epochs and validations and load ahead. Batches for an accelerator go into pinned
+    memory, from which they are copied while the host goes on.
 
     Args:
         cfg (Config): The training config; changed in place.
@@ -31,5 +29,5 @@ def prepare_loaders(cfg: Config, device: str) -> None:
         if device != 'cpu' and 'pin_memory' not in loader:
             loader['pin_memory'] = True
             if device == 'npu' and digit_version(torch.__version__) < digit_version('2.9'):
-                # newer ones take the accelerator that is there
+                # Newer versions of torch find the accelerator themselves.
                 loader.setdefault('pin_memory_device', 'npu')

@@ -1,4 +1,4 @@
-"""The IoU metric, which counts where the prediction is and reads the counts once."""
+"""An IoU metric that counts on the device and reads the counts once per validation."""
 
 from typing import Any, Dict, List, Sequence, Tuple
 
@@ -12,7 +12,7 @@ Areas = Tuple[Tensor, Tensor, Tensor, Tensor]
 
 @METRICS.register_module()
 class DeviceIoUMetric(IoUMetric):
-    """mmseg's IoU metric, for which the host waits for the device once a validation."""
+    """mmseg's IoU metric, with one host read per validation."""
 
     results: List[Any]
 
@@ -20,7 +20,7 @@ class DeviceIoUMetric(IoUMetric):
         """Count a batch.
 
         Args:
-            data_batch: From the loader.
+            data_batch: The loader's batch.
             data_samples: Predictions and labels.
 
         Raises:
@@ -36,14 +36,14 @@ class DeviceIoUMetric(IoUMetric):
 
     @staticmethod
     def intersect_and_union(pred_label: Tensor, label: Tensor, num_classes: int, ignore_index: int) -> Tensor:
-        """Count the pairs of true and predicted class; see :func:`confusion`. ``evaluate`` makes areas of them."""
+        """Count the pairs of true and predicted class; see :func:`confusion`. ``evaluate`` computes areas from them."""
         return confusion(pred_label, label, num_classes, ignore_index)
 
     def evaluate(self, size: int) -> Dict[str, Any]:
         """Read the counts of all batches, then evaluate.
 
         Args:
-            size: Images of the data set.
+            size: Number of images of the data set.
         """
         if self.results and not self.format_only:
             self.results = read_areas(self.results)
@@ -55,7 +55,7 @@ def confusion(pred: Tensor, label: Tensor, num_classes: int, ignore_index: int) 
 
     Args:
         pred: Predicted classes, an integer type, any shape.
-        label: True classes, another integer type or the same.
+        label: True classes, any integer type, as many as ``pred``.
         num_classes: Number of classes C. Other values are counted as one more class.
         ignore_index: Pixels with this label are left out.
 
@@ -80,20 +80,20 @@ def _count_on_host(cell: Tensor, kept: Tensor, bins: int) -> Tensor:
 
 
 def _count_on_device(cell: Tensor, kept: Tensor, bins: int) -> Tensor:
-    """Count without bincount, which reads its largest value on the host first."""
+    """Count without bincount, which first reads the largest index on the host."""
     outside = torch.full_like(cell, -1)
     return torch.histc(torch.where(kept, cell, outside).float(), bins, min=0, max=bins - 1)
 
 
 def read_areas(confusions: List[Tensor]) -> List[Areas]:
-    """Bring counts to the host, in one copy.
+    """Bring counts to the host in one copy, and compute the areas.
 
     Args:
-        confusions: From :func:`confusion`, of the same shape.
+        confusions: Results of :func:`confusion`, all of the same shape.
 
     Returns:
-        For each the areas that :meth:`IoUMetric.intersect_and_union` returns: intersection, union, prediction and label
-        of each class, float32, shape (C,).
+        For each of them the areas of :meth:`IoUMetric.intersect_and_union`: intersection, union, prediction and label
+        of each class, in pixels, float32, shape (C,).
     """
     areas = []
     for counts in torch.stack(confusions).cpu().long():

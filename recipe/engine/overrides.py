@@ -1,4 +1,4 @@
-"""Which keys a config may have: those that it has, and parameters of the classes that it names."""
+"""Checks the keys of overrides: a key is in the config, or is a parameter of a class that the config names."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from recipe.core import console
 
 
 def require(config: Any, key: str, value: Any) -> None:
-    """Check that an override can be meant.
+    """Check that an override sets an existing key to a value of the same kind.
 
     Args:
         config: ``mmengine.Config``, or its dict.
-        key: Dotted; numbers are places in a list.
-        value: What it would be set to.
+        key: Dotted key; numbers are indices of a list.
+        value: The new value.
 
     Raises:
-        console.UserError: The key does not exist, with the nearest one; or it holds another kind of value.
+        console.UserError: The key does not exist (names the nearest one), or it holds another kind of value.
     """
     node, names = config, key.split('.')
     for depth, name in enumerate(names):
@@ -38,7 +38,7 @@ def require(config: Any, key: str, value: Any) -> None:
 
 
 def _child(node: Any, name: str) -> Tuple[bool, Any]:
-    """Whether a node has a child, and the child."""
+    """Whether a node has a child of this name or index, and the child."""
     if isinstance(node, dict) or hasattr(node, '_cfg_dict'):
         return (True, node[name]) if name in node else (False, None)
     if isinstance(node, (list, tuple)) and name.isdigit() and int(name) < len(node):
@@ -61,7 +61,7 @@ def paths(node: Any, prefix: str = '') -> Iterator[str]:
 
 
 def leaves(node: Any, prefix: str = '') -> Iterator[Tuple[str, Any]]:
-    """All settings of a config that are no groups, as (dotted key, value)."""
+    """All settings of a config except groups, as (dotted key, value)."""
     children = node.items() if hasattr(node, 'items') else enumerate(node)
     for name, child in children:
         if isinstance(child, (dict, list, tuple)) and child:
@@ -75,9 +75,9 @@ def _some(node: dict, most: int = 6) -> str:
 
 
 def _parameters(path: list, group: dict) -> Set[str]:
-    """Names that whoever is built from a group takes; empty where that is not known."""
+    """Parameters of the class that is built from a group; empty if the class is not known."""
     if path == ['model', 'test_cfg']:
-        return {'mode', 'crop_size', 'stride'}  # read by EncoderDecoder where it predicts, not a class's parameters
+        return {'mode', 'crop_size', 'stride'}  # EncoderDecoder reads them when it predicts; no class takes them
     built = _builder(path, group)
     if built is None:
         return set()
@@ -90,7 +90,7 @@ def _parameters(path: list, group: dict) -> Set[str]:
             continue
         names.update(item.name for item in parameters if item.kind in (item.POSITIONAL_OR_KEYWORD, item.KEYWORD_ONLY))
         if not any(item.kind is item.VAR_KEYWORD for item in parameters):
-            break  # it hands nothing on to its bases
+            break  # it passes no further arguments to its bases
     return names
 
 

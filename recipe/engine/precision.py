@@ -1,4 +1,4 @@
-"""Precision of float32 products, which differs between devices unless it is set."""
+"""Sets the precision of float32 products, whose default differs between devices."""
 
 import torch
 
@@ -6,12 +6,12 @@ import torch
 def set_tf32(device: str, allowed: bool) -> None:
     """Allow or forbid TF32 (NVIDIA) and HF32 (Ascend) in matrix products and convolutions.
 
-    Both read float32 operands with 10 or 11 bits of mantissa. By default torch and torch_npu allow them in convolutions
+    Both round float32 operands to 10 or 11 bits of mantissa. By default torch and torch_npu allow them in convolutions
     only. A CPU has neither.
 
     Args:
         device: ``npu``, ``cuda`` or ``cpu``.
-        allowed: For both kinds of products.
+        allowed: Whether they are allowed, in both kinds of products.
     """
     if device == 'cuda':
         torch.backends.cuda.matmul.allow_tf32 = allowed

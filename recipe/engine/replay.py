@@ -1,13 +1,13 @@
-"""Runs a training step again that was not finite, and prints its loss terms.
+"""Replays a training step that was not finite, and prints its loss terms.
 
     python tools/replay_step.py RUN/nonfinite/iter_500_rank_3.pth           # on the device that is there
     python tools/replay_step.py DUMP --device=cpu --json
 
-The training leaves such a file on each rank when it ends with exit status 65. Weights, batch and random state are those
-of the step. Of several ranks it replays one: mask and dice losses are then divided by the number of masks of that rank,
-not by the mean over all, and the gradient is that rank's own. Nothing is changed on disk.
+Each rank writes such a file when the training ends with exit status 65. Weights, batch and random state are those of
+the step. Only one rank is replayed: its mask and dice losses are divided by the number of its own masks, not by the
+mean over all ranks, and the gradient is its own. Nothing is changed on disk.
 
-A dump that comes from elsewhere can run nothing: of the config in it, only a model of registered parts is built. Give
+A dump of unknown origin runs no code: only a model of registered parts is built from its config. Give
 --trust_checkpoint for a model with parts of your own.
 """
 
@@ -31,10 +31,10 @@ def load(path: str) -> Dict[str, Any]:
         path: ``iter_N_rank_R.pth``.
 
     Returns:
-        What ``recipe.engine.nonfinite.read_dump`` returns, with the content of the weights file in ``weights``.
+        The result of ``recipe.engine.nonfinite.read_dump``, with the content of the weights file in ``weights``.
 
     Raises:
-        console.UserError: A file is missing or damaged, or is no dump.
+        console.UserError: A file is missing, damaged or not a dump.
     """
     from recipe.engine.checkpoint import CheckpointError, load_from_local, read_in_own_process
     from recipe.engine.nonfinite import read_dump
@@ -47,7 +47,7 @@ def load(path: str) -> Dict[str, Any]:
         return weights
 
     try:
-        # First where a crash costs nothing: a dump may come from elsewhere.
+        # Read in a child process first: a dump of unknown origin could crash the reader.
         beside = read_in_own_process(path, lambda source: read_dump(source)['weights'])
         read_in_own_process(beside, lambda source: len(weights_of(source)))
         dump = read_dump(path)
@@ -65,16 +65,16 @@ def replay(dump: Dict[str, Any], device: str) -> Dict[str, Any]:
         device: ``cpu``, ``cuda`` or ``npu``.
 
     Returns:
-        ``losses`` by name, and ``grad_norm``.
+        ``losses`` (float by name) and ``grad_norm`` (float).
 
     Raises:
-        console.UserError: Its parts do not fit together, or it asks for what could run code.
+        console.UserError: The parts of the dump do not fit together, or its config could run code.
     """
     try:
         return _replay(dump, device)
     except console.UserError:
         raise
-    except Exception as error:  # whatever a class says of its arguments, or torch of a shape
+    except Exception as error:  # classes and torch raise many kinds of errors for wrong arguments and shapes
         reason = str(error).strip().split('\n')[0]
         raise console.UserError(f'the step cannot be replayed: {type(error).__name__}: {reason}') from None
 
@@ -104,7 +104,7 @@ def _replay(dump: Dict[str, Any], device: str) -> Dict[str, Any]:
     model.to(device).train()
     if device == 'cpu':
         torch.use_deterministic_algorithms(True, warn_only=True)
-    if not trusted:  # only the precision of its context is wanted
+    if not trusted:  # only the precision of the wrapper matters, so any known optimizer will do
         config.optim_wrapper.optimizer = {'type': 'SGD', 'lr': 0.0}
     wrapper = build_optim_wrapper(model, config.optim_wrapper)
     random_state.restore(dump['random_state'], torch.device(device))
@@ -120,7 +120,7 @@ def _replay(dump: Dict[str, Any], device: str) -> Dict[str, Any]:
 
 
 def table(dump: Dict[str, Any], again: Dict[str, Any]) -> List[str]:
-    """Lines for the user: where the step was, then each figure of the training and of the replay.
+    """Lines for the user: iteration, rank and images of the step, then each value in the training and in the replay.
 
     Args:
         dump: From ``load``.
@@ -158,6 +158,6 @@ def main() -> None:
     import mmseg.models  # noqa: F401  registers them
     from mmengine.device import get_device
 
-    with contextlib.redirect_stdout(io.StringIO()):  # what is logged while a model is built
+    with contextlib.redirect_stdout(io.StringIO()):  # hides what mmengine logs while it builds a model
         again = replay(dump, get_device() if asked.device == 'auto' else asked.device)
     console.say(json.dumps(again) if asked.json else '\n'.join(table(dump, again)))

@@ -1,4 +1,4 @@
-"""mmengine's runner with what a hook cannot change."""
+"""mmengine's runner, with changes that a hook cannot make."""
 
 import os
 import time
@@ -30,13 +30,13 @@ class RecipeRunner(Runner):
 
     - puts the fast modules into the model, unless the config has ``fast=False``;
     - names the file of a sample that cannot be read;
-    - gives each start a log folder of its own, whose name sorts behind those of all earlier starts:
-      ``20260101_120000``, or ``20260101_120000_002`` after another one of that second or a later one. mmengine's folder
-      bears the second of the start, so that two starts in one second overwrite each other's files.
+    - gives each start its own log folder. Its name sorts after the names of all earlier starts: ``20260101_120000``, or
+      ``20260101_120000_002`` if there is a folder of this second or a later one. mmengine names the folder by the
+      second of the start, so two starts in one second would overwrite each other's files.
     """
 
     def setup_env(self, env_cfg: Dict) -> None:
-        """Set up the environment, and agree on the log folder: rank 0 makes it, the other ranks take its name."""
+        """Set up the environment. Rank 0 makes the log folder and sends its name to the other ranks."""
         super().setup_env(env_cfg)
         name = torch.zeros(_NAME_BYTES, dtype=torch.uint8)
         if is_main_process():
@@ -60,7 +60,7 @@ class RecipeRunner(Runner):
         """Build a data loader whose errors name the file; see :class:`FileNamingDataset`."""
         if isinstance(dataloader, dict):
             dataset = dataloader.get('dataset')
-            if isinstance(dataset, dict) and dataset['type'] is not PositionSeededDataset:  # which names files itself
+            if isinstance(dataset, dict) and dataset['type'] is not PositionSeededDataset:  # it names files itself
                 dataloader = {**dataloader, 'dataset': {'type': FileNamingDataset, 'dataset': dataset}}
         return Runner.build_dataloader(dataloader, seed, diff_rank_seed)
 
@@ -69,12 +69,12 @@ def adapt_model(model: nn.Module, config: Any) -> Tuple[nn.Module, Optional[Dict
     """Adapt a built model to the device and the config.
 
     Args:
-        model: On the CPU.
-        config: ``mmengine.Config``; ``fast=False`` leaves the model as upstream has it.
+        model: The model, on the CPU.
+        config: ``mmengine.Config``; ``fast=False`` keeps upstream's modules.
 
     Returns:
-        The model, or the one in its place without synchronized batch norms, which a CPU does not have; and how many
-        modules of each class were replaced by fast ones, None if that is not wanted.
+        The model; if it trains on a CPU, synchronized batch norms are replaced by plain ones. And how many modules of
+        each class were replaced by fast ones, None with ``fast=False``.
     """
     if get_device() == 'cpu':
         model = revert_sync_batchnorm(model)
@@ -85,10 +85,10 @@ def make_log_folder(work_dir: Path) -> str:
     """Make a new log folder.
 
     Args:
-        work_dir: Where it is made.
+        work_dir: The parent folder.
 
     Returns:
-        Its name.
+        Name of the new folder.
     """
     while True:
         name = run_folder.next_name(os.listdir(work_dir), time.strftime('%Y%m%d_%H%M%S'))

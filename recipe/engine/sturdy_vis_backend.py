@@ -1,4 +1,4 @@
-"""Files of the log that survive a full disk."""
+"""Log files whose failure, such as a full disk, does not end the training."""
 
 import logging
 import os.path as osp
@@ -18,9 +18,7 @@ from recipe.engine.appended_lines import AppendedLines
 class SturdyVisBackend(LocalVisBackend):
     """Writes the files of :class:`mmengine.visualization.LocalVisBackend`.
 
-    But where the disk is full, read-only or gone, the training goes on:
-    scalars are kept and written once there is room again; a picture is left
-    out.
+    If the disk is full, read-only or gone, the training goes on. Scalars are kept and written later; images are lost.
 
     Args:
         *args, **kwargs: See :class:`mmengine.visualization.LocalVisBackend`.
@@ -43,7 +41,7 @@ class SturdyVisBackend(LocalVisBackend):
             self._warn('the config', e)
 
     def add_image(self, name: str, image: np.ndarray, step: int = 0, **kwargs) -> None:
-        """Record a picture.
+        """Record an image.
 
         Args:
             name (str): Its name.
@@ -57,7 +55,7 @@ class SturdyVisBackend(LocalVisBackend):
             self._warn(f'the picture {name}', e)
 
     def _dump(self, value_dict: dict, file_path: str, file_format: str) -> None:
-        """Append a line to a file."""
+        """Append a value to a file as one line."""
         file = self._files.setdefault(osp.abspath(file_path), AppendedLines(file_path))
         file.write(dump(value_dict, file_format=file_format) + '\n')
 

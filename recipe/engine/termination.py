@@ -1,4 +1,4 @@
-"""How the process of a rank ends: one line on stderr, and an exit status of ``recipe.core.exit_status``."""
+"""Ends the process of a rank with one line on stderr and an exit status of ``recipe.core.exit_status``."""
 
 import atexit
 import os
@@ -33,27 +33,27 @@ class TrainingEnded(SystemExit):
 
 
 def leave(ended: Optional[SystemExit] = None) -> NoReturn:
-    """End the process of a training after its exit functions and threads.
+    """End the process of a training after its threads and exit functions.
 
-    Python's own finalization is skipped. Threads of native code (gloo's) that call into an interpreter which is being
-    finalized abort the process ("terminate called without an active exception") after all its work.
+    Python's own finalization is skipped. If threads of native code (gloo's) call into an interpreter that is being
+    finalized, they abort the process ("terminate called without an active exception"), although all work is done.
 
     Args:
-        ended: What the training raised, on all ranks in the same iteration, or with ``UNREADABLE`` and ``LOADER_DIED``
-            on one rank alone. None: the training is complete.
+        ended: The exception that the training raised; None if it is complete. All ranks raise it in the same iteration,
+            except for ``UNREADABLE`` and ``LOADER_DIED``, which one rank may raise alone.
     """
     if isinstance(ended, TrainingEnded):
         ended.print_message()
     code = ended.code if ended else None
     if code not in (UNREADABLE, LOADER_DIED):
         end_collectives()
-        # What the interpreter does first when it ends. There is no public name for it.
+        # The interpreter does the same first when it ends. There is no public name for it.
         for thread in threading.enumerate():
             if not thread.daemon and thread is not threading.current_thread():
                 thread.join()
         atexit._run_exitfuncs()
-    # With these two statuses the other ranks wait for this one in a collective. So nothing may come first that waits
-    # for them or for a loader process.
+    # With these two statuses the other ranks wait for this one in a collective. So this process must not wait for them
+    # or for a loader process.
     has_text = not isinstance(code, (int, type(None)))  # sys.exit('some text')
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError):  # a full disk or a closed pipe

@@ -1,6 +1,6 @@
 """Trains as one rank: ``python recipe train CONFIG --work-dir=DIR [--device=D] [--resume] [--resume-from=FILE]``.
 
-The launcher starts it through torchrun; without torchrun it is a training of one process.
+The launcher starts it through torchrun. Without torchrun it trains in one process.
 """
 
 import argparse
@@ -14,7 +14,7 @@ def parse(argv: List[str]) -> argparse.Namespace:
     """Read the arguments of a rank.
 
     Args:
-        argv: As the launcher gives them.
+        argv: Arguments from the launcher.
     """
     parser = argparse.ArgumentParser(prog='python recipe train', description='Train as one rank.')
     parser.add_argument('config', help='a config file, such as config.py of a run folder')
@@ -33,17 +33,17 @@ def train(config_file: str, work_dir: str, device: str = 'auto', resume_from: Op
     """Train to the end, and end the process with an exit status of ``recipe.core.exit_status``.
 
     Args:
-        config_file: Resolved config, with the engine that ``equip()`` has put into it, or with upstream's.
+        config_file: Resolved config, with the recipe's engine (see ``equip()``) or with upstream's.
         work_dir: Run folder.
         device: ``auto``, ``npu``, ``cuda`` or ``cpu``.
-        resume_from: Checkpoint to go on from; all ranks have to name the same one. None: what the config says.
+        resume_from: Checkpoint to resume from; the same on all ranks. None: as the config says.
     """
     from mmengine.config import Config
     from mmengine.runner import Runner
     from mmseg.engine.device import prepare_device
     from mmseg.registry import RUNNERS
 
-    # A config may have replaced the imports that equip() has put into it.
+    # The config's custom_imports may have lost the entry of equip(), so import the components here.
     from recipe.engine import checkpoint, components  # noqa: F401  from here on checkpoints are read as data
     from recipe.engine.loaders import prepare_loaders
     from recipe.engine.precision import set_tf32
@@ -67,13 +67,13 @@ def train(config_file: str, work_dir: str, device: str = 'auto', resume_from: Op
 
 
 def checkpoint_to_resume(asked: argparse.Namespace) -> Optional[str]:
-    """The checkpoint that a rank goes on from, None if it begins.
+    """The checkpoint that a rank resumes from, None if it starts a new training.
 
     Args:
         asked: From ``parse``.
 
     Raises:
-        console.UserError: There is none.
+        console.UserError: ``--resume`` was given and there is no checkpoint.
     """
     if asked.resume_from is not None or not asked.resume:
         return asked.resume_from

@@ -1,4 +1,4 @@
-"""The backbone's pretrained weights: found, downloaded if need be, and compared with the model; all before training."""
+"""Finds the backbone's pretrained weights, downloads them if needed, and compares them with the model."""
 
 from __future__ import annotations
 
@@ -17,33 +17,34 @@ from typing import Any, Dict, List, Mapping, Optional, Tuple, Union
 from recipe.core import console, files, inputs
 
 _URL = re.compile(r'https?://')
-TIMEOUT_S = 10  # to connect, and for each read: offline machines should say so soon
+TIMEOUT_S = 10  # to connect, and for each read; short, so that offline machines fail soon
 _HASH = re.compile(r'-([0-9a-f]{8,64})\.pth$')  # OpenMMLab's and torch.hub's file names end with part of the sha256
-# Swin's tables of another window size are resized by the backbone itself.
+# The backbone itself resizes Swin's tables of another window size.
 _RESIZED = 'relative_position_bias_table'
-_ENOUGH = 0.9  # a backbone has norms of its own that classification weights lack: 8 of Swin-B's 329 tensors
+# Share of the backbone's tensors that a file has to hold. Classification weights lack the norms of the output stages:
+# 8 of Swin-B's 329 tensors.
+_ENOUGH = 0.9
 
 
 def cache_folder() -> Path:
-    """Where torch keeps downloaded weights: ``~/.cache/torch/hub/checkpoints``, or below TORCH_HOME."""
+    """Folder of torch's downloaded weights: ``~/.cache/torch/hub/checkpoints``, or below TORCH_HOME."""
     import torch
 
     return Path(torch.hub.get_dir()) / 'checkpoints'
 
 
 def locate(given: Optional[str], source: Optional[str]) -> Optional[Path]:
-    """Find the weights file, downloading it where the machine is online.
+    """Find the weights file; download it if it is not there.
 
     Args:
-        given: What ``--pretrained`` says.
-        source: What the config names: URL or path, None for training from scratch.
+        given: Value of ``--pretrained``.
+        source: URL or path in the config, None for training from scratch.
 
     Returns:
-        The file, verified where its name holds its sha256; None for training from scratch.
+        The file, None for training from scratch. If its name holds part of its sha256, the file matches it.
 
     Raises:
-        console.UserError: No such file, and it cannot be downloaded: URL, file name and where to put it. Or the file
-            is damaged.
+        console.UserError: It is damaged; or there is none and it cannot be downloaded (names URL and target path).
     """
     named = _named(given, source)
     if named is None:
@@ -72,11 +73,11 @@ def _cached(url: str) -> Path:
 
 
 def to_download(given: Optional[str], source: Optional[str]) -> Optional[Tuple[str, Path]]:
-    """URL and future place of a weights file that ``locate`` would have to download, None if it would not.
+    """URL and target path of a weights file that ``locate`` would download, None if it would download none.
 
     Args:
         given: As for ``locate``.
-        source: Likewise.
+        source: As for ``locate``.
     """
     named = _named(given, source)
     if named is None or not _URL.match(named) or _cached(named).is_file():
@@ -101,7 +102,7 @@ def _require_hash(path: Union[str, Path], name: str) -> None:
 
 
 def _download(url: str, path: Path) -> None:
-    """Bring a file whole or not at all."""
+    """Download a file; a download that fails leaves nothing at ``path``."""
     console.say(f'downloading {url} to {path}')
     try:
         with _open(url) as response:
@@ -118,7 +119,7 @@ def _download(url: str, path: Path) -> None:
 
 
 def _open(url: str) -> Any:
-    """Open a URL, or give up soon: asking a name server has a time limit of its own, up to minutes."""
+    """Open a URL within 2 * TIMEOUT_S. urlopen's timeout does not limit the name lookup, which may take minutes."""
     answer: queue.Queue = queue.Queue()
 
     def ask() -> None:
@@ -151,14 +152,14 @@ def _copy(response: Any, file: Any, name: str) -> None:
 
 @dataclass(frozen=True)
 class Match:
-    """How a weights file fits a backbone; names of tensors.
+    """Names of the tensors that do and do not match between a weights file and a backbone.
 
     Attributes:
-        found: In both, with the shape that is needed.
+        found: In both, with the same shape.
         resized: In both; the backbone resizes them.
         missing: Learned tensors of the backbone that the file lacks.
-        unexpected: Of the file, unknown to the backbone.
-        other_shape: In both, with another shape.
+        unexpected: Tensors of the file that the backbone lacks.
+        other_shape: In both, with different shapes.
     """
 
     found: List[str]
@@ -184,12 +185,12 @@ def compare(path: Path, parameters: Mapping[str, Any], buffers: Mapping[str, Any
     """Compare a weights file with a backbone.
 
     Args:
-        path: Weights file: OpenMMLab's for classification or segmentation, or a plain dict of tensors.
+        path: Weights file of OpenMMLab (classification or segmentation), or with a plain dict of tensors.
         parameters: The backbone's learned tensors, by name.
         buffers: Its other tensors, which the file may hold as well.
 
     Raises:
-        console.UserError: No weights file, or one of another model.
+        console.UserError: The file is not a weights file, or is of another model.
     """
     shapes = _shapes(path)
     match = Match([], [], [], [], [])
@@ -225,17 +226,17 @@ def compare(path: Path, parameters: Mapping[str, Any], buffers: Mapping[str, Any
 
 
 def require_start(source: str, model: Any) -> str:
-    """Compare the checkpoint that a training begins with (``load_from``) with the model.
+    """Compare the checkpoint in ``load_from`` with the model.
 
     Args:
-        source: Path; of a URL nothing can be said yet.
-        model: From ``run_config.build_model``.
+        source: Path. A URL is not compared.
+        model: From ``build_model`` of ``recipe.engine.config``.
 
     Returns:
-        What will be loaded, in words, with the first difference.
+        What will be loaded, in words. Differences are printed as a warning.
 
     Raises:
-        console.UserError: It cannot be read, or it fits not even half of the model.
+        console.UserError: It cannot be read, or fits less than half of the model.
     """
     if _URL.match(source) or '://' in source:
         return source
@@ -259,13 +260,13 @@ def require_start(source: str, model: Any) -> str:
 
 
 def _shapes(path: Path, whole: bool = False) -> Dict[str, Tuple[int, ...]]:
-    """Shapes of the tensors of a weights file, under the names that a backbone has for them.
+    """Shapes of the tensors of a weights file, by their names in the backbone.
 
-    The file is read in a process of its own: it may come from anywhere.
+    The file is read in its own process, because its origin may be unknown.
 
     Args:
         path: The file.
-        whole: Whether names are those of a whole model instead.
+        whole: Whether the names are those in the whole model instead.
     """
     from recipe.engine.checkpoint import CheckpointError, UntrustedCheckpointError, load_outline, read_in_own_process
 

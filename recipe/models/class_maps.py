@@ -1,7 +1,7 @@
-"""From the masks of queries to a map of classes, part by part.
+"""Turns the masks of queries into class scores, a few rows at a time.
 
-At full size the masks of 100 queries of a 1024 x 2048 image are 839 MB, which are written and read several times. Here
-some rows at a time are enlarged and added up, with the same result.
+At full size the masks of 100 queries of a 1024 x 2048 image take 839 MB, which are written and read several times. Here
+a few rows at a time are enlarged and summed, with the same result.
 """
 
 from typing import Tuple
@@ -10,23 +10,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Elements of the enlarged masks at a time: as many as the cache of a CPU holds, and enough to keep an accelerator busy.
+# Elements of enlarged masks at a time. On a CPU they fit into the cache; elsewhere they keep the accelerator busy.
 _PART_NUMEL = {'cpu': 2**22}
 _OTHER_PART_NUMEL = 2**27
 
 
 def class_scores(cls_logits: Tensor, mask_logits: Tensor, size: Tuple[int, int]) -> Tensor:
-    """Add up softmax(class) * sigmoid(mask) of all queries.
+    """Sum softmax(class) * sigmoid(mask) over all queries.
 
     MaskFormer (arXiv:2107.06278), section 3.4, semantic inference.
 
     Args:
-        cls_logits: (B, Q, C + 1), the last class being none.
+        cls_logits: (B, Q, C + 1); the last class means "no object".
         mask_logits: (B, Q, h, w); enlarged bilinearly.
         size: H and W.
 
     Returns:
-        (B, C, H, W).
+        Class scores, (B, C, H, W), in the floating dtype of the logits.
     """
     height, width = (int(side) for side in size)
     scores = F.softmax(cls_logits, dim=-1)[..., :-1]
@@ -42,7 +42,7 @@ def class_scores(cls_logits: Tensor, mask_logits: Tensor, size: Tuple[int, int])
     )
     for first in range(0, low, rows):
         last = min(first + rows, low)
-        # One more row on both sides, since the outer rows are interpolated from it.
+        # One more row on both sides, because the outer rows are interpolated from it.
         begin, end = max(first - 1, 0), min(last + 1, low)
         masks = F.interpolate(
             mask_logits[:, :, begin:end], ((end - begin) * times, width), mode='bilinear', align_corners=False
@@ -53,7 +53,7 @@ def class_scores(cls_logits: Tensor, mask_logits: Tensor, size: Tuple[int, int])
 
 
 def _rows(mask_logits: Tensor, height: int, width: int) -> int:
-    """Return how many rows of (h, w) are enlarged at a time."""
+    """Return how many of the h rows are enlarged at a time."""
     numel = _PART_NUMEL.get(mask_logits.device.type, _OTHER_PART_NUMEL)
     images, queries, low, _ = mask_logits.shape
     return max(4, numel // (images * queries * width * (height // low or 1)))
@@ -64,7 +64,7 @@ def _needs_gradient(*tensors: Tensor) -> bool:
 
 
 def most_likely(logits: Tensor) -> Tensor:
-    """Return the most likely class of each pixel; the first of several equal ones.
+    """Return the class with the largest logit of each pixel; the first one if several are equal.
 
     Args:
         logits: (C, H, W).

@@ -11,7 +11,7 @@ NAME = 'compiled_parts'
 class CompiledParts(NamedTuple):
     """Functions of modules and tensors, each compiled into one graph.
 
-    They take the modules as arguments. Otherwise a copy of a model, such as a moving average of it, would run with the
+    They take the modules as arguments. Otherwise a copy of a model, such as its moving average, would run with the
     weights of the original.
 
     Attributes:
@@ -32,10 +32,10 @@ def _run(module: nn.Module, x: Tensor) -> List[Tensor]:
 
 
 class _Warmed:
-    """Runs a function once without a graph for each input shape, then its graph.
+    """Runs a function without a graph once per input shape, and then its graph.
 
-    The first run makes and keeps what depends on shapes alone, such as position encodings and the positions of windows.
-    A graph would make it again in every step.
+    The first run makes and keeps the tensors that depend on shapes alone, such as position encodings and window maps. A
+    graph would make them again in every step.
     """
 
     def __init__(self, function: Callable, **options: Any) -> None:
@@ -56,17 +56,17 @@ class _Warmed:
 
 
 def compile_parts(model: nn.Module, **options: Any) -> None:
-    """Have a segmentor train in graphs, before and after the assignment of the matching.
+    """Make a segmentor train in graphs, before and after the assignment of the matching.
 
-    Only the training uses them. Predictions do not change. Names of parameters and checkpoints stay
-    what they are. All shapes follow from batch size and crop, so that each part is compiled once.
+    Only the training uses them. Predictions, parameter names and checkpoints do not change. All shapes follow from
+    batch size and crop, so each part is compiled once.
 
     Args:
         model: An ``EncoderDecoder`` with a ``Mask2FormerHead``.
-        options: Of ``torch.compile``.
+        options: Options of ``torch.compile``.
 
     Raises:
-        ValueError: The head, its matching or its losses are not those that the graphs are made of.
+        ValueError: The graphs do not compute the same as this head, its matching or its losses.
     """
     from recipe.models.decode import decode
     from recipe.models.static_loss import can_be_static, static_costs, static_point_losses

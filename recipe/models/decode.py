@@ -1,8 +1,8 @@
 """The forward pass of the Mask2Former head, without full-size masks.
 
-The mask of a query is the product of its embedding with the mask features. It is computed only where masks are needed.
-The attention masks between the layers come from mask features that were resized once for each level, since resizing is
-linear.
+The mask of a query is the product of its embedding with the mask features. It is computed only when it is needed.
+Resizing is linear. So the mask features are resized once per level, and the attention masks between the layers are
+computed from them.
 """
 
 from typing import Any, Callable, List, NamedTuple, Sequence
@@ -18,10 +18,10 @@ from recipe.models.masked_attention import Keys, decoder_layer, is_fusible, is_p
 
 
 class QueryPredictions(NamedTuple):
-    """What the decoder predicts for each query, before and after each layer.
+    """Predictions for the learned queries and for the queries after each decoder layer.
 
     Attributes:
-        cls_logits: (L, B, Q, num_classes + 1) with L the number of decoder layers plus one.
+        cls_logits: (L, B, Q, num_classes + 1). L is the number of decoder layers plus one.
         mask_embeds: (L, B, Q, C).
         mask_features: (B, C, h, w).
     """
@@ -41,13 +41,13 @@ class QueryPredictions(NamedTuple):
 
 
 def can_decode(head: nn.Module) -> bool:
-    """Return whether :func:`decode` computes what a head's modules compute.
+    """Return whether :func:`decode` computes the same as a head's modules.
 
     Args:
         head: A ``Mask2FormerHead``.
 
     Returns:
-        False if parts of the decoder are not the usual ones.
+        False if a part of the decoder is of another kind.
     """
     return (
         type(head.decoder_positional_encoding) is SinePositionalEncoding
@@ -58,10 +58,10 @@ def can_decode(head: nn.Module) -> bool:
 
 
 def _detached(module: nn.Module) -> Callable[[Tensor], Tensor]:
-    """Return a function that computes what a module does, with its parameters detached.
+    """Return a function that computes the same as a module, with detached parameters.
 
-    Autocast caches its casts of parameters. A cast made without gradients would cut off the gradients for the rest of
-    the forward pass. The weight of a linear layer is transposed here and not in each call.
+    Autocast caches its casts of parameters. If it cached a cast that was made without gradients, these parameters would
+    get no gradient in the rest of the forward pass. The weight of a linear layer is transposed once here.
     """
     if type(module) is nn.Linear and module.bias is not None and is_plain(module):
         weight, bias = module.weight.detach().t(), module.bias.detach()
@@ -83,12 +83,16 @@ class _AttentionMasks:
         ]
 
     def __call__(self, query: Tensor, level: int) -> Tensor:
-        """Threshold the masks of queries (B * Q, C) at the size of a level.
+        """Threshold the masks of queries at the size of a level.
+
+        Args:
+            query: (B * Q, C).
+            level: Index of the level.
 
         Returns:
-            Boolean, (B, Q, h * w). A query that would see nothing sees everything.
+            Bool, (B, Q, h * w), True if the query may attend to the pixel.
         """
-        # As a decorator it would break the graph of torch.compile.
+        # As a decorator, no_grad would break the graph of torch.compile.
         with torch.no_grad():
             for step in self.steps:
                 query = step(query)
@@ -108,7 +112,7 @@ def _level_keys(head: nn.Module, memories: Sequence[Tensor]) -> List[Keys]:
         memories: Outputs of the pixel decoder from low to high resolution, each (B, C, h, w).
 
     Returns:
-        One for each layer.
+        The keys of each layer.
     """
     layers = head.transformer_decoder.layers
     num_levels: Any = head.num_transformer_feat_level
@@ -134,10 +138,10 @@ def decode(head: nn.Module, x: Sequence[Tensor]) -> QueryPredictions:
 
     Args:
         head: A ``Mask2FormerHead`` for which :func:`can_decode` holds.
-        x: Features of the backbone.
+        x: Features of the backbone, each (B, C, h, w).
 
     Returns:
-        Of the learned queries, then of each layer.
+        The predictions.
     """
     batch_size = x[0].shape[0]
     mask_features, memories = head.pixel_decoder(x)

@@ -18,16 +18,16 @@ from torch import Tensor
 from recipe.models.deform_attn_cpu import CPUDeformableAttention
 from recipe.models.execution import is_compiling
 
-# What the compiled operator takes on each kind of device. Everything else is computed in float32 and cast back. On CUDA
-# the operator takes float16 too, but with coordinates in float16, which is 1/16 of a pixel at the far end of a map of
-# 128 pixels.
+# Dtypes of the compiled operator on each kind of device. Other dtypes are computed in float32 and cast back. On CUDA
+# the operator takes float16 too, but its coordinates are then float16 as well, with steps of 1/16 of a pixel at the end
+# of a map of 128 pixels.
 _COMPILED_DTYPES = {
     'cuda': (torch.float32, torch.float64),
     'mlu': (torch.float16, torch.float32),
     'musa': (torch.float16, torch.float32, torch.float64),
 }
 _HALF = (torch.bfloat16, torch.float16)
-# Names an implementation for CUDA, for measuring and if one fails.
+# Environment variable that chooses the implementation on CUDA, for measurements or if one fails.
 CHOICE = 'MMCV_DEFORM_ATTN'
 CHOICES = ('auto', 'triton', 'compiled', 'pytorch')
 # Whether the Triton kernel gave the right result, by device.
@@ -36,7 +36,7 @@ Shapes = Sequence[Tuple[int, int]]
 
 
 class FastMultiScaleDeformableAttention(MultiScaleDeformableAttention):
-    """mmcv's module, with the implementation that the device and the precision call for."""
+    """mmcv's module; chooses the implementation by device and dtype."""
 
     def forward(
         self,
@@ -52,15 +52,15 @@ class FastMultiScaleDeformableAttention(MultiScaleDeformableAttention):
         host_shapes: Optional[Shapes] = None,
         **kwargs: Any,
     ) -> Tensor:
-        """Compute what upstream's method computes.
+        """Compute the same as upstream's method.
 
         Args:
             query: Shape (queries, B, C), or (B, queries, C) if ``batch_first``.
             key: Not used, as upstream.
             value: Shape (keys, B, C), or (B, keys, C) if ``batch_first``. Default: ``query``.
-            identity: What the result is added to. Default: ``query``.
+            identity: Added to the result. Default: ``query``.
             query_pos: Added to ``query`` first.
-            key_padding_mask: Boolean, (B, keys); true where a key is padding.
+            key_padding_mask: Bool, (B, keys); True if a key is padding.
             reference_points: (x, y) in [0, 1] or boxes (x, y, w, h), shape (B, queries, levels, 2 or 4).
             spatial_shapes: (h, w) of each level, shape (levels, 2), integer.
             level_start_index: First key of each level, shape (levels,), integer.
@@ -84,7 +84,7 @@ class FastMultiScaleDeformableAttention(MultiScaleDeformableAttention):
         else:
             assert (spatial_shapes[:, 0] * spatial_shapes[:, 1]).sum() == num_value
 
-        # A linear layer makes a matrix of rows of anything else, for which it needs more operators.
+        # A linear layer turns other shapes into a matrix first, which takes more operators.
         value = self.value_proj(value.flatten(0, 1))
         if key_padding_mask is not None:
             value = value.masked_fill(key_padding_mask.reshape(-1, 1), 0.0)
@@ -106,7 +106,7 @@ class FastMultiScaleDeformableAttention(MultiScaleDeformableAttention):
 
 
 def _locations(reference_points: Tensor, offsets: Tensor, spatial_shapes: Tensor) -> Tensor:
-    """Return where to sample, (x, y) in [0, 1], in the shape of ``offsets``: (B, queries, heads, levels, points, 2)."""
+    """Return the sampling locations, (x, y) in [0, 1], shape (B, queries, heads, levels, points, 2)."""
     if reference_points.shape[-1] == 2:
         # Offsets are in pixels of their level; (levels, 1, 2).
         size = spatial_shapes.flip(-1).unsqueeze(-2)
@@ -126,22 +126,22 @@ def multi_scale_deformable_attn(
     im2col_step: int = 64,
     host_shapes: Optional[Shapes] = None,
 ) -> Tensor:
-    """Sample, weight and add up (Deformable DETR, equation 3).
+    """Sample, weight and sum (Deformable DETR, equation 3).
 
-    The device of ``value`` decides which implementation computes it:
+    The device of ``value`` chooses the implementation:
 
     - NPU: ``mx_driving.multi_scale_deformable_attn``.
     - CUDA, MLU and MUSA: mmcv's compiled operator, if it was built.
     - CUDA in half precision, or without that operator: the Triton kernel of ``deform_attn_triton``, if Triton is
-      installed and a small case comes out right on the device. The environment variable ``MMCV_DEFORM_ATTN`` (auto,
-      triton, compiled, pytorch) overrides this.
+      installed and its result in a small case is right on the device. The environment variable ``MMCV_DEFORM_ATTN``
+      (auto, triton, compiled, pytorch) overrides this.
     - CPU: ``CPUDeformableAttention``, except under torch.compile.
     - Everything else: ``multi_scale_deformable_attn_pytorch``.
 
-    In float32 the compiled operator comes first, since upstream trains with it and nothing measured speaks against it.
+    In float32 the compiled operator is preferred, because upstream trains with it.
 
-    Bilinear sampling in half precision is off by whole pixels at coordinates near 1. So a ``value`` in half precision
-    is sampled in float32, except by the Triton kernel, which takes coordinates in float32.
+    With coordinates in half precision, samples near coordinate 1 are off by whole pixels. So a ``value`` in half
+    precision is cast to float32. Only the Triton kernel reads it as it is, with coordinates in float32.
 
     Args:
         value: Shape (B, keys, heads, C / heads), of any floating dtype.
@@ -201,7 +201,7 @@ def _choice() -> str:
 
 
 def _takes_triton(value: Tensor) -> bool:
-    """Return whether the Triton kernel computes with these values on CUDA."""
+    """Return whether the Triton kernel is used for these values on CUDA."""
     choice = _choice()
     if choice in ('compiled', 'pytorch'):
         return False
@@ -213,10 +213,10 @@ def _takes_triton(value: Tensor) -> bool:
 
 
 def _try_triton(device: torch.device) -> bool:
-    """Compare the Triton kernel with the PyTorch form in a small case; returns whether they agree.
+    """Compare the Triton kernel with the PyTorch implementation in a small case; return whether they agree.
 
-    Triton may be missing, find no C compiler for its launcher, or not know the GPU. A wrong result must not train a
-    model.
+    Triton may be missing, find no C compiler for its launcher, or not support the GPU. No model must be trained with
+    wrong results.
     """
     try:
         from recipe.models.deform_attn_check import compare

@@ -1,4 +1,4 @@
-"""The Triton kernel of deformable attention against its PyTorch form."""
+"""Compares the Triton kernel of deformable attention with the PyTorch implementation."""
 
 from typing import Sequence, Tuple
 
@@ -6,7 +6,7 @@ import torch
 from mmcv.ops.multi_scale_deform_attn import multi_scale_deformable_attn_pytorch
 from torch import Tensor
 
-# Of levels of odd sizes.
+# (h, w) of the levels; odd sizes.
 SHAPES = ((5, 3), (1, 7))
 
 
@@ -19,21 +19,21 @@ def small_case(
     queries: int = 37,
     points: int = 2,
 ) -> Tuple[Tensor, Tensor, Tensor]:
-    """Draw values, locations and weights, with samples outside of the maps.
+    """Draw values, locations and weights for two images. Some samples lie outside of the maps.
 
     Args:
-        device: Where they are.
-        dtype: Of the values; the others are float32, or float64 with it. Defaults to torch.float32.
+        device: Device of the tensors.
+        dtype: Dtype of the values. The others are float64 if it is float64, else float32. Defaults to torch.float32.
         shapes: (h, w) of each level.
-        heads: Heads. Defaults to 2.
-        dim: Channels of a head. Defaults to 32.
-        queries: Queries. Defaults to 37.
-        points: Samples of a level. Defaults to 2.
+        heads: Number of heads. Defaults to 2.
+        dim: Channels per head. Defaults to 32.
+        queries: Number of queries. Defaults to 37.
+        points: Samples per level. Defaults to 2.
 
     Returns:
         The arguments ``value``, ``sampling_locations`` and ``attention_weights`` of
-        :func:`~recipe.models.deform_attn.multi_scale_deformable_attn`. The same at each call; the random state of torch
-        stays as it is.
+        :func:`~recipe.models.deform_attn.multi_scale_deformable_attn`. They are the same at each call. torch's random
+        state does not change.
     """
     draw = torch.Generator().manual_seed(0)
     other = torch.float64 if dtype == torch.float64 else torch.float32
@@ -45,15 +45,15 @@ def small_case(
 
 
 def compare(device: torch.device, dtype: torch.dtype = torch.float32) -> None:
-    """Run the kernel forward and backward, and compare.
+    """Run the kernel forward and backward, and compare with the PyTorch implementation in float64.
 
     Args:
         device: A GPU, or a CPU with ``TRITON_INTERPRET=1``.
-        dtype: Of the values. Defaults to torch.float32.
+        dtype: Dtype of the values. Defaults to torch.float32.
 
     Raises:
-        AssertionError: A result or gradient is not that of ``multi_scale_deformable_attn_pytorch``.
-        Exception: Triton cannot run; of any kind.
+        AssertionError: A result or gradient differs from that of ``multi_scale_deformable_attn_pytorch``.
+        Exception: Triton cannot run; the error may be of any kind.
     """
     from recipe.models.deform_attn_triton import TritonDeformableAttention
 
@@ -71,6 +71,6 @@ def compare(device: torch.device, dtype: torch.dtype = torch.float32) -> None:
     names = ('result', 'gradient of value', 'gradient of locations', 'gradient of weights')
     for name, result, want in zip(names, results, wanted):
         error = (result.double() - want).norm() / want.norm()
-        # with "not", so that NaN is caught
+        # Written with "not" so that NaN fails too.
         if not error <= rounding:
             raise AssertionError(f'{name} is off by {error:.1e}, relatively')

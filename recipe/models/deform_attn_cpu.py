@@ -1,10 +1,10 @@
-"""Multi-scale deformable attention on CPU that keeps no sampled value.
+"""Multi-scale deformable attention on CPU that keeps no sampled values.
 
-The samples of one layer of Mask2Former at 512 x 1024 are 264 MB an image pair, which upstream keeps for the backward
-pass of each layer. Here the levels are sampled one after the other, weighted in place and added up. The backward pass
-samples each level again.
+Upstream keeps the samples of each layer for the backward pass: 264 MB per layer of Mask2Former for two images of 512 x
+1024. Here the levels are sampled one after the other, weighted in place and summed. The backward pass samples each
+level again.
 
-Queries are the last axis everywhere. Then neighbouring queries sample neighbouring pixels, and weights and sums run
+The queries are always the last axis. Then neighbouring queries sample neighbouring pixels, and weights and sums run
 along contiguous memory.
 """
 
@@ -47,10 +47,10 @@ class Samples(NamedTuple):
 
 
 def attend(samples: Samples) -> Tensor:
-    """Sample, weight and add up: Deformable DETR, equation 3.
+    """Sample, weight and sum (Deformable DETR, equation 3).
 
     Args:
-        samples: What, where, and how much of it.
+        samples: Values, positions and weights.
 
     Returns:
         Shape (bs, num_heads * head_dim, num_queries).
@@ -67,10 +67,10 @@ def attend_backward(grad: Tensor, samples: Samples, grad_grids: Tensor, grad_wei
     """Compute the gradients of :func:`attend`.
 
     Args:
-        grad: Of its result, contiguous.
+        grad: Gradient of its result, contiguous.
         samples: Its argument.
         grad_grids: Receives the gradient of the grids, in their shape.
-        grad_weights: Receives that of the weights; contiguous.
+        grad_weights: Receives the gradient of the weights, in their shape; contiguous.
 
     Returns:
         The gradient of the values, shape (bs, num_heads * head_dim, num_keys).
@@ -83,7 +83,7 @@ def attend_backward(grad: Tensor, samples: Samples, grad_grids: Tensor, grad_wei
         sampled = _sample(value, grid)
         torch.sum(sampled.mul_(grad), 1, out=number)
         torch.mul(grad, weight, out=sampled)
-        # Modes: bilinear, zeros for padding, align_corners=False.
+        # Bilinear (0), zeros for padding (0), align_corners=False.
         grad_value, grad_grid = torch.ops.aten.grid_sampler_2d_backward(sampled, value, grid, 0, 0, False, [True, True])
         grad_values.append(grad_value.flatten(2))
         place.copy_(grad_grid.unflatten(0, (bs, num_heads)).transpose(-1, -2))
@@ -100,7 +100,7 @@ class CPUDeformableAttention(Function):
         """Deformable DETR (arXiv:2010.04159), equation 3.
 
         Args:
-            ctx: Holds what the backward pass needs.
+            ctx: Receives the tensors for the backward pass.
             value: Shape (bs, num_keys, num_heads, head_dim), float32 or float64.
             sampling_locations: (x, y) in [0, 1], shape (bs, num_queries, num_heads, num_levels, num_points, 2).
             attention_weights: Shape (bs, num_queries, num_heads, num_levels, num_points).
@@ -144,5 +144,5 @@ def _queries_last(value: Tensor, locations: Tensor, weights: Tensor, shapes: Seq
 
 
 def _sample(value: Tensor, grid: Tensor) -> Tensor:
-    """-> (bs * num_heads, head_dim, num_points, num_queries)."""
+    """Sample one level bilinearly, (bs * num_heads, head_dim, num_points, num_queries)."""
     return F.grid_sample(value, grid, mode='bilinear', padding_mode='zeros', align_corners=False)

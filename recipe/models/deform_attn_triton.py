@@ -1,12 +1,10 @@
 """Multi-scale deformable attention in Triton, forward and backward.
 
-It needs no compiled extension. Values are read in their own precision, bfloat16 and float16 included. Coordinates are
-in float32, and everything is computed and added up in float32 (float64 for float64). Importing this module needs
-Triton.
+It needs no compiled extension. Values are read in their own dtype, bfloat16 and float16 included. Coordinates and all
+arithmetic are float32 (float64 for float64). The import of this module needs Triton.
 
-Several samples add to the gradient of one value in any order, with atomic additions of floating-point numbers, as in
-mmcv's compiled operator. With ``torch.use_deterministic_algorithms`` the numbers are integers, whose sum is the same in
-every order.
+Several samples add to the gradient of one value. The additions are atomic and in any order, as in mmcv's compiled
+operator. Under ``torch.use_deterministic_algorithms`` they add integers, whose sum does not depend on the order.
 """
 
 from typing import Callable, Tuple
@@ -17,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import Function, once_differentiable
 
-# Queries of one program.
+# Queries per program.
 _BLOCK = 32
 # Bits below the largest possible contribution in deterministic mode. An int64 holds the sum of 2^24 such contributions.
 _FIXED_BITS = 38
@@ -34,11 +32,11 @@ def _corner(level_ptr, rows, columns, inside, channels, dim, row_stride, w, acc_
 
 @triton.jit
 def _place(location_ptr, at, exists, h, w):
-    """Return the upper left corner and the distances from it, (BLOCK, )."""
+    """Return left, top, dx, dy of each sample, (BLOCK, ): its upper left pixel and its distance from that pixel."""
     x = tl.load(location_ptr + at * 2, mask=exists, other=0.0) * w - 0.5
     y = tl.load(location_ptr + at * 2 + 1, mask=exists, other=0.0) * h - 0.5
-    # A sample that far outside reads zeros anyway, and its position has to fit into an int. (max and min make one of
-    # the bounds of NaN.)
+    # Samples this far outside read zeros anyway, and the clamped position fits into an int. max and min turn NaN into
+    # one of the bounds.
     x = tl.minimum(tl.maximum(x, -2.0), w + 1.0)
     y = tl.minimum(tl.maximum(y, -2.0), h + 1.0)
     left = tl.floor(x)
@@ -71,7 +69,7 @@ def _forward(
     exists = query < num_queries
     channels = tl.arange(0, D)
     row_stride = heads * dim
-    # (bs, num_queries, num_heads) of this program
+    # Flat index into (bs, num_queries, num_heads).
     place = (image * num_queries + query) * heads + head
     acc = tl.zeros((BLOCK, D), dtype=acc_type)
     for level in range(levels):
@@ -264,7 +262,7 @@ def _sizes(value: Tensor, locations: Tensor) -> Tuple[tuple, tuple, dict]:
 
 
 def _as_operator(name: str) -> Callable:
-    """Make a function an operator, which torch.compile does not trace."""
+    """Make a function an operator, so that torch.compile does not trace it."""
     if hasattr(torch.library, 'custom_op'):  # since torch 2.4
         return torch.library.custom_op(f'recipe::{name}', mutates_args=())
     return torch._dynamo.disable
@@ -301,18 +299,18 @@ def run_backward(
     """Gradients of :func:`run_forward`.
 
     Args:
-        grad: Shape and dtype of its result.
+        grad: Gradient of its result, with the same shape and dtype.
         value: As in ``run_forward``.
         shapes: As in ``run_forward``.
         starts: As in ``run_forward``.
         locations: As in ``run_forward``.
         weights: As in ``run_forward``.
-        deterministic: Add up in fixed point, which gives the same sum in every order. The step is 2^-38 of the largest
-            gradient times the largest weight.
+        deterministic: Sum in fixed point, so that the sum does not depend on the order. The step is 2^-38 of the
+            largest gradient times the largest weight.
 
     Returns:
-        Of ``value``, ``locations`` and ``weights``, each with its dtype. If a number of ``grad`` is not finite, neither
-        are all of the first.
+        Gradients of ``value``, ``locations`` and ``weights``, each in the shape and dtype of its tensor. If an element
+        of ``grad`` is not finite, at least one element of the first is not finite.
     """
     grad, value, locations, weights = (t.contiguous() for t in (grad, value, locations, weights))
     grid, sizes, constants = _sizes(value, locations)
@@ -364,13 +362,13 @@ class TritonDeformableAttention(Function):
 
     @staticmethod
     def forward(ctx, value: Tensor, shapes: Tensor, starts: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
-        """Compute what :func:`run_forward` computes."""
+        """Compute the same as :func:`run_forward`."""
         ctx.save_for_backward(value, shapes, starts, locations, weights)
         return run_forward(value, shapes, starts, locations, weights)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple:
-        """Compute what :func:`run_backward` computes."""
+        """Compute the same as :func:`run_backward`."""
         grads = run_backward(grad, *ctx.saved_tensors, torch.are_deterministic_algorithms_enabled())
         return grads[0], None, None, grads[1], grads[2]

@@ -1,4 +1,4 @@
-"""Tensors of a multi-scale encoder that depend on feature shapes alone, made once for each set of shapes."""
+"""Tensors of a multi-scale encoder that depend on feature shapes alone; made once per set of shapes."""
 
 from typing import Any, Callable, Hashable, NamedTuple, Sequence, Tuple
 
@@ -13,11 +13,11 @@ _MAX_GEOMETRIES = 16
 
 
 class EncoderGeometry(NamedTuple):
-    """Tensors that depend on shapes alone, of an image without padding.
+    """Tensors that depend on shapes alone, for images without padding.
 
     Attributes:
-        positional_encodings: One (1, h * w, c) a level.
-        reference_points: Normalised (x, y) of every key for each level, shape (1, num_keys, num_levels, 2).
+        positional_encodings: For each level (1, h * w, c).
+        reference_points: Normalised (x, y) of each key on each level, shape (1, num_keys, num_levels, 2).
         spatial_shapes: (h, w) of each level, shape (num_levels, 2), int64.
         level_start_index: First key of each level, shape (num_levels, ), int64.
     """
@@ -38,11 +38,11 @@ def encoder_geometry(
     """Return the geometry of these shapes, which is kept for later calls.
 
     Args:
-        positional_encoding: Without parameters; the geometries are kept in it.
-        point_generator: Gives the centre of each cell.
-        levels: Index of each level for ``point_generator``.
+        positional_encoding: A module without parameters. The geometries are kept in it.
+        point_generator: Computes the centre of each cell.
+        levels: Index of each level in ``point_generator``.
         shapes: (h, w) of each level.
-        device: Where the tensors are needed.
+        device: Device of the tensors.
 
     Returns:
         The geometry. It is shared: do not change it in place.
@@ -58,7 +58,7 @@ def unpadded_encoding(positional_encoding: nn.Module, feature: Tensor) -> Tensor
     """Return the encoding of a feature map without padding.
 
     Args:
-        positional_encoding: A ``SinePositionalEncoding``, in which the encodings are kept.
+        positional_encoding: A ``SinePositionalEncoding``. The encodings are kept in it.
         feature: The feature map, (B, C, h, w).
 
     Returns:
@@ -73,7 +73,7 @@ def unpadded_encoding(positional_encoding: nn.Module, feature: Tensor) -> Tensor
 
 
 def _kept(module: nn.Module, key: Hashable, make: Callable[[], Any]) -> Any:
-    """Return what is kept in a module for a key; make it first if it is not there."""
+    """Return the value that a module keeps for a key; make it first if there is none."""
     kept = module.__dict__.setdefault('_geometries', {})
     if key not in kept:
         with kept_constants():

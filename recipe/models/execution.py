@@ -1,4 +1,4 @@
-"""How a module runs at the moment: queries that decide whether a fast path is allowed."""
+"""Queries that decide whether a fast path is allowed."""
 
 from contextlib import contextmanager
 from typing import Iterator
@@ -33,9 +33,9 @@ def is_plain(module: nn.Module) -> bool:
 
 @contextmanager
 def kept_constants() -> Iterator[None]:
-    """Make tensors that are kept from call to call.
+    """Context in which tensors are made that are kept between calls.
 
-    They have no gradient. A tensor that was made in inference mode could not be used in training later.
+    They have no gradient. Inference mode is off, because tensors made in it cannot be used in training.
     """
     with torch.inference_mode(False), torch.no_grad():
         yield

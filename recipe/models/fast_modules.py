@@ -1,4 +1,4 @@
-"""The pass that puts the fast modules into a built model."""
+"""Puts the fast modules into a built model."""
 
 from collections import Counter
 from typing import Dict, Tuple, Type
@@ -13,7 +13,7 @@ from recipe.models.preprocessor import FastSegDataPreProcessor
 from recipe.models.segmentor import FastEncoderDecoder
 from recipe.models.swin import FastShiftWindowMSA, FastSwinBlock, FastSwinTransformer, FastWindowMSA
 
-# Each is a subclass of the upstream class that it stands for, which comes first among its bases.
+# The first base of each class is the upstream class that it replaces.
 FAST_CLASSES: Tuple[Type[nn.Module], ...] = (
     FastSegDataPreProcessor,
     FastEncoderDecoder,
@@ -31,15 +31,15 @@ FAST_CLASSES: Tuple[Type[nn.Module], ...] = (
 def accelerate(model: nn.Module) -> Dict[str, int]:
     """Replace the parts of a model that have a faster form, in place.
 
-    A part is replaced if its type is exactly an upstream class of ``FAST_CLASSES``. Subclasses and all other parts stay
-    as they are. The result has the same parameters, state-dict names, mathematics (up to float rounding) and random
-    draws. It may be called again, and with a model that is wrapped for distributed training.
+    A part is replaced if its type is exactly the first base of one of ``FAST_CLASSES``. Subclasses and all other parts
+    stay as they are. Parameters, state-dict names, mathematics (up to float rounding) and random draws do not change.
+    It may be called again, and the model may be wrapped for distributed training.
 
     Args:
-        model: A segmentor of mmseg, built, on any device.
+        model: A built segmentor of mmseg, on any device.
 
     Returns:
-        How many modules of each upstream class were replaced.
+        Number of replaced modules by the name of their upstream class.
     """
     fast = {cls.__bases__[0]: cls for cls in FAST_CLASSES}
     replaced: Dict[str, int] = Counter()
@@ -55,9 +55,8 @@ def adopt(module: nn.Module, cls: Type[nn.Module]) -> None:
     """Turn a module into a direct subclass of its class, in place.
 
     Only its class changes. So its parameters, buffers and hooks, its name in state dicts, and all references to it
-    (from other modules, an optimizer or a wrapper) stay valid. A new module that takes over the parameters would have
-    to find and change every such reference. ``cls`` may define ``set_up()``, which makes what ``__init__`` would have
-    made.
+    (from other modules, an optimizer or a wrapper) stay valid. With a new module each of these references would have to
+    be found and changed. ``cls`` may define ``set_up()``, which sets the attributes that ``__init__`` would have set.
 
     Args:
         module: An instance of ``cls.__bases__[0]`` itself.

@@ -1,8 +1,8 @@
 """Two linear layers with an activation between them, as one function.
 
-Autograd keeps three tensors of a feed-forward network: the input and both sides of the activation. With a norm before
-it, it keeps a fourth. One of them is enough: the others are cheap to compute again, while memory and the number of
-operators bound a step on every device.
+For a feed-forward network autograd keeps the input and both sides of the activation, and one more tensor if there is a
+norm before it. This function keeps the input and one side of the activation. The others are cheap to compute again,
+while memory and the number of operators limit a step on every device.
 """
 
 from typing import Any, Optional, Tuple
@@ -18,14 +18,17 @@ from recipe.models.execution import autocasts, is_compiling, is_plain
 
 
 class FastFFN(FFN):
-    """mmcv's feed-forward network, with :func:`feed_forward` for its layers."""
+    """mmcv's feed-forward network; runs its layers with :func:`feed_forward`."""
 
     def forward(self, x: Tensor, identity: Optional[Tensor] = None) -> Tensor:
-        """Compute what :meth:`FFN.forward` computes.
+        """Compute the same as :meth:`FFN.forward`.
 
         Args:
             x: Shape (..., C).
-            identity: What the result is added to, of the same shape. Default: ``x``.
+            identity: Added to the result, of the same shape. Default: ``x``.
+
+        Returns:
+            Shape (..., C).
         """
         out = self.gamma2(feed_forward(self.layers, x))
         if not self.add_identity:
@@ -36,9 +39,9 @@ class FastFFN(FFN):
 def feed_forward(layers: nn.Sequential, x: Tensor, norm: Optional[nn.Module] = None) -> Tensor:
     """Run the layers of an :class:`FFN`, after a norm if one is given.
 
-    Two linear layers around a ReLU or GELU become one function if they drop nothing and have no hooks. Its backward
-    pass computes the activation and the norm again, and it has no second derivative. Under autocast, under
-    torch.compile and without gradients, the modules run one by one.
+    Two linear layers with a ReLU or GELU between them run as one function if nothing is dropped and there are no hooks.
+    Its backward pass computes the activation and the norm again. It has no second derivative. Under autocast, under
+    torch.compile and without gradients the modules run one by one.
 
     Args:
         layers: ``FFN.layers``.
@@ -64,7 +67,7 @@ def feed_forward(layers: nn.Sequential, x: Tensor, norm: Optional[nn.Module] = N
 
 
 def _two_layers(layers: nn.Sequential) -> Optional[Tuple[nn.Linear, nn.Linear, bool]]:
-    """Return both linear layers and whether GELU is between them, or None if the layers are others."""
+    """Return both linear layers and whether the activation is GELU; None if the layers are of other kinds."""
     if len(layers) != 3 or not isinstance(layers[0], nn.Sequential) or len(layers[0]) != 3:
         return None
     inner: Any = layers[0]
@@ -100,17 +103,17 @@ def is_layer_norm(norm: nn.Module, x: Tensor) -> bool:
 
 
 def _as_rows(x: Tensor) -> Tensor:
-    """Return (..., C) as (N, C). A matrix needs no view."""
+    """Return (..., C) as (N, C). A matrix is returned itself, without a view."""
     return x if x.dim() == 2 else x.reshape(-1, x.shape[-1])
 
 
 def _in_shape(rows: Tensor, shape: torch.Size) -> Tensor:
-    """Return (N, C) as (..., C); the way back from ``_as_rows``."""
+    """Return (N, C) as (..., C), the inverse of ``_as_rows``."""
     return rows if len(shape) == 2 else rows.view(shape)
 
 
 class _FeedForward(Function):
-    """(..., C) -> (..., C); no second derivative."""
+    """Two linear layers and their activation, after a norm if given, (..., C) -> (..., C); no second derivative."""
 
     @staticmethod
     def forward(
@@ -133,7 +136,7 @@ class _FeedForward(Function):
         if norm_weight is not None:
             inner, mean, rstd = torch.native_layer_norm(rows, rows.shape[-1:], norm_weight, norm_bias, eps)
         hidden = torch.addmm(bias1, inner, weight1.t())
-        # The gradient of ReLU needs its result alone.
+        # The gradient of ReLU needs only its result, so the input can be overwritten.
         active = F.gelu(hidden) if is_gelu else hidden.relu_()
         out = torch.addmm(bias2, active, weight2.t())
         ctx.save_for_backward(rows, hidden, weight1, weight2, mean, rstd, norm_weight, norm_bias)

@@ -17,26 +17,26 @@ from recipe.models.static_loss import static_loss
 
 
 class FastMask2FormerHead(Mask2FormerHead):
-    """mmseg's Mask2Former head, which computes the loss of all layers and images at once.
+    """mmseg's Mask2Former head; computes the losses of all layers and images at once.
 
-    If the decoder, the matching or a loss is not the usual one, upstream's methods run.
+    If the decoder, the matching or a loss is of another kind, upstream's methods run.
 
     Attributes:
         host_read: The one host read of a training step.
     """
 
     def set_up(self) -> None:
-        """Make what upstream's head does not have."""
+        """Add the host read, which upstream's head does not have."""
         self.host_read = HostRead()
 
     @property
     def decodes_at_once(self) -> bool:
-        """Whether :func:`decode` computes what the modules compute, and nothing listens to the head."""
+        """Whether :func:`decode` can replace the modules: it computes the same, and the head has no hooks."""
         return not (self._forward_hooks or self._forward_pre_hooks) and can_decode(self)
 
     @property
     def batches_loss(self) -> bool:
-        """Whether the loss is computed for all layers and images at once; the same on all ranks."""
+        """Whether the losses of all layers and images are computed at once; the same on all ranks."""
         return self.decodes_at_once and can_batch(self)
 
     def forward(self, x: List[Tensor], batch_data_samples: SampleList) -> Tuple[List[Tensor], List[Tensor]]:
@@ -45,6 +45,9 @@ class FastMask2FormerHead(Mask2FormerHead):
         Args:
             x: Features of the backbone.
             batch_data_samples: Not used, as upstream.
+
+        Returns:
+            For each layer the class logits, (B, Q, C + 1), and the mask logits, (B, Q, h, w).
         """
         if not can_decode(self):
             return super().forward(x, batch_data_samples)
@@ -57,11 +60,11 @@ class FastMask2FormerHead(Mask2FormerHead):
 
         Args:
             x: Features of the backbone.
-            batch_data_samples: With ``gt_sem_seg``, of the same size in all samples.
+            batch_data_samples: Hold ``gt_sem_seg``, all of the same size.
             train_cfg: Not used, as upstream.
 
         Returns:
-            The losses of each layer, as ``loss_by_feat`` names them.
+            Losses of one element for each layer, with the names of ``loss_by_feat``.
         """
         if not self.batches_loss:
             return super().loss(x, batch_data_samples, train_cfg)
@@ -69,7 +72,7 @@ class FastMask2FormerHead(Mask2FormerHead):
         classes = [present_classes(label_map, self.ignore_index) for label_map in maps]
         parts = parts_of(self)
         predictions = (parts.decode if parts else decode)(self, x)
-        # In float32 whatever the forward pass ran in: costs in half precision change the matching.
+        # Always in float32, because costs in half precision would change the matching.
         with torch.autocast(x[0].device.type, enabled=False):
             predictions = QueryPredictions(*(p.float() for p in predictions))
             data = [label_map.data for label_map in maps]
@@ -82,7 +85,7 @@ class FastMask2FormerHead(Mask2FormerHead):
 
         Args:
             x: Features of the backbone.
-            batch_img_metas: Give the size of the images, ``pad_shape`` or ``img_shape``.
+            batch_img_metas: Hold the size of the images, ``pad_shape`` or ``img_shape``.
             test_cfg: Not used, as upstream.
 
         Returns:
@@ -97,7 +100,7 @@ class FastMask2FormerHead(Mask2FormerHead):
 
 
 def _class_masks(maps: Sequence[Tensor], classes: Sequence[Sequence[int]]) -> Tensor:
-    """Make a float mask of each class of each map (1, H, W): (M, H, W)."""
+    """Make a float32 mask of each class of each map (1, H, W); M masks in all, (M, H, W)."""
     device = maps[0].device
     sizes = [len(names) for names in classes]
     names = torch.tensor([name for image in classes for name in image], dtype=maps[0].dtype).to(

@@ -1,7 +1,7 @@
-"""The one host read of a training step, which other parts can join.
+"""The one host read of a training step, which other values can join.
 
-Mask2Former's matching brings its costs to the host in every iteration, for which the host waits for the device. Other
-values can come along without another wait.
+In each iteration the host waits for the costs of Mask2Former's matching. Other values can come in the same copy,
+without another wait.
 """
 
 from typing import Callable, List, NamedTuple, Optional, Sequence
@@ -17,13 +17,13 @@ class _Joined(NamedTuple):
 
 
 class HostRead:
-    """Reads tensors on the host, together with the values that have joined.
+    """Reads tensors on the host, together with the values that joined the read.
 
     Each accelerated Mask2Former head has one, as ``head.host_read``.
 
     Attributes:
-        on_bad_costs: Called with a description if a matching cost is not finite. The step then goes on with losses that
-            are NaN, so that all ranks see it. None: the matching raises an error.
+        on_bad_costs: Called with a description if a matching cost is not finite. The step then goes on with NaN losses,
+            so that all ranks notice. None: the matching raises an error.
     """
 
     def __init__(self) -> None:
@@ -31,29 +31,29 @@ class HostRead:
         self._joined: List[_Joined] = []
 
     def join(self, values: Tensor, arrived: Callable[[np.ndarray], None]) -> None:
-        """Have values read together with the next tensors.
+        """Read values together with the next tensors.
 
         Args:
-            values: Floating point, on the device that is read from, shape (N,).
+            values: Floating point, shape (N,), on the device of the next tensors.
             arrived: Called with the N values after the read. An exception from it ends the step.
         """
         self._joined.append(_Joined(values, arrived))
 
     def leave(self, arrived: Callable[[np.ndarray], None]) -> bool:
-        """Take back what joined with this callback; returns whether there was any."""
+        """Remove the values that joined with this callback; return whether there were any."""
         staying = [one for one in self._joined if one.arrived is not arrived]
         found = len(staying) < len(self._joined)
         self._joined = staying
         return found
 
     def read(self, tensors: Sequence[Tensor]) -> List[np.ndarray]:
-        """Bring tensors, and all values that have joined, to the host in one copy.
+        """Bring tensors and all values that joined to the host in one copy.
 
         Args:
             tensors: At least one, of any shapes, on one device.
 
         Returns:
-            The values of each tensor, in its shape.
+            Each tensor as an array of the same shape.
         """
         joined, self._joined = self._joined, []
         parts = [tensor.flatten() for tensor in tensors] + [one.values for one in joined]

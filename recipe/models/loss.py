@@ -1,7 +1,7 @@
-"""The Mask2Former loss, all decoder layers and images at once.
+"""The Mask2Former loss for all decoder layers and images at once.
 
-Each ground truth mask is matched with one query as long as there are enough queries. So all shapes, counts and average
-factors follow from the labels, which the host knows.
+Each ground truth mask is matched with one query if there are enough queries. So all shapes, counts and average factors
+follow from the labels, which the host knows.
 """
 
 from functools import lru_cache
@@ -19,12 +19,12 @@ from recipe.models.execution import kept_constants
 from recipe.models.matching import MatchCosts, Pairs, assign, cost_matrix, match_costs
 from recipe.models.points import draw_points, keep_uncertain, sample
 
-# what weight_reduce_loss adds to an average factor
+# mmdet's weight_reduce_loss adds it to the average factor.
 EPS = torch.finfo(torch.float32).eps
 
 
 def can_batch(head: nn.Module) -> bool:
-    """Return whether :func:`batched_loss` computes what a head's parts compute.
+    """Return whether :func:`batched_loss` computes the same as a head's parts.
 
     Args:
         head: A ``Mask2FormerHead``.
@@ -52,7 +52,7 @@ def can_batch(head: nn.Module) -> bool:
 
 @lru_cache(maxsize=16)
 def _constant(values: Tuple[float], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Return values as a tensor that is sent to the device only once."""
+    """Return values as a tensor that is copied to the device only once."""
     with kept_constants():
         return torch.tensor(values, dtype=dtype, device=device)
 
@@ -80,7 +80,7 @@ def _match(
 ) -> Pairs:
     """Match the queries of all layers and images.
 
-    The predicted masks of an image are freed once they are sampled.
+    The predicted masks of an image are freed after they are sampled.
     """
     probabilities = predictions.cls_logits.softmax(-1)
     num_layers, _, num_queries, _ = probabilities.shape
@@ -98,7 +98,7 @@ def _match(
         predicted = predictions.masks_of(image)
         logits = sample(predicted, grid.unsqueeze(1)).squeeze(2)
         matrices.append(cost_matrix(costs, probabilities[:, image], logits, targets.transpose(0, 1), classes[image]))
-    # The one place of a training step where the host waits for the device.
+    # Only here does the host wait for the device in a training step.
     arrays = head.host_read.read(matrices)
     return assign(arrays, labels, head.num_classes, device, head.host_read.on_bad_costs)
 
@@ -107,9 +107,9 @@ def _matched_masks(predictions: QueryPredictions, pairs: Pairs, counts: List[int
     """Compute the full masks of matched queries only.
 
     Args:
-        predictions: Of all queries.
-        pairs: N in each layer.
-        counts: Pairs of each image, which add up to N.
+        predictions: Predictions of all queries.
+        pairs: N pairs in each layer.
+        counts: Number of pairs of each image, with the sum N.
 
     Returns:
         Mask logits, (L * N, h, w).
@@ -172,8 +172,8 @@ def batched_loss(
 ) -> Dict[str, Tensor]:
     """Compute the losses of all layers.
 
-    They equal those of :meth:`Mask2FormerHead.loss_by_feat` up to rounding, with the same random points for the same
-    seed. The host waits for the device once, for the costs of the matching.
+    They equal those of :meth:`Mask2FormerHead.loss_by_feat` up to rounding. The same seed gives the same random points.
+    The host waits for the device once, for the costs of the matching.
 
     Args:
         head: A ``Mask2FormerHead`` for which :func:`can_batch` holds.
@@ -182,12 +182,12 @@ def batched_loss(
         labels: For each image the classes of its masks, M in all.
 
     Returns:
-        ``loss_cls``, ``loss_mask`` and ``loss_dice`` of the last layer, and of the others with the prefixes ``d0.``,
-        ``d1.`` …
+        ``loss_cls``, ``loss_mask`` and ``loss_dice`` of the last layer. Those of the other layers have the prefixes
+        ``d0.``, ``d1.`` and so on. Each has one element.
 
     Raises:
-        ValueError: The head does not have a class; names image and class. Or a matching cost is not finite; see
-            :func:`assign`.
+        ValueError: The head does not have a class of ``labels`` (names image and class), or a matching cost is not
+            finite, see :func:`assign`.
     """
     _check_labels(labels, head.num_classes)
     num_layers, num_images, num_queries, _ = predictions.cls_logits.shape
@@ -214,7 +214,7 @@ def batched_loss(
         logits = sample(masks.unsqueeze(1), points.unsqueeze(1))[:, 0, 0]
         mask_losses, dice_losses = _point_losses(head, logits, targets, num_layers, num_masks)
     else:
-        # Zeros, from which every parameter gets a gradient.
+        # Zeros that still give each parameter a gradient.
         mask_losses = dice_losses = masks.view(num_layers, 0).sum(1)
     return name_losses(cls_losses, mask_losses, dice_losses, pairs.usable)
 
@@ -223,10 +223,10 @@ def name_losses(cls_losses: Tensor, mask_losses: Tensor, dice_losses: Tensor, us
     """Name the losses of each layer as :meth:`Mask2FormerHead.loss_by_feat` does, the last layer first.
 
     Args:
-        cls_losses: Of each layer, (L,).
-        mask_losses: (L, 1) or (L,).
-        dice_losses: Likewise.
-        usable: Whether the matching was; if not, all losses become NaN.
+        cls_losses: Class losses of each layer, (L,).
+        mask_losses: Mask losses, (L, 1) or (L,).
+        dice_losses: Dice losses, (L, 1) or (L,).
+        usable: Whether all matching costs were finite. If not, all losses become NaN.
     """
     kinds = {'loss_cls': cls_losses, 'loss_mask': mask_losses, 'loss_dice': dice_losses}
     layers = {kind: (losses if usable else losses * float('nan')).unbind() for kind, losses in kinds.items()}
@@ -239,17 +239,17 @@ def name_losses(cls_losses: Tensor, mask_losses: Tensor, dice_losses: Tensor, us
 def _targets(gt_masks: Tensor, points: Tensor, pairs: Pairs, num_layers: int) -> Tensor:
     """Sample the ground truth of each pair at its points.
 
-    Each mask is read once for all layers. For that the points are sorted by mask, and the values are sorted back by
+    The points are sorted by mask, so that each mask is read once for all layers. Then the values are sorted back by
     pair.
 
     Args:
         gt_masks: (M, H, W).
         points: (L * N, P, 2).
-        pairs: N in each layer.
+        pairs: N pairs in each layer.
         num_layers: L.
 
     Returns:
-        (L * N, P).
+        Targets in [0, 1], (L * N, P).
     """
     points = points.index_select(0, pairs.by_mask).view(len(gt_masks), num_layers, -1, 2)
     targets = sample(gt_masks.unsqueeze(1), points)

@@ -1,7 +1,7 @@
 """The masked decoder of Mask2Former with fused attention.
 
-The modules hold the parameters. The functions compute what the forward methods of the modules compute, for all layers
-at once if layers share an input. The queries of all images are rows of one matrix, (B * Q, C).
+The modules hold the parameters. The functions compute the same as the modules' forward methods, for all layers at once
+if they share an input. The queries of all images are rows of one matrix, (B * Q, C).
 """
 
 from typing import List, NamedTuple, Type
@@ -21,9 +21,9 @@ class Keys(NamedTuple):
 
     Attributes:
         query_weight: Projects the queries, (C, C).
-        query_bias: Likewise, (C, ).
-        key: (B, heads, K, C / heads).
-        value: (B, heads, K, C / heads).
+        query_bias: Bias of that projection, (C, ).
+        key: Projected keys, (B, heads, K, C / heads).
+        value: Projected values, (B, heads, K, C / heads).
     """
 
     query_weight: Tensor
@@ -33,7 +33,7 @@ class Keys(NamedTuple):
 
 
 def _drops(module: nn.Module) -> bool:
-    """Return whether a module drops at random in its present mode."""
+    """Return whether a module drops anything at random in its present mode."""
     if not module.training:
         return False
     if isinstance(module, nn.MultiheadAttention):
@@ -44,7 +44,7 @@ def _drops(module: nn.Module) -> bool:
 
 
 def _fusible_attention(attention: nn.Module) -> bool:
-    """Return whether an attention is the one that these functions compute."""
+    """Return whether these functions compute the same as an attention module."""
     if type(attention) is not MultiheadAttention:
         return False
     inner = attention.attn
@@ -60,7 +60,7 @@ def _fusible_attention(attention: nn.Module) -> bool:
 
 
 def is_fusible(decoder: BaseModule, layer_type: Type[nn.Module]) -> bool:
-    """Return whether a decoder's layers compute what these functions compute.
+    """Return whether these functions compute the same as a decoder's layers.
 
     Args:
         decoder: A ``Mask2FormerTransformerDecoder``.
@@ -68,7 +68,7 @@ def is_fusible(decoder: BaseModule, layer_type: Type[nn.Module]) -> bool:
 
     Returns:
         False if a layer, an attention or one of its options differs, or if a layer has hooks. Also False if dropout is
-        active, since its random numbers depend on the layout of the tensors.
+        active, because its random numbers depend on the layout of the tensors.
     """
     return not any(_drops(m) for m in decoder.modules()) and all(
         type(layer) is layer_type
@@ -100,7 +100,7 @@ def project_keys(attentions: List[nn.Module], key: Tensor, value: Tensor, batch_
         batch_size: B.
 
     Returns:
-        One for each attention.
+        The inputs of each attention.
     """
     weights = [a.attn.in_proj_weight.chunk(3) for a in attentions]
     biases = [a.attn.in_proj_bias.chunk(3) for a in attentions]
@@ -123,11 +123,11 @@ def cross_attention(attention: nn.Module, query: Tensor, query_pos: Tensor, keys
         attention: The cross attention of a layer.
         query: (B * Q, C).
         query_pos: Position encoding of the queries, (B * Q, C).
-        keys: Of this attention.
-        allowed: Boolean, (B, Q, K), True where a query sees a key; True at least once in each row.
+        keys: Keys of this attention.
+        allowed: Bool, (B, Q, K); True if a query sees a key. Each query sees at least one.
 
     Returns:
-        Queries plus what they read, (B * Q, C).
+        Queries plus the output of the attention, (B * Q, C).
     """
     q = F.linear(query + query_pos, keys.query_weight, keys.query_bias)
     out = F.scaled_dot_product_attention(
@@ -142,15 +142,15 @@ def self_attention(attention: nn.Module, query: Tensor, positions: Tensor, batch
     Args:
         attention: The self attention of a layer.
         query: (B * Q, C).
-        positions: What is added to the queries before they are projected to q, k and v, (3, B * Q, C).
+        positions: Added to the queries before they are projected to q, k and v, (3, B * Q, C).
         batch_size: B.
 
     Returns:
-        Queries plus what they read, (B * Q, C).
+        Queries plus the output of the attention, (B * Q, C).
     """
     inner = attention.attn
     dim, num_heads = inner.embed_dim, inner.num_heads
-    # One batched product of three matrices, instead of two products of parts of a parameter.
+    # One batched product of three matrices instead of two products with parts of a parameter.
     qkv = torch.baddbmm(
         inner.in_proj_bias.view(3, 1, dim), query + positions, inner.in_proj_weight.view(3, dim, dim).transpose(1, 2)
     )
@@ -161,13 +161,13 @@ def self_attention(attention: nn.Module, query: Tensor, positions: Tensor, batch
 
 
 def self_positions(query_pos: Tensor) -> Tensor:
-    """Return what :func:`self_attention` adds for q, k and v.
+    """Return the positions that :func:`self_attention` adds for q, k and v.
 
     Args:
         query_pos: Position encoding of the queries, (B * Q, C).
 
     Returns:
-        (3, B * Q, C); for v zeros.
+        (3, B * Q, C); zeros for v.
     """
     return torch.stack((query_pos, query_pos, torch.zeros_like(query_pos)))
 
@@ -181,9 +181,9 @@ def decoder_layer(
         layer: The layer.
         query: (B * Q, C).
         query_pos: Position encoding of the queries, (B * Q, C).
-        positions: The same of its self attention, (3, B * Q, C).
-        keys: Of its cross attention.
-        allowed: Boolean, (B, Q, K), True where a query sees a key.
+        positions: Positions for its self attention, (3, B * Q, C).
+        keys: Keys of its cross attention.
+        allowed: Bool, (B, Q, K); True if a query sees a key.
 
     Returns:
         (B * Q, C).

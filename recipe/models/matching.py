@@ -1,7 +1,7 @@
-"""Matching of queries and ground truth, all layers and images at once.
+"""Matching of queries and ground truth for all layers and images at once.
 
-Costs stay on the device until all are known. One copy brings them to the host, where SciPy assigns, and one copy brings
-the pairs back.
+The costs stay on the device until all are computed. One copy brings them to the host, SciPy assigns the pairs there,
+and one copy brings the pairs back.
 """
 
 from typing import Callable, List, NamedTuple, Optional, Sequence
@@ -29,16 +29,17 @@ class MatchCosts(NamedTuple):
 
 
 class Pairs(NamedTuple):
-    """Which query is matched with which ground truth.
+    """The pairs of a query and a ground truth mask; int64 tensors.
 
-    In each layer the N pairs are sorted by image, then by query.
+    L is the number of layers, B of images, Q of queries per image, M of masks and N of pairs in each layer. The pairs
+    of a layer are sorted by image, then by query.
 
     Attributes:
-        queries: Rows of the pairs in (L * B * Q), (L * N).
-        labels: The class that each query should have, the background's for queries without a pair, (L * B * Q).
-        by_mask: For each ground truth mask and layer the pair, a row of (L * N); (M * L). 0 where a mask has none.
-        by_pair: For each pair the row of ``by_mask``, (L * N).
-        usable: False where a cost was not finite, so that the pairs mean nothing.
+        queries: Index of each pair's query in (L * B * Q), shape (L * N).
+        labels: Target class of each query; the background for queries without a pair, shape (L * B * Q).
+        by_mask: Index in (L * N) of the pair of each mask and layer, shape (M * L). 0 if the mask has no pair.
+        by_pair: Index in ``by_mask`` of each pair, shape (L * N).
+        usable: False if a cost was not finite. The pairs are then meaningless.
     """
 
     queries: Tensor
@@ -68,10 +69,10 @@ def match_costs(assigner: BaseAssigner) -> Optional[MatchCosts]:
 
 
 def cost_matrix(costs: MatchCosts, probabilities: Tensor, logits: Tensor, targets: Tensor, labels: Tensor) -> Tensor:
-    r"""Compute the cost of each query and ground truth of one image.
+    r"""Compute the cost of each pair of a query and a mask of one image.
 
-    The binary cross entropy of logits x and targets g is :math:`\sum_p \mathrm{softplus}(x_p) - x_p g_p`, so that one
-    softplus and one product serve all pairs.
+    The binary cross entropy of logits x and targets g is :math:`\sum_p \mathrm{softplus}(x_p) - x_p g_p`. So one
+    softplus and one matrix product are enough for all pairs.
 
     Args:
         costs: Weights and options.
@@ -81,7 +82,7 @@ def cost_matrix(costs: MatchCosts, probabilities: Tensor, logits: Tensor, target
         labels: Classes of the ground truth, (K, ).
 
     Returns:
-        (L, Q, K).
+        Costs, (L, Q, K).
     """
     targets_t = targets.transpose(1, 2)
     cls_cost = probabilities.index_select(2, labels)
@@ -119,20 +120,20 @@ def assign(
     device: torch.device,
     on_bad_costs: Optional[Callable[[str], None]] = None,
 ) -> Pairs:
-    """Match queries and ground truth at the least total cost.
+    """Match queries and masks of each layer and image at the least total cost.
 
     Args:
-        costs: For each image (L, Q, K).
+        costs: Costs of each image, (L, Q, K).
         labels: For each image the K classes.
-        background: The class of queries without a pair.
-        device: Where the pairs are needed.
+        background: Class of queries without a pair.
+        device: Device of the result.
         on_bad_costs: Called with a description if a cost is not finite; see :class:`HostRead`.
 
     Returns:
         The pairs, on the device.
 
     Raises:
-        ValueError: A cost is not finite and there is no ``on_bad_costs``; names image, prediction, query and class.
+        ValueError: A cost is not finite and ``on_bad_costs`` is None; names image, prediction, query and class.
     """
     num_layers, num_queries, _ = costs[0].shape
     num_images = len(costs)

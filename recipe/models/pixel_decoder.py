@@ -1,4 +1,4 @@
-"""The pixel decoder of Mask2Former, with its geometry made once and its shapes known on the host."""
+"""The pixel decoder of Mask2Former; its geometry is computed once, and its shapes are known on the host."""
 
 from typing import List, Tuple
 
@@ -11,13 +11,13 @@ from recipe.models.encoder_geometry import encoder_geometry
 
 
 class FastMSDeformAttnPixelDecoder(MSDeformAttnPixelDecoder):
-    """mmdet's pixel decoder, which asks the device for no shape and computes no mask of padding.
+    """mmdet's pixel decoder without reads of shapes from the device and without a padding mask.
 
-    Upstream makes a mask in which nothing is padded. Here there is none.
+    Upstream makes a padding mask in which nothing is padded.
     """
 
     def forward(self, feats: List[Tensor]) -> Tuple[Tensor, List[Tensor]]:
-        """Compute what upstream's method computes.
+        """Compute the same as upstream's method.
 
         Args:
             feats: Features of the backbone from high to low resolution, each of shape (B, c, h, w).
@@ -27,7 +27,7 @@ class FastMSDeformAttnPixelDecoder(MSDeformAttnPixelDecoder):
             each of shape (B, C, h, w).
         """
         batch_size = feats[0].shape[0]
-        # from low resolution to high resolution
+        # From low to high resolution.
         levels = [self.num_input_levels - i - 1 for i in range(self.num_encoder_levels)]
         shapes = tuple(tuple(feats[level].shape[-2:]) for level in levels)
         geometry = encoder_geometry(self.postional_encoding, self.point_generator, levels, shapes, feats[0].device)

@@ -1,6 +1,6 @@
-"""Random points of the Mask2Former loss, for all layers and images at once.
+"""Random points of the Mask2Former loss for all layers and images at once.
 
-Points are in the coordinates of ``grid_sample``: x, y in [-1, 1].
+Points have the coordinates of ``grid_sample``: (x, y) in [-1, 1].
 """
 
 import math
@@ -12,14 +12,14 @@ from torch import Tensor
 
 
 class PointDraws(NamedTuple):
-    """All random numbers of one loss.
+    """All random points of one loss.
+
+    L is the number of predictions per query, N the number of matched masks of the batch.
 
     Attributes:
-        matching: For each image the points at which masks are compared, (L, P, 2) with L the number of predictions per
-            query.
-        candidates: Points of each matched mask, of which the most uncertain are kept, (L * N, S, 2) with N the matched
-            masks of the batch.
-        others: Points that are kept anyway, (L * N, P - U, 2).
+        matching: For each image the points at which the matching compares masks, (L, P, 2).
+        candidates: Points of each matched mask from which the U most uncertain are chosen, (L * N, S, 2).
+        others: Points of each matched mask that are kept in any case, (L * N, P - U, 2).
     """
 
     matching: List[Tensor]
@@ -39,16 +39,16 @@ def draw_points(
     """Draw random points in the order of the layer-by-layer loss.
 
     That loss calls ``torch.rand`` layer by layer: once for each image, then twice for all matched masks of the batch.
-    The calls here have the same order and sizes, so with the same seed the points are the same.
+    The draws here have the same order and sizes, so the same seed gives the same points.
 
     Args:
         num_layers: L, predictions per query.
-        num_images: Images of the batch.
-        num_masks: N, matched masks of the batch.
+        num_images: Number of images of the batch.
+        num_masks: N, number of matched masks of the batch.
         num_points: P, points per mask.
         oversample_ratio: Candidates per point, at least 1.
-        importance_sample_ratio: Share U / P of uncertain points.
-        device: Where the points are drawn.
+        importance_sample_ratio: Share of uncertain points, U / P.
+        device: Device whose generator draws the points.
 
     Returns:
         The points.
@@ -69,8 +69,8 @@ def _draw_one_by_one(num_layers: int, shapes: List[Tuple[int, ...]], device: tor
 
     Args:
         num_layers: L.
-        shapes: What a layer draws, in this order.
-        device: Where it is drawn.
+        shapes: Shapes that a layer draws, in this order.
+        device: Device whose generator draws.
 
     Returns:
         (L, *shape) for each shape.
@@ -86,9 +86,9 @@ def _draw_one_by_one(num_layers: int, shapes: List[Tuple[int, ...]], device: tor
 
 
 def _draw_at_once(num_layers: int, shapes: List[Tuple[int, ...]], device: torch.device) -> List[Tensor]:
-    """Draw as ``_draw_one_by_one``, in one call.
+    """Draw the same as ``_draw_one_by_one``, in one call.
 
-    A CPU draws one number after another, so the numbers are the same.
+    A CPU draws one number after another, so the numbers do not depend on the size of a call.
     """
     sizes = [math.prod(shape) for shape in shapes]
     drawn = torch.empty(num_layers, sum(sizes), device=device).uniform_(-1, 1)
@@ -96,7 +96,7 @@ def _draw_at_once(num_layers: int, shapes: List[Tuple[int, ...]], device: torch.
 
 
 def sample(maps: Tensor, points: Tensor) -> Tensor:
-    """Interpolate maps at points, bilinearly and with zeros outside.
+    """Interpolate maps bilinearly at points; outside of a map is 0.
 
     Args:
         maps: (N, C, h, w).
@@ -112,13 +112,13 @@ def sample(maps: Tensor, points: Tensor) -> Tensor:
 def keep_uncertain(masks: Tensor, candidates: Tensor, others: Tensor, num_points: int) -> Tensor:
     """Choose the points at which the loss of each mask is computed.
 
-    Uncertainty is the negative distance of a logit from 0, as in PointRend (https://arxiv.org/abs/1912.08193). The
-    order of the points is free.
+    The uncertainty is -abs(logit), as in PointRend (https://arxiv.org/abs/1912.08193). The result is in no particular
+    order.
 
     Args:
         masks: Mask logits, (M, h, w).
-        candidates: (M, S, 2).
-        others: Points kept anyway, (M, P - U, 2).
+        candidates: Points to choose from, (M, S, 2).
+        others: Points that are kept in any case, (M, P - U, 2).
         num_points: P.
 
     Returns:

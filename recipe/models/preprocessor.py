@@ -1,4 +1,4 @@
-"""The preprocessing of a batch, for which the host does not wait."""
+"""The preprocessing of a batch; the host does not wait for the device."""
 
 from typing import Any, Dict
 
@@ -8,12 +8,12 @@ from recipe.models.present_classes import host_values, note_values
 
 
 class FastSegDataPreProcessor(SegDataPreProcessor):
-    """mmseg's preprocessor, which copies in the background and notes the classes of each label map."""
+    """mmseg's preprocessor; it copies in the background and records the classes of each label map."""
 
     channel_conversion: bool
 
     def set_up(self) -> None:
-        """Take over the conversion of channels, and have pinned memory copied in the background."""
+        """Take over the channel conversion from upstream, and copy pinned memory in the background."""
         self._non_blocking = True
         self.flips_channels = self.channel_conversion
         self.channel_conversion = False
@@ -22,17 +22,17 @@ class FastSegDataPreProcessor(SegDataPreProcessor):
         """Move, convert, normalise and pad a batch.
 
         Args:
-            data: ``inputs``, images of (C, H, W), and ``data_samples``.
-            training: Whether the batch is trained on.
+            data: ``inputs``, images (C, H, W), and ``data_samples``.
+            training: Whether the batch is used for training.
 
         Returns:
-            ``inputs``, (B, C, H, W), and ``data_samples``, whose label maps carry their values (see
-            ``present_classes``) while training.
+            ``inputs``, (B, C, H, W), and ``data_samples``. In training their label maps carry their values, see
+            ``present_classes``.
         """
         values = host_values(data.get('data_samples')) if training else []
         data = self.cast_data(data)
         if self.flips_channels and data['inputs'][0].size(0) == 3:
-            # Upstream indexes with a list, which is copied to the device for each image.
+            # Upstream indexes with a list, which it copies to the device for each image.
             data = {**data, 'inputs': [image.flip(0) for image in data['inputs']]}
         result = super().forward(data, training)
         if self.batch_augments is None:

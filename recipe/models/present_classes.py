@@ -1,6 +1,7 @@
-"""Which classes a label map holds, counted before it goes to the device.
+"""Finds the classes in a label map before it goes to the device.
 
-To count on the device and read the result, the host would wait. The list travels as meta information of its map.
+If they were counted on the device, the host would have to wait for the result. The list is stored as meta information
+of the label map.
 """
 
 from typing import List, Optional, Sequence
@@ -17,10 +18,10 @@ def count_values(label_map: Tensor) -> List[int]:
     """Return the values of a label map, sorted.
 
     Args:
-        label_map: Any integer type and shape, on any device; on another one than the CPU the host waits for it.
+        label_map: Any integer type, shape and device. If it is not on the CPU, the host waits for the device.
 
     Returns:
-        Each value that occurs, once.
+        Each value that occurs, once, in ascending order.
     """
     label_map = label_map.flatten()
     countable = label_map.dtype in INTEGERS and label_map.numel()
@@ -36,10 +37,10 @@ def host_values(data_samples: Optional[Sequence]) -> List[Optional[List[int]]]:
     """Count the values of label maps that are still on the host.
 
     Args:
-        data_samples: As they come from the data loader.
+        data_samples: Samples from the data loader.
 
     Returns:
-        For each sample the values of ``gt_sem_seg``; None if it has none, or is on a device already.
+        For each sample the values of ``gt_sem_seg``; None if it has no label map, or the map is on a device already.
     """
     return [
         count_values(sample.gt_sem_seg.data)
@@ -50,12 +51,12 @@ def host_values(data_samples: Optional[Sequence]) -> List[Optional[List[int]]]:
 
 
 def note_values(data_sample: BaseDataElement, values: Optional[Sequence[int]], pad_value: int) -> None:
-    """Note the values of a label map after it was moved and perhaps padded.
+    """Store the values of a label map in its meta information, after it was moved and perhaps padded.
 
     Args:
         data_sample: The sample as the model will see it, with the padding in its meta information.
         values: Values of ``gt_sem_seg`` before padding; None if they are not known.
-        pad_value: What padding filled in.
+        pad_value: Label of the padding.
     """
     if values is None:
         return
@@ -69,10 +70,10 @@ def present_classes(label_map: PixelData, ignore_index: int) -> List[int]:
 
     Args:
         label_map: A ground truth map.
-        ignore_index: The value that is no class.
+        ignore_index: The value that is not a class.
 
     Returns:
-        Sorted. From the note of the data preprocessor if there is one; otherwise counted, and the host waits.
+        The classes, sorted. If the preprocessor has not stored them, they are counted, and the host waits.
     """
     values = label_map.metainfo.get(KEY)
     if values is None:

@@ -1,4 +1,4 @@
-"""Residual branches that are not computed for samples whose path DropPath drops."""
+"""Skips a residual branch for the samples that DropPath drops."""
 
 import threading
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from recipe.models.execution import autocasts, is_compiling, kept_constants
 
-# The draws of the forward pass in progress, by the DropPath that will ask for them.
+# The draws for the current forward pass, by DropPath module.
 _drawn = threading.local()
 
 
@@ -20,12 +20,13 @@ _drawn = threading.local()
 def paths_drawn(drops: Sequence[nn.Module], x: Tensor) -> Iterator[None]:
     """Draw for all DropPaths of a forward pass before it begins.
 
-    Each DropPath draws one number a sample and computes with it. Here the numbers are drawn in the same order from
-    the same generator, and computed with together.
+    Each DropPath draws one number per sample and computes a factor from it. Here the numbers are drawn in the same
+    order from the same generator, and all factors are computed at once.
 
     Args:
-        drops: Modules in the order of their use. Each is used once in the block. Those that drop nothing are left out.
-        x: Has the batch size, the dtype and the device of the branches, (B, ...).
+        drops: Modules in the order of their use, each used once within the context. Modules that drop nothing are
+            ignored.
+        x: A tensor with the batch size, dtype and device of the branches, (B, ...).
     """
     active = [drop for drop in drops if drops_paths(drop)]
     if not active or is_compiling():
@@ -37,7 +38,7 @@ def paths_drawn(drops: Sequence[nn.Module], x: Tensor) -> Iterator[None]:
         rows: Sequence[Any] = torch.rand(shape, dtype=dtype).tolist()
     else:
         draws = torch.empty(shape, dtype=dtype, device=x.device)
-        # An accelerator draws other numbers for one large tensor than for many small ones.
+        # Drawn row by row, because an accelerator draws other numbers for one large tensor.
         for row in draws.unbind():
             row.uniform_()
         keep_probs = _keep_probs(tuple(drop.drop_prob for drop in active), dtype, x.device)
@@ -56,16 +57,16 @@ def drops_paths(module: nn.Module) -> bool:
 
 
 def add_branch(x: Tensor, branch: Callable[[Tensor], Tensor], drop: nn.Module) -> Tensor:
-    """Compute x + drop(branch(x)), with the branch on the kept samples only.
+    """Compute x + drop(branch(x)); on a CPU run the branch on the kept samples only.
 
-    DropPath (stochastic depth, arXiv:1603.09382) draws one number a sample. On a CPU the host can read the numbers
-    without waiting: they are drawn first, and the branch runs on the samples that are kept. The random numbers are
-    those of DropPath, provided that the branch draws none. If no sample is kept, the branch runs on an empty batch, so
-    that its parameters have gradients, which are 0, as with DropPath.
+    DropPath (stochastic depth, arXiv:1603.09382) draws one number per sample. On a CPU the host can read the numbers
+    without waiting. So they are drawn first, and the branch runs on the kept samples only. If the branch draws no
+    numbers, the random numbers are the same as DropPath's. If no sample is kept, the branch runs on an empty batch, so
+    that the gradients of its parameters are 0, as with DropPath.
 
     Args:
         x: Shape (B, L, C).
-        branch: Takes and returns a tensor of the shape of ``x`` with any batch size. Draws no random number.
+        branch: Takes and returns a tensor of the shape of ``x`` with any batch size. It must not draw random numbers.
         drop: DropPath, or any module that is applied to the result of the branch.
 
     Returns:
@@ -89,7 +90,7 @@ def add_branch(x: Tensor, branch: Callable[[Tensor], Tensor], drop: nn.Module) -
 
 
 def _computes_kept_samples(x: Tensor) -> bool:
-    """Return whether the host may choose the samples for which a branch is computed."""
+    """Return whether the branch is computed for the kept samples only: on a CPU without autocast or torch.compile."""
     return (
         x.device.type == 'cpu'
         and x.dtype in (torch.float32, torch.float64)
@@ -99,7 +100,7 @@ def _computes_kept_samples(x: Tensor) -> bool:
 
 
 def _kept(drop: DropPath, draws: Optional[List[float]], x: Tensor) -> Tuple[List[int], float]:
-    """Return which samples a DropPath keeps, and the factor that it multiplies them by."""
+    """Return the indices of the samples that a DropPath keeps, and their factor."""
     if draws is None:
         draws = torch.rand(x.shape[0], dtype=x.dtype).tolist()
     keep_prob = 1 - drop.drop_prob
@@ -110,6 +111,6 @@ def _kept(drop: DropPath, draws: Optional[List[float]], x: Tensor) -> Tuple[List
 
 @lru_cache(maxsize=16)
 def _keep_probs(drop_probs: Tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Return (N, 1); kept, since the host could wait for the copy to the device."""
+    """Return 1 - p of each, (N, 1). They are kept, because the host could wait for another copy to the device."""
     with kept_constants():
         return torch.tensor([[1 - p] for p in drop_probs], dtype=dtype, device=device)

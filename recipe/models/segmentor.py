@@ -15,10 +15,10 @@ from recipe.models.stacked_losses import parse_losses
 
 
 class FastEncoderDecoder(EncoderDecoder):
-    """mmseg's segmentor, which reads no loss on the host and copies no logits without need."""
+    """mmseg's segmentor without host reads of the losses and without needless copies of logits."""
 
     def extract_feat(self, inputs: Tensor) -> List[Tensor]:
-        """Extract features from images, in a graph of torch.compile if there is one."""
+        """Extract features from images (B, 3, H, W), in a graph of torch.compile if there is one."""
         parts = parts_of(self)
         if parts is None:
             return super().extract_feat(inputs)
@@ -34,7 +34,7 @@ class FastEncoderDecoder(EncoderDecoder):
 
         Args:
             seg_logits: Shape (B, C, H, W), with the padding of the batch.
-            data_samples: Say what was padded, flipped and resized. None: nothing was.
+            data_samples: Describe how each image was padded, flipped and resized. None: not at all.
 
         Returns:
             The samples, with ``seg_logits`` (C, h, w) and ``pred_sem_seg`` (1, h, w).

@@ -1,4 +1,4 @@
-"""The sum of the loss terms, and the terms in one tensor for the log."""
+"""Sums the loss terms, and stacks them in one tensor for the log."""
 
 from collections import OrderedDict
 from typing import Any, Dict, List, Tuple, Union
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class StackedScalars(OrderedDict):
-    """Scalars by name, which are also there as one tensor.
+    """Scalars by name, and all of them as one tensor.
 
     Attributes:
         stacked: All of them in order, shape (len(self), ), without gradient.
@@ -19,16 +19,17 @@ class StackedScalars(OrderedDict):
 
 
 def parse_losses(losses: Dict[str, Union[Tensor, List[Tensor]]]) -> Tuple[Tensor, Dict[str, Tensor]]:
-    """Add up the loss terms and list them for the log.
+    """Sum the loss terms, and list them for the log.
 
-    Does what :meth:`mmengine.model.BaseModel.parse_losses` does, with one sum in place of one addition a term, and with
-    the terms in one tensor.
+    It does what :meth:`mmengine.model.BaseModel.parse_losses` does, but with one sum instead of one addition per term,
+    and with all terms in one tensor.
 
     Args:
-        losses: What the heads returned; names with ``loss`` in them are to be minimized.
+        losses: Terms from the heads. Terms with ``loss`` in their name are minimized.
 
     Returns:
-        The sum of the losses, scalar; and all terms, scalars without gradient, behind their sum ``loss``.
+        The sum of the minimized terms, a scalar; and scalars without gradient: first this sum, as ``loss``, then all
+        terms.
 
     Raises:
         TypeError: A term is neither a tensor nor a list of tensors.

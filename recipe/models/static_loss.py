@@ -1,7 +1,7 @@
-"""The Mask2Former loss in shapes that are the same for all images.
+"""The Mask2Former loss with the same shapes for all images.
 
-Each image is padded to all classes of the head. So everything before and after the assignment has one shape for the
-whole training, and one graph of torch.compile serves it. Padding adds exactly 0 to the losses.
+Each image is padded to all classes of the head. So the shapes before and after the assignment never change, and one
+graph of torch.compile each is enough. Padding adds exactly 0 to the losses.
 """
 
 from typing import Any, Callable, Dict, List, NamedTuple, Sequence, Tuple
@@ -16,32 +16,32 @@ from recipe.models.loss import _check_labels, _class_loss, _point_losses, can_ba
 from recipe.models.matching import Pairs, assign, cost_matrix, match_costs
 from recipe.models.points import draw_points, keep_uncertain, sample
 
-# The logit of padding: a probability of exactly 0.
+# The logit of padding. Its probability is exactly 0.
 _NOTHING = -1e4
 
 
 def can_be_static(head: nn.Module) -> bool:
-    """Return whether :func:`static_loss` computes what a head's parts compute.
+    """Return whether :func:`static_loss` computes the same as a head's parts.
 
     Args:
         head: A ``Mask2FormerHead``.
 
     Returns:
-        False if ``can_batch`` is, and for the squared dice loss, in which an empty target costs something.
+        False if ``can_batch`` is False, or for the squared dice loss, in which an empty target costs something.
     """
     return bool(can_batch(head) and head.loss_dice.naive_dice)
 
 
 class PaddedPairs(NamedTuple):
-    """The pairs of a batch, padded to S masks and R pairs an image.
+    """The pairs of a batch, padded to S masks and R pairs per image; int64 tensors.
 
     Attributes:
-        queries: Rows of the pairs in (L * B * Q), (L * B * R).
-        labels: See ``Pairs``, (L * B * Q).
-        by_mask: The pair of each mask and layer, a row of (L * B * R); (B * S * L). 0 where there is none.
-        by_pair: The row of ``by_mask`` of each pair, (L * B * R).
-        is_pair: 1 for pairs, 0 for padding, (B * R).
-        pairs: Positions of the pairs in ``is_pair``, (N).
+        queries: Index of each pair's query in (L * B * Q), shape (L * B * R).
+        labels: Target class of each query, see ``Pairs``, shape (L * B * Q).
+        by_mask: Index in (L * B * R) of the pair of each mask and layer, shape (B * S * L). 0 if there is none.
+        by_pair: Index in ``by_mask`` of each pair, shape (L * B * R).
+        is_pair: 1 for pairs, 0 for padding, shape (B * R).
+        pairs: Positions of the pairs in ``is_pair``, shape (N).
     """
 
     queries: Tensor
@@ -61,11 +61,11 @@ def static_costs(
         head: Holds the weights of the costs.
         predictions: Float32.
         gt_masks: 0 or 1, float32, (B, S, H, W).
-        classes: Of the masks, (B, S).
-        points: Of each image, (L, P, 2).
+        classes: Classes of the masks, (B, S).
+        points: Points of each image, (L, P, 2).
 
     Returns:
-        (B, L, Q, S), without gradient.
+        Costs, (B, L, Q, S), without gradient.
     """
     costs = match_costs(head.assigner)
     with torch.no_grad():
@@ -96,8 +96,8 @@ def static_point_losses(
         predictions: Float32.
         gt_masks: 0 or 1, float32, (B, S, H, W).
         padded: The pairs.
-        candidates: Points to choose from, (L * B * R, C, 2).
-        others: Points kept anyway, (L * B * R, P - U, 2).
+        candidates: Points from which the U most uncertain are chosen, (L * B * R, C, 2).
+        others: Points that are kept in any case, (L * B * R, P - U, 2).
         num_masks: Matched masks per process, (1, ).
 
     Returns:
@@ -128,9 +128,9 @@ def static_loss(
     costs: Callable[..., Tensor] = static_costs,
     point_losses: Callable[..., Tuple[Tensor, Tensor]] = static_point_losses,
 ) -> Dict[str, Tensor]:
-    """Compute the losses of all layers, in shapes that are the same for all images.
+    """Compute the losses of all layers with the same shapes for all images.
 
-    They equal those of ``batched_loss`` up to rounding, with the same random points for the same seed.
+    They equal those of ``batched_loss`` up to rounding. The same seed gives the same random points.
 
     Args:
         head: A ``Mask2FormerHead`` for which :func:`can_be_static` holds.
@@ -138,13 +138,13 @@ def static_loss(
         label_maps: Classes of the pixels, an integer type, (B, H, W).
         labels: For each image the classes of its map.
         costs: :func:`static_costs`, compiled or not.
-        point_losses: :func:`static_point_losses`, likewise.
+        point_losses: :func:`static_point_losses`, compiled or not.
 
     Returns:
-        As :meth:`Mask2FormerHead.loss_by_feat` names them.
+        Losses of one element each, with the names of :meth:`Mask2FormerHead.loss_by_feat`.
 
     Raises:
-        ValueError: As ``batched_loss``.
+        ValueError: As in ``batched_loss``.
     """
     num_classes: Any = head.num_classes
     _check_labels(labels, num_classes)
@@ -168,9 +168,9 @@ def static_loss(
     names = names.to(device, non_blocking=True)
     gt_masks = (label_maps.unsqueeze(1) == names[..., None, None].to(label_maps.dtype)).float()
 
-    # Views of one tensor, whose strides depend on the number of masks.
+    # The draws are views whose strides depend on the number of masks. A graph needs fixed strides.
     points = [drawn.contiguous() for drawn in draws.matching]
-    # The one place of a training step where the host waits for the device.
+    # Only here does the host wait for the device in a training step.
     host = head.host_read.read([costs(head, predictions, gt_masks, names, points)])[0]
     pairs = assign(
         [cost[:, :, : len(image)] for cost, image in zip(host, labels)],
@@ -201,17 +201,17 @@ def pad_pairs(
     Args:
         pairs: On the host, N in each layer.
         labels: For each image the classes of its masks.
-        counts: For each image its pairs.
+        counts: Number of pairs of each image.
         num_queries: Q.
-        num_masks: S, masks of an image, padding included.
+        num_masks: S, masks per image with padding.
         num_layers: L.
-        device: Where the result is needed.
+        device: Device of the result.
 
     Returns:
-        The padded pairs, which one copy brings to the device.
+        The padded pairs. One copy brings them to the device.
     """
     num_images, num_padded = len(labels), min(num_masks, num_queries)
-    # Positions of the N pairs and of the masks.
+    # Padded positions of the N pairs and of the masks.
     pair_positions = np.concatenate([np.arange(n) + image * num_padded for image, n in enumerate(counts)])
     mask_positions = np.concatenate(
         [np.arange(len(present)) + image * num_masks for image, present in enumerate(labels)]
@@ -230,7 +230,7 @@ def pad_pairs(
     is_pair[pair_positions] = 1
     parts = (queries, pairs.labels.numpy(), by_mask, by_pair, is_pair, pair_positions)
     packed = torch.from_numpy(np.concatenate(parts).astype(np.int64)).to(device, non_blocking=True)
-    # Copies, since a graph also depends on the strides of a tensor.
+    # Copies, because a graph also depends on the strides of a tensor.
     return PaddedPairs(*(part.clone() for part in packed.split([len(p) for p in parts])))
 
 

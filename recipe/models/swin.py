@@ -1,4 +1,4 @@
-"""Swin Transformer (arXiv:2103.14030): windows without copies, and no work for paths that are dropped."""
+"""Swin Transformer (arXiv:2103.14030) without copies of windows and without work for dropped paths."""
 
 from typing import List, Optional, Tuple
 
@@ -15,10 +15,10 @@ from recipe.models.window_attention_cpu import CPUWindowMSA, Windows, fits_cpu_w
 
 
 class FastWindowMSA(WindowMSA):
-    """mmseg's window attention, which can also attend in all windows of a feature map."""
+    """mmseg's window attention; it can also take a whole feature map."""
 
     def set_up(self) -> None:
-        """Keep the positions in one row. They are no part of checkpoints."""
+        """Store the relative position index as one row, (N * N, ). It is not part of checkpoints."""
         self.register_buffer('position_index', self.relative_position_index.view(-1), persistent=False)
 
     def attend(
@@ -31,7 +31,7 @@ class FastWindowMSA(WindowMSA):
             hw_shape: H and W.
             window_size: Height and width of a window.
             shift_size: Cyclic shift of the windows.
-            norm: Applied to the tokens first.
+            norm: Norm before the attention, or None.
 
         Returns:
             Shape (B, H * W, C).
@@ -53,7 +53,7 @@ class FastWindowMSA(WindowMSA):
         if norm is not None:
             x = norm(x)
         N = window_size**2
-        # (num_heads, N, N): a gather whose backward pass is an addition of rows.
+        # (num_heads, N, N). The backward pass of this gather adds rows.
         position_bias = self.relative_position_bias_table.t().index_select(1, index).view(-1, N, N)
         x = window_attention(self.qkv(x), self.qkv.bias, position_bias, hw_shape, window_size, shift_size, self.scale)
         return self.proj(x)
@@ -63,49 +63,58 @@ class FastShiftWindowMSA(ShiftWindowMSA):
     """mmseg's shifted window attention, without copies of windows."""
 
     def forward(self, query: Tensor, hw_shape: Tuple[int, int]) -> Tensor:
-        """Compute what upstream's method computes.
+        """Compute the same as upstream's method.
 
         Args:
             query: Shape (B, H * W, C).
             hw_shape: H and W.
+
+        Returns:
+            Shape (B, H * W, C).
         """
         if not self.attends_to_maps:
             return super().forward(query, hw_shape)
         return self.drop(self.attend(query, hw_shape))
 
     def attend(self, query: Tensor, hw_shape: Tuple[int, int], norm: Optional[nn.Module] = None) -> Tensor:
-        """Compute everything but the dropping of paths, if ``attends_to_maps``.
+        """Compute the attention without DropPath. ``attends_to_maps`` has to hold.
 
         Args:
             query: Shape (B, H * W, C).
             hw_shape: H and W.
-            norm: Applied to the input first.
+            norm: Norm before the attention, or None.
+
+        Returns:
+            Shape (B, H * W, C).
         """
         assert query.shape[1] == hw_shape[0] * hw_shape[1], 'input feature has wrong size'
         return self.w_msa.attend(query, hw_shape, self.window_size, self.shift_size, norm)
 
     @property
     def attends_to_maps(self) -> bool:
-        """Whether the attention is the one of Swin, has no hooks and draws no random numbers."""
+        """Whether the window attention is the accelerated one, has no hooks and draws no random numbers."""
         msa = self.w_msa
         draws = self.training and (msa.attn_drop.p > 0 or msa.proj_drop.p > 0)
         return type(msa) is FastWindowMSA and is_plain(msa) and not draws
 
 
 class FastSwinBlock(SwinBlock):
-    """mmseg's Swin block, which does not compute a branch for samples that drop it."""
+    """mmseg's Swin block; it does not compute a branch for samples that drop it."""
 
     def set_up(self) -> None:
-        """Note whether the feed-forward network has dropout."""
+        """Store whether the feed-forward network has dropout."""
         drops = (layer for layer in self.ffn.layers.modules() if isinstance(layer, nn.Dropout))
         self.ffn_drops = any(drop.p > 0 for drop in drops)
 
     def forward(self, x: Tensor, hw_shape: Tuple[int, int]) -> Tensor:
-        """Compute what upstream's method computes.
+        """Compute the same as upstream's method.
 
         Args:
             x: Shape (B, H * W, C).
             hw_shape: H and W.
+
+        Returns:
+            Shape (B, H * W, C).
         """
         if not self.splits_branches:
             return super().forward(x, hw_shape)
@@ -121,7 +130,7 @@ class FastSwinBlock(SwinBlock):
 
     @property
     def splits_branches(self) -> bool:
-        """Whether the branches are the known ones, and nothing but DropPath draws random numbers."""
+        """Whether both branches are of the known kinds, and only DropPath draws random numbers."""
         return (
             type(self.attn) is FastShiftWindowMSA
             and self.attn.attends_to_maps
@@ -132,19 +141,22 @@ class FastSwinBlock(SwinBlock):
 
 
 class FastSwinTransformer(SwinTransformer):
-    """mmseg's Swin Transformer, which draws for all its DropPaths at once."""
+    """mmseg's Swin Transformer; it draws for all its DropPaths at once."""
 
     def forward(self, x: Tensor) -> List[Tensor]:
         """Return the features of the stages in ``out_indices``.
 
         Args:
             x: Images, shape (B, 3, H, W).
+
+        Returns:
+            For each of these stages (B, C, h, w).
         """
         with paths_drawn(self._drop_paths(), x):
             return super().forward(x)
 
     def _drop_paths(self) -> List[nn.Module]:
-        """Return the modules that drop paths, in the order of their use; [] if that is not known."""
+        """Return the DropPaths in the order of their use; [] if the order is not known."""
         blocks = [block for stage in self.stages for block in stage.blocks]
         if any(type(block) is not FastSwinBlock or block.with_cp or not block.splits_branches for block in blocks):
             return []

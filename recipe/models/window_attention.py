@@ -1,7 +1,7 @@
-"""Attention of Swin's windows, from the qkv of tokens to attended tokens.
+"""Swin's window attention, from the qkv of the tokens to the output of the attention.
 
-The qkv projection runs before the padding, and the output projection after the crop. So no matrix product works on
-padding: the qkv of a padding token, which is zero, is the bias of the projection.
+The qkv projection runs before the padding, and the output projection after the crop. So the projections do not work on
+padding. A padding token is zero, so its qkv is the bias of the projection.
 """
 
 from typing import Optional, Tuple
@@ -26,8 +26,8 @@ def window_attention(
     """Compute softmax(scale * q k^T + position bias + shift mask) v in each window.
 
     Swin Transformer (arXiv:2103.14030), equation 4, with the shifted windows of section 3.2. An NPU runs the operators
-    of upstream, other devices ``scaled_dot_product_attention``. A CPU runs this function if :class:`CPUWindowMSA` does
-    not fit.
+    of upstream; other devices run ``scaled_dot_product_attention``. A CPU uses this function only if
+    :class:`CPUWindowMSA` does not fit.
 
     Args:
         qkv: Projected tokens, shape (B, H*W, 3 * C); the last axis holds q, k and v, each as (num_heads, C //
@@ -68,8 +68,8 @@ def window_attention(
 class _Gather(Function):
     """``index_select`` along axis 1, whose backward pass is an ``index_select`` too.
 
-    ``inverse`` gives the one result that each element went to. If ``is_missing``, an element went nowhere and its
-    gradient is 0.
+    ``inverse`` is the position of each element in the result. If ``is_missing``, the element is not in the result and
+    its gradient is 0.
     """
 
     @staticmethod
@@ -101,7 +101,7 @@ def _to_windows(qkv: Tensor, qkv_bias: Optional[Tensor], maps: WindowMaps) -> Te
 
 
 def _composed(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float) -> Tensor:
-    """Attend with single operators, as upstream does."""
+    """Compute the attention with upstream's operators."""
     attn = (q * scale) @ k.transpose(-2, -1)
     attn = attn.view(-1, *bias.shape) + bias
     attn = attn.softmax(-1).view(q.shape[0], *bias.shape[1:])

@@ -1,8 +1,8 @@
-"""Window attention on CPU, which copies nothing but for the gathers and keeps no matrix of probabilities.
+"""Window attention on CPU; the gathers are its only copies, and it keeps no attention probabilities.
 
-New memory costs a CPU more than arithmetic: to add a number to the 48 MB of attention logits of one block takes ten
-times as long into a new tensor as in place. So the logits live in two buffers that all blocks share, and the backward
-pass computes the probabilities again instead of keeping them.
+On a CPU new memory costs more than arithmetic: adding a number to the 48 MB of attention logits of one block takes ten
+times as long into a new tensor as in place. So all blocks share two buffers for the logits. The backward pass computes
+the probabilities again.
 """
 
 import threading
@@ -18,17 +18,17 @@ from recipe.models.execution import autocasts, is_plain, kept_constants
 from recipe.models.feed_forward import is_layer_norm
 from recipe.models.window_maps import window_maps
 
-# Elements of a buffer: the logits of 1152 windows and heads of 144 x 144.
+# Elements of a buffer: the logits of 1152 pairs of a window and a head, 144 x 144 each.
 _BUFFER_NUMEL = 24 * 1024**2
 
 _scratch = threading.local()
 
 
 class Windows(NamedTuple):
-    """Where the windows of a feature map are.
+    """Size, shift and map of shifted windows.
 
     Attributes:
-        hw_shape: H and W of the map.
+        hw_shape: H and W of the feature map, in tokens.
         size: Height and width of a window.
         shift: Cyclic shift of the windows.
     """
@@ -43,7 +43,7 @@ class _Scratch(NamedTuple):
 
     Attributes:
         logits: Shape (rows, N, N).
-        transposed: A view of them, the last axes exchanged.
+        transposed: A view with the last two axes exchanged.
         blocks: A view of shape (rows // num_heads, num_heads, N, N).
     """
 
@@ -53,15 +53,15 @@ class _Scratch(NamedTuple):
 
 
 class _RowMaps(NamedTuple):
-    """The ``WindowMaps`` of a batch for rows of one head, (head_dim,) each.
+    """The ``WindowMaps`` of a batch, as indices of rows. A row is the vector of one head, (head_dim,).
 
     Attributes:
-        qkv_windows: For each row of (3, B * nW * num_heads, N) its row of (B * L + 1, 3, num_heads), int32. Padding has
-            one of the last rows, which hold the bias.
-        qkv_tokens: The way back, 1-D, int32.
-        out_windows: For each row of (B * nW * num_heads, N) its row of (B, L, num_heads), int32.
-        out_tokens: The way back, 1-D, int32.
-        out_padding: Rows of (B, nW, num_heads, N) that are padding, int64.
+        qkv_windows: For each row of (3, B * nW * num_heads, N) its row in (B * L + 1, 3, num_heads), int32. Padding
+            points to the last token, which holds the bias.
+        qkv_tokens: The inverse: for each row of (B, L, 3, num_heads) its row in the windows, 1-D, int32.
+        out_windows: For each row of (B * nW * num_heads, N) its row in (B, L, num_heads), int32.
+        out_tokens: The inverse: for each row of (B, L, num_heads) its row in the windows, 1-D, int32.
+        out_padding: Rows of (B, nW, num_heads, N) that are padding, 1-D, int64.
     """
 
     qkv_windows: Tensor
@@ -72,13 +72,13 @@ class _RowMaps(NamedTuple):
 
 
 def fits_cpu_window_msa(x: Tensor, qkv: nn.Module, proj: nn.Module, norm: Optional[nn.Module]) -> bool:
-    """Return whether :class:`CPUWindowMSA` computes what these modules do.
+    """Return whether :class:`CPUWindowMSA` computes the same as these modules.
 
     Args:
-        x: Tokens.
+        x: Tokens, (B, H*W, C).
         qkv: Projects tokens to q, k and v.
-        proj: Projects what was attended.
-        norm: Before ``qkv``.
+        proj: Output projection.
+        norm: Norm before ``qkv``, or None.
 
     Returns:
         False on other devices, in other precisions, and if a module has hooks.
@@ -95,10 +95,10 @@ def fits_cpu_window_msa(x: Tensor, qkv: nn.Module, proj: nn.Module, norm: Option
 
 
 class CPUWindowMSA(Function):
-    """The shifted window attention of Swin from tokens to tokens.
+    """The shifted window attention of Swin, from tokens to tokens.
 
-    norm (if given), qkv projection, attention in each window, projection. Only the tokens, the qkv and the attended
-    values are kept for the backward pass. No second derivative.
+    It computes the norm (if given), the qkv projection, the attention in each window and the output projection. For the
+    backward pass it keeps only the tokens, the qkv and the output of the attention. It has no second derivative.
     """
 
     @staticmethod
@@ -120,7 +120,7 @@ class CPUWindowMSA(Function):
         """Swin Transformer (arXiv:2103.14030), equation 4 and section 3.2.
 
         Args:
-            ctx: Holds what the backward pass needs.
+            ctx: Receives the tensors for the backward pass.
             x: Tokens, shape (B, H*W, C), float32 or float64.
             qkv_weight: Shape (3 * C, C); the rows are those of q, k and v, each as (num_heads, C // num_heads).
             qkv_bias: Shape (3 * C, ).
@@ -128,11 +128,11 @@ class CPUWindowMSA(Function):
             bias_index: Row of the table for each pair of positions in a window, shape (size ** 4, ), int64.
             proj_weight: Shape (C, C).
             proj_bias: Shape (C, ).
-            windows: Where the windows are.
+            windows: Size, shift and map of the windows.
             scale: Scale of q k^T.
-            norm_weight: Of a LayerNorm before the qkv projection, shape (C, ); None for no norm.
-            norm_bias: Likewise.
-            eps: Of that norm.
+            norm_weight: Weight of a LayerNorm before the qkv projection, shape (C, ); None for no norm.
+            norm_bias: Its bias, shape (C, ); None for no norm.
+            eps: ``eps`` of that norm.
 
         Returns:
             Shape (B, H*W, C).
@@ -206,7 +206,7 @@ class CPUWindowMSA(Function):
         if len(rows.out_padding):
             grad.view(-1, head_dim).index_fill_(0, rows.out_padding, 0)
         grads, grad_bias = _attend_backward(grad, inside, position_bias, ctx.windows, ctx.scale)
-        # Every token is in one window, and the qkv of padding is the bias. So the gradient of the bias is the sum over
+        # Each token is in one window, and the qkv of padding is the bias. So the gradient of the bias is the sum over
         # all positions of all windows.
         grad_qkv_bias = (
             grads.view(3, -1, num_heads, N, head_dim).sum((1, 3)).flatten() if ctx.needs_input_grad[2] else None
@@ -241,7 +241,7 @@ class CPUWindowMSA(Function):
 
 
 def _attend(inside: Tensor, position_bias: Tensor, windows: Windows, scale: float) -> Tensor:
-    """Attend: from q, k and v, (3, B * nW * num_heads, N, head_dim), to (B * nW * num_heads, N, head_dim)."""
+    """Attention of q, k and v, (3, B * nW * num_heads, N, head_dim) -> (B * nW * num_heads, N, head_dim)."""
     q, k, v = inside.unbind()
     out = torch.empty_like(v)
     sizes, parts = _chunks(windows, len(q), *position_bias.shape[:2])
@@ -255,7 +255,7 @@ def _attend(inside: Tensor, position_bias: Tensor, windows: Windows, scale: floa
 def _attend_backward(
     grad: Tensor, inside: Tensor, position_bias: Tensor, windows: Windows, scale: float
 ) -> Tuple[Tensor, Tensor]:
-    """Return the gradients of q, k and v, as one tensor, and of the position bias."""
+    """Return the gradients of ``inside`` (q, k and v) and of the position bias."""
     q, k, v = inside.unbind()
     grads = torch.empty_like(inside)
     grad_bias = None
@@ -268,7 +268,7 @@ def _attend_backward(
         scratch = _buffers(1, q.dtype, len(q_part), position_bias)
         logits = scratch.logits
         torch.bmm(grad_part, vt_part, out=logits)
-        # It works row by row, so it may overwrite its input.
+        # This works row by row, so it may overwrite its input.
         torch._softmax_backward_data(logits, probs.logits, -1, q.dtype, grad_input=logits)
         gq_part.baddbmm_(logits, k_part, beta=0, alpha=scale)
         gk_part.baddbmm_(scratch.transposed, q_part, beta=0, alpha=scale)
@@ -296,7 +296,7 @@ def _row_maps(windows: Windows, batch: int, num_heads: int) -> _RowMaps:
     image = np.arange(batch)
     part = np.arange(3)
 
-    # (B, nW, num_heads, N) of tokens over all images
+    # Token of each position among the tokens of all images, (B, nW, num_heads, N).
     token = image[:, None, None, None] * L + np.broadcast_to(to_windows[:, None], (nW, num_heads, N))
     out_windows = token * num_heads + head[:, None]
     is_padding = np.broadcast_to(is_padding[:, None], token.shape)
@@ -304,7 +304,7 @@ def _row_maps(windows: Windows, batch: int, num_heads: int) -> _RowMaps:
         :, None
     ]
 
-    # (B, L, num_heads) of positions in (B, nW, num_heads, N)
+    # Position of each token in (B, nW, num_heads, N), (B, L, num_heads).
     window, offset = to_tokens[:, None] // N, to_tokens[:, None] % N
     out_tokens = ((image[:, None, None] * nW + window) * num_heads + head) * N + offset
     qkv_tokens = out_tokens[:, :, None] + part[:, None] * batch * nW * num_heads * N
@@ -328,14 +328,14 @@ def _chunks(windows: Windows, total: int, num_heads: int, N: int) -> Tuple[List[
     """Cut the windows and heads of a batch into parts that fit into a buffer.
 
     Args:
-        windows: Where the windows are.
+        windows: Size, shift and map of the windows.
         total: B * nW * num_heads.
         num_heads: Heads of a window.
         N: Positions of a window.
 
     Returns:
-        Sizes, which add up to ``total``; and for each part the windows of an image, (first, behind the last), whose
-        masks it needs. Parts are whole images, or windows of one image.
+        Sizes of the parts, with the sum ``total``; and for each part the range of windows in an image whose masks it
+        needs, (first, last + 1). A part is several whole images, or windows of one image.
     """
     period = -(-windows.hw_shape[0] // windows.size) * -(-windows.hw_shape[1] // windows.size)
     room = max(1, _BUFFER_NUMEL // (num_heads * N * N))
@@ -351,7 +351,7 @@ def _chunks(windows: Windows, total: int, num_heads: int, N: int) -> Tuple[List[
 
 
 def _split(tensor: Tensor, sizes: List[int]) -> Tuple[Tensor, ...]:
-    """Split a tensor; one part is the tensor itself."""
+    """Split a tensor along its first axis. A single part is the tensor itself, not a view."""
     return tensor.split(sizes) if len(sizes) > 1 else (tensor,) * len(sizes)
 
 
@@ -370,14 +370,14 @@ def _probabilities(
         mask = _mask(windows, part, len(scratch.blocks), q.dtype)
         torch.add(position_bias, mask, out=scratch.blocks)
     scratch.logits.baddbmm_(q, k_transposed, alpha=scale)
-    # It works row by row, so it may overwrite its input.
+    # This works row by row, so it may overwrite its input.
     torch.softmax(scratch.logits, -1, out=scratch.logits)
     return scratch
 
 
 @lru_cache(maxsize=64)
 def _mask(windows: Windows, part: Tuple[int, int], count: int, dtype: torch.dtype) -> Tensor:
-    """Return the masks of ``count`` windows, image after image, (count, 1, N, N)."""
+    """Return the masks of ``count`` windows, sorted by image, (count, 1, N, N)."""
     first, last = part
     images = count // (last - first)
     with kept_constants():
@@ -388,16 +388,16 @@ def _mask(windows: Windows, part: Tuple[int, int], count: int, dtype: torch.dtyp
 
 
 def _buffers(which: int, dtype: torch.dtype, rows: int, position_bias: Tensor) -> _Scratch:
-    """Return the scratch memory of this thread, which is kept from call to call.
+    """Return a shared buffer of this thread, which is kept between calls.
 
     Args:
-        which: Name of the buffer.
+        which: Number of the buffer, 0 or 1.
         dtype: Its dtype.
-        rows: Windows and heads together.
-        position_bias: Of the shape (num_heads, N, N).
+        rows: Number of pairs of a window and a head.
+        position_bias: Gives the shape (num_heads, N, N).
 
     Returns:
-        _Scratch: For so many rows.
+        _Scratch: Views of the buffer for this number of rows.
     """
     num_heads, N = position_bias.shape[:2]
     of_thread: Dict[Any, Any] = _scratch.__dict__

@@ -1,4 +1,4 @@
-"""Index maps from the tokens of a feature map to its windows, and back."""
+"""Index maps from the tokens of a feature map to its windows and back."""
 
 from typing import Dict, NamedTuple, Optional, Tuple
 
@@ -11,14 +11,15 @@ from recipe.models.execution import kept_constants
 class WindowMaps(NamedTuple):
     """Index maps between a feature map and its (shifted) windows.
 
-    L tokens of the map, in row-major order, fill nW windows of N positions; the positions without a token are padding.
+    The map has L tokens in row-major order. They fill nW windows of N positions. Positions without a token are padding.
 
     Attributes:
-        to_windows: Token of each position, shape (nW, N), int64; 0 where ``is_padding``.
-        is_padding: Shape (nW, N), bool.
+        to_windows: Token of each position, shape (nW, N), int64; 0 if the position is padding.
+        is_padding: Whether each position is padding, shape (nW, N), bool.
         has_padding: Whether any position is padding.
-        to_tokens: Position, as window * N + offset, of each token, shape (L, ), int64.
-        mask: What the shift hides: 0 within a region and -100 across, shape (nW, N, N), float32. None without a shift.
+        to_tokens: Position of each token as window * N + offset, shape (L, ), int64.
+        mask: Added to the attention logits: 0 within a region, -100 between regions, shape (nW, N, N), float32. None
+            without a shift.
     """
 
     to_windows: Tensor
@@ -28,7 +29,7 @@ class WindowMaps(NamedTuple):
     mask: Optional[Tensor]
 
 
-# A dict, since torch.compile ignores functools.lru_cache.
+# A dict, because torch.compile ignores functools.lru_cache.
 _kept: Dict[tuple, WindowMaps] = {}
 _MAX_KEPT = 64
 
@@ -36,14 +37,14 @@ _MAX_KEPT = 64
 def window_maps(hw_shape: Tuple[int, int], window_size: int, shift_size: int, device: torch.device) -> WindowMaps:
     """Return the maps for padding to whole windows, a cyclic shift, and the partition into windows.
 
-    They do not depend on learned values, so each is made once. Swin Transformer (arXiv:2103.14030), section 3.2 and
-    figure 4.
+    They do not depend on learned values, so they are made once and kept. Swin Transformer (arXiv:2103.14030), section
+    3.2 and figure 4.
 
     Args:
         hw_shape: Height and width of the feature map.
         window_size: Height and width of a window.
         shift_size: Cyclic shift to the upper left; 0 for none.
-        device: Where the maps are needed.
+        device: Device of the maps.
 
     Returns:
         The maps. They are shared: do not change them in place.
@@ -58,7 +59,7 @@ def window_maps(hw_shape: Tuple[int, int], window_size: int, shift_size: int, de
 
 
 def _make_maps(hw_shape: Tuple[int, int], window_size: int, shift_size: int, device: torch.device) -> WindowMaps:
-    """Make what :func:`window_maps` returns."""
+    """Make the maps of :func:`window_maps`."""
     H, W = hw_shape
     rows = -(-H // window_size)
     cols = -(-W // window_size)
@@ -69,7 +70,7 @@ def _make_maps(hw_shape: Tuple[int, int], window_size: int, shift_size: int, dev
     is_padding = _partition((y >= H)[:, None] | (x >= W)[None, :], window_size)
     to_windows = token.masked_fill(is_padding, 0)
 
-    # The way back, from tokens to positions.
+    # The inverse map, from tokens to positions.
     y = (torch.arange(H, device=device) - shift_size) % H_pad
     x = (torch.arange(W, device=device) - shift_size) % W_pad
     window = ((y // window_size) * cols)[:, None] + (x // window_size)[None, :]
@@ -89,13 +90,13 @@ def _make_maps(hw_shape: Tuple[int, int], window_size: int, shift_size: int, dev
 
 
 def _partition(grid: Tensor, window_size: int) -> Tensor:
-    """(H, W) -> (nW, N) with whole windows."""
+    """Split (H, W) into whole windows, (nW, N)."""
     H, W = grid.shape
     grid = grid.view(H // window_size, window_size, W // window_size, window_size)
     return grid.transpose(1, 2).reshape(-1, window_size**2)
 
 
 def _regions(length: int, window_size: int, shift_size: int, device: torch.device) -> Tensor:
-    """Number the parts of an axis that a cyclic shift brings together: 0, 1 or 2."""
+    """Number (0, 1 or 2) of the part of a shifted axis that each position belongs to, shape (length, )."""
     at = torch.arange(length, device=device)
     return (at >= length - window_size).long() + (at >= length - shift_size)

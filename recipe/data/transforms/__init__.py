@@ -1,1 +1,1 @@
-"""Faster forms of upstream's transforms, which give the same samples bit by bit."""
+"""Faster forms of upstream's transforms, whose samples equal upstream's bit by bit."""

@@ -1,4 +1,4 @@
-"""Pictures kept decoded beside the data set, to be mapped into memory."""
+"""A cache of decoded pictures on disk, which are mapped into memory."""
 
 import json
 import math
@@ -10,16 +10,16 @@ from typing import NamedTuple, Optional, Tuple
 import numpy as np
 
 SUFFIX = '.pixels'
-PAGE = 4096  # the pixels begin on a page of their own, behind the header
+PAGE = 4096  # bytes of the header, so that the pixels begin on a page boundary
 _FORMAT = 1
 
 
 class SourceState(NamedTuple):
-    """By which a change of a source file is noticed.
+    """Size and time of a source file; if one differs, the file has changed.
 
     Attributes:
-        size (int): Bytes.
-        mtime_ns (int): Time of the last change in nanoseconds.
+        size (int): Size in bytes.
+        mtime_ns (int): Time of the last change in nanoseconds since 1970.
     """
 
     size: int
@@ -27,24 +27,22 @@ class SourceState(NamedTuple):
 
 
 def source_state(path: str) -> SourceState:
-    """Look at a source file.
+    """Read the size and time of a source file.
 
     Raises:
-        OSError: If there is none.
+        OSError: There is no such file.
     """
     status = os.stat(path)
     return SourceState(status.st_size, status.st_mtime_ns)
 
 
 def write_entry(path: str, pixels: np.ndarray, state: SourceState) -> None:
-    """Write one decoded picture. The name should be one that no reader knows.
+    """Write one decoded picture under a temporary name.
 
     Args:
-        path (str): Where to; whoever calls renames it when it is whole.
-        pixels (np.ndarray): uint8, shape (H, W) or (H, W, 3) in the order
-            BGR, as the loading transforms deliver it.
-        state (SourceState): Of the file it was decoded from, looked at before
-            it was decoded.
+        path (str): The file to write; no reader must know its name. The caller renames it afterwards.
+        pixels (np.ndarray): uint8, shape (H, W) or (H, W, 3) in BGR order, as the loading transforms return it.
+        state (SourceState): State of the source file, read before it was decoded.
     """
     header = json.dumps(dict(format=_FORMAT, shape=pixels.shape, source=state)).encode()
     with open(path, 'wb') as f:
@@ -58,12 +56,11 @@ def read_entry(path: str) -> Tuple[np.ndarray, SourceState]:
     """Map one decoded picture into memory.
 
     Returns:
-        tuple: The pixels, read-only, and the state of the file they were
-        decoded from.
+        tuple: The pixels (uint8, read-only, shape (H, W) or (H, W, 3)) and the state of their source file.
 
     Raises:
-        OSError: If there is no such entry.
-        ValueError: If it is damaged or of another format.
+        OSError: There is no such entry.
+        ValueError: It is damaged or has another format.
     """
     with open(path, 'rb') as f:
         header = f.read(PAGE)
@@ -84,9 +81,9 @@ class DecodedCache:
     """Decoded pictures of a data set.
 
     Args:
-        folder (str): Where they are kept: one file for each picture, under
-            the path that this has below ``data_root``.
-        data_root (str): The data set.
+        folder (str): Folder of the cache. It has one file for each picture, with the picture's path below ``data_root``
+            and a suffix.
+        data_root (str): Root folder of the data set.
     """
 
     def __init__(self, folder: str, data_root: str) -> None:
@@ -95,10 +92,10 @@ class DecodedCache:
         self._prefix = osp.join(data_root, '')
 
     def entry_path(self, source: str) -> str:
-        """Where the decoded picture of a source file is kept.
+        """Path of the cache file of a source file.
 
         Raises:
-            ValueError: If the source does not lie below ``data_root``.
+            ValueError: The source file is not below ``data_root``.
         """
         if source.startswith(self._prefix) and '..' not in source:
             below = source[len(self._prefix) :]
@@ -109,10 +106,10 @@ class DecodedCache:
         return osp.join(self.folder, below + SUFFIX)
 
     def fault(self, source: str) -> Optional[str]:
-        """What keeps an entry from being used.
+        """Why the entry of a source file cannot be used.
 
         Returns:
-            str, optional: None where the entry is good.
+            str, optional: The reason, None if it can be used.
         """
         try:
             self._open(source)
@@ -129,12 +126,11 @@ class DecodedCache:
             source (str): Path of the picture.
 
         Returns:
-            np.ndarray, optional: uint8, read-only, mapped into memory. None
-            where it was not decoded beforehand.
+            np.ndarray, optional: uint8, shape (H, W) or (H, W, 3) in BGR order, read-only, mapped into memory. None if
+            there is no entry.
 
         Raises:
-            ValueError: If the entry is damaged, or the source file has
-                changed since it was made.
+            ValueError: The entry is damaged, or the source file has changed since it was made.
         """
         try:
             return self._open(source)

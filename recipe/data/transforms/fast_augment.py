@@ -1,4 +1,4 @@
-"""Upstream's random flip, photometric distortion and packing, faster."""
+"""Faster forms of upstream's random flip, photometric distortion and packing."""
 
 from typing import Any, Callable, Dict
 
@@ -14,17 +14,16 @@ from numpy import random
 
 _FLIP_CODES = {'horizontal': 1, 'vertical': 0, 'diagonal': -1}
 _ALL_VALUES = np.arange(256, dtype=np.uint8)
-# OpenCV rounds products where upstream drops what is behind the point. With
-# almost one half taken off both agree, unless a product lies less than this,
-# which is more than the rounding of float32, below a whole number.
+# OpenCV rounds products; upstream truncates them. Both agree if OpenCV first subtracts (0.5 - margin), unless a product
+# is less than the margin below a whole number. The margin is larger than float32's rounding error.
 _MARGIN = 1e-4
 
 
 @TRANSFORMS.register_module()
 class FastRandomFlip(RandomFlip):
-    """:class:`RandomFlip` by OpenCV, whose result lies in order in memory.
+    """:class:`RandomFlip` with OpenCV, whose result is contiguous in memory.
 
-    The result equals upstream's bit by bit. Images and labels only.
+    The result equals upstream's bit by bit. It flips images and label maps only.
     """
 
     def _flip(self, results: Dict) -> None:
@@ -42,16 +41,15 @@ class FastRandomFlip(RandomFlip):
 
 @TRANSFORMS.register_module()
 class TablePhotoMetricDistortion(PhotoMetricDistortion):
-    """:class:`PhotoMetricDistortion` in whole numbers, for uint8 images.
+    """:class:`PhotoMetricDistortion` in integer arithmetic, for uint8 images.
 
-    Brightness, contrast, saturation and hue map each of the 256 values of a
-    channel to another, so upstream's own arithmetic is done on these 256
-    values, and the image goes through what gives the same ones fastest. The
-    same random numbers are drawn and the result equals upstream's bit by bit.
+    Brightness, contrast, saturation and hue map each of the 256 values of a channel to another value. Upstream's own
+    arithmetic makes a table of these values, and the fastest OpenCV function with the same values is applied to the
+    image. It draws the same random numbers, and the result equals upstream's bit by bit.
     """
 
     def convert(self, img: np.ndarray, alpha: float = 1, beta: float = 0) -> np.ndarray:
-        """Multiply with ``alpha`` and add ``beta``, with clipping."""
+        """Multiply a uint8 array by ``alpha``, add ``beta`` and clip to 0 to 255."""
         table = super().convert(_ALL_VALUES, alpha, beta)
         shift = (int(table[128]) - 128,) * 4
         if np.array_equal(cv2.add(_ALL_VALUES, shift).ravel(), table):
@@ -61,14 +59,14 @@ class TablePhotoMetricDistortion(PhotoMetricDistortion):
         return cv2.LUT(img, table)
 
     def saturation(self, img: np.ndarray) -> np.ndarray:
-        """Distort the saturation of a BGR image."""
+        """Distort the saturation of a BGR image, uint8, (H, W, 3)."""
         if random.randint(2):
             alpha = random.uniform(self.saturation_lower, self.saturation_upper)
             img = _map_hsv(img, 1, lambda plane: self.convert(plane, alpha))
         return img
 
     def hue(self, img: np.ndarray) -> np.ndarray:
-        """Distort the hue of a BGR image."""
+        """Distort the hue of a BGR image, uint8, (H, W, 3)."""
         if random.randint(2):
             shift = random.randint(-self.hue_delta, self.hue_delta)
             img = _map_hsv(img, 0, lambda plane: _turn_hue(plane, shift))
@@ -83,11 +81,10 @@ def _map_hsv(img: np.ndarray, channel: int, change: Callable[[np.ndarray], np.nd
 
 
 def _turn_hue(plane: np.ndarray, shift: int) -> np.ndarray:
-    """Add ``shift`` to hues, uint8 below 180, modulo 180.
+    """Add ``shift`` to hues modulo 180. The hues are uint8 below 180.
 
-    Either the sum is right or the sum less 180. Whichever is wrong is the
-    greater in uint8: the sum as it is cut off at 255, the difference as a
-    negative one comes out at 76 or more above the sum.
+    The result is the smaller of two uint8 values. One is hue + shift, clipped at 255. The other is hue + shift - 180.
+    If that is negative, it wraps around to hue + shift + 76 and is the larger one.
     """
     shift %= 180
     less_180 = plane + np.uint8(shift + 76)
@@ -95,10 +92,10 @@ def _turn_hue(plane: np.ndarray, shift: int) -> np.ndarray:
 
 
 class PinnableSample(SegDataSample):
-    """mmseg's sample, with label maps that the loader can pin."""
+    """mmseg's sample; the loader can pin its label map."""
 
     def pin_memory(self) -> 'PinnableSample':
-        """Pin the labels, so that they are copied to the device in the background; torch's loader calls it."""
+        """Pin the label map, so that it is copied to the device in the background. torch's loader calls this."""
         if 'gt_sem_seg' in self:
             self.gt_sem_seg.data = self.gt_sem_seg.data.pin_memory()
         return self
@@ -106,13 +103,15 @@ class PinnableSample(SegDataSample):
 
 @TRANSFORMS.register_module()
 class FastPackSegInputs(PackSegInputs):
-    """:class:`PackSegInputs` for uint8 images, with labels of a chosen type.
+    """:class:`PackSegInputs` for uint8 images, with a choice of the labels' dtype.
 
     Args:
-        label_dtype (str): ``int64``, as upstream, or ``uint8``, an eighth of
-            the bytes between processes and to the device, for heads that
-            compare labels with class numbers. Defaults to 'int64'.
-        **kwargs: Of :class:`PackSegInputs`.
+        label_dtype (str): ``int64``, as upstream, or ``uint8``, which sends an eighth of the bytes between processes
+            and to the device. ``uint8`` is for heads that only compare labels with class numbers. Defaults to 'int64'.
+        **kwargs: Arguments of :class:`PackSegInputs`.
+
+    Raises:
+        ValueError: ``label_dtype`` is another one.
     """
 
     def __init__(self, label_dtype: str = 'int64', **kwargs) -> None:
@@ -125,8 +124,8 @@ class FastPackSegInputs(PackSegInputs):
         """Pack the sample; see :class:`PackSegInputs`.
 
         Raises:
-            ValueError: If the labels are neither those of the image nor those
-                of the image as it was before a test's pipeline resized it.
+            ValueError: The labels have neither the size of the image nor the size that it had before a test pipeline
+                resized it.
         """
         img = results.get('img')
         labels = results.get('gt_seg_map')
@@ -143,7 +142,7 @@ class FastPackSegInputs(PackSegInputs):
             {key: value for key, value in results.items() if key not in apart and key not in ('img', 'gt_seg_map')}
         )
         sample = PinnableSample()
-        # set_metainfo would copy each value
+        # set_metainfo would copy each value.
         for key, value in [*packed['data_samples'].metainfo_items(), *apart.items()]:
             sample.set_field(value, key, field_type='metainfo', dtype=None)
         for key, value in packed['data_samples'].items():
@@ -158,14 +157,14 @@ class FastPackSegInputs(PackSegInputs):
 
 
 def _is_constant(value: Any) -> bool:
-    """Whether a copy of a value, which takes time, is no use."""
+    """Whether a value cannot change, so that it need not be copied."""
     if type(value) is tuple:
         return all(map(_is_constant, value))
     return value is None or type(value) in (str, bool, int, float)
 
 
 def _to_channels_first(img: np.ndarray) -> torch.Tensor:
-    """Turn (H, W) or (H, W, C) into a tensor (C, H, W) of its own memory."""
+    """Copy (H, W) or (H, W, C) into a tensor (C, H, W)."""
     if img.ndim == 2:
         return torch.from_numpy(img[None].copy())
     planes = np.empty((img.shape[2], *img.shape[:2]), img.dtype)

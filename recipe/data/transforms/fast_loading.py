@@ -1,4 +1,4 @@
-"""Transforms that load, or load, resize and crop at once."""
+"""Transforms that load, and one that loads, resizes and crops in one step."""
 
 from types import SimpleNamespace
 from typing import Dict, Optional, Tuple
@@ -17,7 +17,7 @@ from recipe.data.transforms.window_resize import bilinear_span, bilinear_window,
 
 
 def _make_cache(given: Optional[Dict]) -> Optional[DecodedCache]:
-    """The cache that a config names; an empty folder name names none."""
+    """The cache of a config; None if it has no ``folder`` or an empty one."""
     if not given or not given.get('folder'):
         return None
     return DecodedCache(given['folder'], given['data_root'])
@@ -56,7 +56,7 @@ class FastLoadAnnotations(LoadAnnotations):
     Args:
         decoded_cache (dict, optional): Arguments of :class:`DecodedCache`.
             Defaults to None.
-        **kwargs: Of :class:`LoadAnnotations`.
+        **kwargs: Arguments of :class:`LoadAnnotations`.
     """
 
     def __init__(self, decoded_cache: Optional[Dict] = None, **kwargs) -> None:
@@ -66,7 +66,7 @@ class FastLoadAnnotations(LoadAnnotations):
     def _load_seg_map(self, results: Dict) -> None:
         """Set gt_seg_map, and add it to seg_fields."""
         if self.reduce_zero_label or results.get('reduce_zero_label') or results.get('label_map') is not None:
-            # labels that are changed on the way
+            # Upstream's method changes the labels while it loads them.
             super()._load_seg_map(results)
             return
         results['gt_seg_map'] = PictureFile(
@@ -77,15 +77,13 @@ class FastLoadAnnotations(LoadAnnotations):
 
 @TRANSFORMS.register_module()
 class LoadResizedCrop(BaseTransform):
-    """Loads, resizes and crops in one, chosen before the image is decoded.
+    """Loads, resizes and crops in one step; the crop is chosen before the image is decoded.
 
-    Stands for ``LoadImageFromFile``, ``LoadAnnotations``,
-    ``RandomChoiceResize`` and ``RandomCrop`` in this order. It draws the same
-    random numbers as these, and image and labels equal theirs bit by bit.
+    It replaces ``LoadImageFromFile``, ``LoadAnnotations``, ``RandomChoiceResize`` and ``RandomCrop`` in this order. It
+    draws the same random numbers, and image and labels equal theirs bit by bit.
 
-    The labels are loaded first, since the choice of the crop depends on them,
-    and resized for the crop alone. Then the image is decoded down to the last
-    row of the crop, and resized no further than to its last row and column.
+    The labels are loaded first, because the choice of the crop depends on them. Only the crop of the labels is resized.
+    Then the image is decoded down to the last row of the crop and resized up to the last row and column of the crop.
 
     Required Keys:
 
@@ -93,19 +91,16 @@ class LoadResizedCrop(BaseTransform):
     - seg_map_path
     - seg_fields
 
-    Added Keys: those of the transforms that it stands for.
+    Added Keys: those of the transforms that it replaces.
 
     Args:
-        resize (dict): Config of the ``RandomChoiceResize``, bilinear and with
-            the ratio kept.
-        crop (dict): Config of the ``RandomCrop``.
-        decoded_cache (dict, optional): Arguments of :class:`DecodedCache`.
-            Defaults to None.
-        backend_args (dict, optional): Of ``mmengine.fileio``. Defaults to
-            None.
+        resize (dict): Config of a ``RandomChoiceResize`` that is bilinear and keeps the ratio.
+        crop (dict): Config of a ``RandomCrop``.
+        decoded_cache (dict, optional): Arguments of :class:`DecodedCache`. Defaults to None.
+        backend_args (dict, optional): Arguments of ``mmengine.fileio``. Defaults to None.
 
     Raises:
-        TypeError: If it cannot stand for the transforms that are given.
+        TypeError: It cannot replace the given transforms.
     """
 
     def __init__(
@@ -132,7 +127,11 @@ class LoadResizedCrop(BaseTransform):
         self.load_labels = FastLoadAnnotations(decoded_cache=decoded_cache, backend_args=backend_args)
 
     def transform(self, results: Dict) -> Dict:
-        """Load one sample; see the class."""
+        """Load one sample; see the class.
+
+        Raises:
+            ValueError: Image and labels differ in size.
+        """
         picture = PictureFile(results['img_path'], backend_args=self.backend_args, cache=self.cache)
         results = self.load_labels(results)
         labels = results['gt_seg_map']
@@ -160,7 +159,7 @@ class LoadResizedCrop(BaseTransform):
         return results
 
     def _choose_size(self, results: Dict, shape: Tuple[int, int]) -> Tuple[int, int]:
-        """Draw the size of the whole resized image: height, width."""
+        """Draw the size of the whole resized image, (height, width) in pixels."""
         scale, results['scale_idx'] = self.resize._random_select()
         if isinstance(self.resize.resize, ResizeShortestEdge):
             scale = self.resize.resize._get_output_shape(SimpleNamespace(shape=shape), scale)
@@ -173,11 +172,10 @@ class LoadResizedCrop(BaseTransform):
     def _choose_crop(
         self, labels: np.ndarray, row_of: np.ndarray, column_of: np.ndarray
     ) -> Tuple[int, int, np.ndarray]:
-        """Draw crops as ``RandomCrop.crop_bbox`` does, and count labels.
+        """Draw crops as ``RandomCrop`` does, until no class fills too much of the crop.
 
         Returns:
-            tuple: Top row and left column in the resized image, and the
-            labels of the crop.
+            tuple: Top row and left column in the resized image, and the labels of the crop.
         """
         crop_height, crop_width = self.crop.crop_size
 
@@ -202,8 +200,8 @@ class LoadResizedCrop(BaseTransform):
         """Whether no class fills more than ``cat_max_ratio`` of the crop."""
         ratio = self.crop.cat_max_ratio
         counts = self._count(labels[::2])
-        # So many labels of other classes than any one in half of the crop
-        # that the other half cannot change it.
+        # Half of the rows may be enough: if they hold so many labels outside the largest class, the other half cannot
+        # change the answer.
         if counts.sum() - counts.max() > (1 - ratio) * labels.size + 1:
             return True
         if len(labels) > 1:
@@ -211,8 +209,8 @@ class LoadResizedCrop(BaseTransform):
         return bool(np.count_nonzero(counts) > 1 and counts.max() / counts.sum() < ratio)
 
     def _count(self, labels: np.ndarray) -> np.ndarray:
-        """How often each of the 256 labels occurs; 0 of ``ignore_index``."""
-        # float32, in which whole numbers are exact up to 2^24
+        """Number of pixels with each of the 256 labels, int64, shape (256, ); 0 for ``ignore_index``."""
+        # calcHist returns float32, which is exact for whole numbers up to 2^24.
         counts = cv2.calcHist([labels], [0], None, [256], [0, 256])
         counts = counts.ravel().astype(np.int64)
         if 0 <= self.crop.ignore_index < len(counts):

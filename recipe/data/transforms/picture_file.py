@@ -1,4 +1,4 @@
-"""A picture file that is decoded as far as it is needed."""
+"""A picture file that is decoded only as far as needed."""
 
 import logging
 from typing import Dict, Optional, Tuple
@@ -14,27 +14,23 @@ from recipe.data.transforms.decoded_cache import DecodedCache
 
 
 class PictureFile:
-    """A picture that is decoded as far as it is needed.
+    """A picture that is decoded only as far as needed.
 
-    The pixels are those that upstream's loading transforms deliver, bit by
-    bit. They come from the decoded cache, else from a fast PNG decoder, else
-    from OpenCV (pictures) or Pillow (labels), as upstream takes them.
+    The pixels equal those of upstream's loading transforms bit by bit. They come from the decoded cache, else from a
+    fast PNG decoder, else from upstream's decoder: OpenCV for pictures, Pillow for labels.
 
     Args:
         path (str): The file.
-        is_label (bool): Whether it holds one class per pixel rather than
-            three colours.
-        backend_args (dict, optional): Of ``mmengine.fileio``. Defaults to
-            None.
-        cache (DecodedCache, optional): Pictures decoded beforehand. Defaults
-            to None.
+        is_label (bool): Whether it holds one class per pixel instead of three colours.
+        backend_args (dict, optional): Arguments of ``mmengine.fileio``. Defaults to None.
+        cache (DecodedCache, optional): Cache of decoded pictures. Defaults to None.
 
     Attributes:
-        shape (tuple[int]): Height and width.
+        shape (tuple[int]): Height and width in pixels.
 
     Raises:
-        ValueError: If the file is damaged.
-        OSError: If it cannot be read.
+        ValueError: The file is damaged.
+        OSError: It cannot be read.
     """
 
     def __init__(
@@ -51,7 +47,7 @@ class PictureFile:
         if self._pixels is None:
             self._data = fileio.get(path, backend_args=backend_args)
             header = png.read_header(self._data)
-            # a grey picture as three colours, or a coloured label: rare
+            # Also for a grey picture or a coloured label, which are rare.
             if header is None or (header.channels == 1) != is_label:
                 self._pixels = self._decode_whole()
             else:
@@ -66,15 +62,12 @@ class PictureFile:
 
         Args:
             top (int): First row. Defaults to 0.
-            bottom (int, optional): One behind the last row; rows below are
-                not decoded. Defaults to the height.
+            bottom (int, optional): Last row plus 1. A PNG file need not be decoded further. Defaults to the height.
             left (int): First column. Defaults to 0.
-            right (int, optional): One behind the last column. Defaults to the
-                width.
+            right (int, optional): Last column plus 1. Defaults to the width.
 
         Returns:
-            np.ndarray: uint8, shape (h, w, 3) in the order BGR, or (h, w) of
-            a label. It may be read-only.
+            np.ndarray: uint8, shape (h, w, 3) in BGR order, or (h, w) for a label. It may be read-only.
         """
         pixels, is_rgb = self._pixels, False
         if pixels is None:
@@ -89,10 +82,10 @@ class PictureFile:
         try:
             return png.decode_rows(self._data, rows)
         except ValueError:
-            return None  # upstream's decoder has the last word
+            return None  # upstream's decoder decides whether the file is damaged
 
     def _decode_whole(self) -> np.ndarray:
-        """Decode as upstream does."""
+        """Decode the whole picture with upstream's decoder."""
         flag, backend = ('unchanged', 'pillow') if self.is_label else ('color', 'cv2')
         try:
             pixels = mmcv.imfrombytes(self._data, flag=flag, backend=backend)
@@ -104,7 +97,7 @@ class PictureFile:
 
 
 def _from_cache(cache: DecodedCache, path: str) -> Optional[np.ndarray]:
-    """Take a picture from the cache, or say why that cannot be done."""
+    """Read a picture from the cache. None if there is none; if it cannot be used, a warning says why."""
     try:
         return cache.get(path)
     except (OSError, ValueError) as e:

@@ -1,4 +1,4 @@
-"""Decoding the first rows of a PNG file, with a faster decoder if there is."""
+"""Decodes the first rows of a PNG file with the decoder of kornia-rs, if it is installed."""
 
 import struct
 import zlib
@@ -8,12 +8,12 @@ import numpy as np
 
 try:
     from kornia_rs.io import decode_image_png_u8
-except ImportError:  # an older kornia-rs has it elsewhere
+except ImportError:  # not installed, or an older kornia-rs without this module
     decode_image_png_u8 = None
 
 _SIGNATURE = b'\x89PNG\r\n\x1a\n'
-# Chunks that hold the pixels or change none of them. Another one, such as a
-# palette, a transparent colour or an orientation, is left to OpenCV.
+# Chunks that hold the pixels or do not change them. Files with other chunks, such as a palette, a transparent colour or
+# an orientation, are left to OpenCV.
 _HARMLESS = {
     b'IHDR',
     b'IDAT',
@@ -36,7 +36,7 @@ _HEADER = slice(12, 29)  # type and contents of the first chunk
 
 
 class PngHeader(NamedTuple):
-    """What the beginning of a PNG file says.
+    """Size and channels of a PNG file.
 
     Attributes:
         height (int): Rows.
@@ -56,8 +56,8 @@ def read_header(data: bytes) -> Optional[PngHeader]:
         data (bytes): The file.
 
     Returns:
-        PngHeader, optional: None where it is no PNG, or not one of 8 bits a
-        channel in grey or RGB, row by row and without further instructions.
+        PngHeader, optional: None if it is not a PNG file in grey or RGB with 8 bits per channel, or if it is interlaced
+        or has chunks that may change the pixels.
     """
     if data[:8] != _SIGNATURE or data[12:16] != b'IHDR' or len(data) < 33:
         return None
@@ -65,7 +65,7 @@ def read_header(data: bytes) -> Optional[PngHeader]:
     if depth != 8 or color not in _CHANNELS or interlace:
         return None
     has_pixels, position, last = False, 8, len(data) - 8
-    # to the end of the file: an orientation may follow the pixels
+    # Read to the end of the file, because an orientation may follow the pixels.
     while position <= last:
         length, kind = _chunk_head(data, position)
         if kind not in _HARMLESS:
@@ -80,22 +80,19 @@ def read_header(data: bytes) -> Optional[PngHeader]:
 def decode_rows(data: bytes, rows: int) -> Optional[np.ndarray]:
     """Decode the first rows of a PNG file.
 
-    A PNG holds its rows in one compressed stream from the first to the last,
-    so the time goes with the number of rows. The decoder is told to stop by a
-    header that claims no more rows than are wanted.
+    A PNG file holds its rows in one compressed stream, so the time is proportional to the number of rows. The decoder
+    gets a changed header with the wanted number of rows, so that it stops after them.
 
     Args:
         data (bytes): The file.
-        rows (int): How many rows are wanted, at most those there are.
+        rows (int): Number of rows to decode, at most the height.
 
     Returns:
-        np.ndarray, optional: uint8, shape (rows, W) of a grey picture or
-        (rows, W, 3) of a coloured one in the order RGB. None where the
-        package kornia-rs is not installed or the file is not one of those
-        that :func:`read_header` reads.
+        np.ndarray, optional: uint8, shape (rows, W) for a grey picture or (rows, W, 3) in RGB order for a coloured one.
+        None if the package kornia-rs is not installed or :func:`read_header` returns None.
 
     Raises:
-        ValueError: If the file is damaged within these rows.
+        ValueError: The file is damaged within these rows.
     """
     header = read_header(data) if decode_image_png_u8 is not None else None
     if header is None:
@@ -107,6 +104,6 @@ def decode_rows(data: bytes, rows: int) -> Optional[np.ndarray]:
         data = b''.join((data[:12], chunk, check, memoryview(data)[33:]))
     try:
         pixels = decode_image_png_u8(data, (rows, header.width), 'rgb' if header.channels == 3 else 'mono')
-    except Exception as e:  # whatever class it has in this release
+    except Exception as e:  # the class of the error differs between releases
         raise ValueError(f'damaged PNG file: {e}') from None
     return pixels if header.channels == 3 else pixels[..., 0]

@@ -1,4 +1,7 @@
-"""Checkpoint files: written whole, read as data, and found again. Importing it has mmengine read them so."""
+"""Writes, checks, finds and reads checkpoint files.
+
+No code in the files runs. The import of this package makes mmengine read checkpoints with it.
+"""
 
 from recipe.engine.checkpoint.errors import CheckpointError, UntrustedCheckpointError
 from recipe.engine.checkpoint.files import link_or_copy

@@ -1,10 +1,8 @@
-"""The two file formats of ``torch.save``, read in Python.
+"""Reads the two file formats of ``torch.save`` in Python.
 
-``torch.load`` is left out: its zip reader takes another end of the archive
-than Python's if there are two, runs a file that this reader finds to be
-TorchScript, and neither compares checksums nor whether a storage is as long as
-the file says. Here one reader opens one descriptor, so that what is checked is
-what is loaded.
+``torch.load`` is not used, for three reasons. If an archive has two ends, its zip reader and Python's read different
+ones. It runs TorchScript files. It checks neither checksums nor the lengths of storages. Here one reader checks and
+loads through one file descriptor, so that the checked content is the loaded content.
 """
 
 import io
@@ -21,26 +19,24 @@ import torch
 from recipe.engine.checkpoint.unpickler import RestrictedUnpickler, StorageType
 
 ZIP_MAGIC = b'PK\x03\x04'
-# pickle of torch.serialization.MAGIC_NUMBER: how files begin that were
-# written by torch before 1.6 or with _use_new_zipfile_serialization=False
+# First bytes of files that were written by torch before 1.6 or with _use_new_zipfile_serialization=False.
 LEGACY_MAGIC = pickle.dumps(torch.serialization.MAGIC_NUMBER, protocol=2)
-_BLOCK = 1 << 20  # bytes read at once, which fit a cache
-_SMALL = 1 << 20  # bytes of a tensor whose values an outline holds
+_BLOCK = 1 << 20  # bytes read at once; fits into the CPU's cache
+_SMALL = 1 << 20  # bytes up to which an outline holds a tensor's values
 
 
 class DamagedError(Exception):
-    """A file that is not as ``torch.save`` has written it."""
+    """A file differs from what ``torch.save`` writes."""
 
 
 class ZipArchive:
-    """The records of a checkpoint that can be read in one way only.
+    """The records of a checkpoint in zip format. Archives that are ambiguous are refused.
 
     Args:
         file (BinaryIO): Seekable.
 
     Raises:
-        DamagedError: It is cut short, is a TorchScript program, or readers
-            could differ on it.
+        DamagedError: It is cut short, is a TorchScript program, or two zip readers could read it differently.
     """
 
     def __init__(self, file: BinaryIO) -> None:
@@ -48,7 +44,7 @@ class ZipArchive:
         size = file.seek(0, os.SEEK_END)
         try:
             archive = zipfile.ZipFile(file)
-        # A damaged header can ask for any feature that zipfile knows or not.
+        # A damaged header can ask for any zip feature, so zipfile raises many kinds of errors.
         except (
             zipfile.BadZipFile,
             NotImplementedError,
@@ -72,7 +68,7 @@ class ZipArchive:
         for info in infos:
             if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
                 raise DamagedError(f'is not as torch.save writes it ({info.filename} is compressed or encrypted)')
-        # Otherwise records overlap, and a small file fills the memory.
+        # If records overlapped, a small file could fill the memory.
         if sum(info.file_size for info in infos) > size:
             raise DamagedError('is damaged (its records hold more than it)')
         self._infos = {info.filename.partition('/')[2]: info for info in infos}
@@ -88,12 +84,11 @@ class ZipArchive:
         """Read a record and compare it with its checksum.
 
         Args:
-            name (str): Of a record.
-            target (memoryview, optional): As long as the record, to be filled
-                with it. Defaults to None.
+            name (str): Name of the record.
+            target (memoryview, optional): Buffer of the record's length, filled with the content. Defaults to None.
 
         Raises:
-            DamagedError: It is not what was written.
+            DamagedError: The content is cut short or differs from its checksum.
         """
         info = self._infos[name]
         self._go_to(info)
@@ -108,7 +103,7 @@ class ZipArchive:
             raise DamagedError(f'is damaged (checksum of {name})')
 
     def _go_to(self, info: zipfile.ZipInfo) -> None:
-        """Go to the content of a record, behind the header in front of it."""
+        """Seek to the content of a record, after its local header."""
         self._file.seek(info.header_offset)
         header = self._file.read(30)
         if len(header) < 30 or header[:4] != ZIP_MAGIC:
@@ -127,10 +122,10 @@ class ZipArchive:
 
 
 def _require_one_end(file: BinaryIO, size: int) -> None:
-    """Refuse an archive in which readers could find different directories.
+    """Refuse an archive in which two zip readers could find different directories.
 
-    The end has to be the file's last bytes, and whatever is in front of it has
-    to be there once and where it is said to be.
+    The end record has to be the last bytes of the file. The zip64 records, if any, and the directory have to lie
+    directly before it, at the offsets that the end record names.
     """
     file.seek(max(0, size - 98))
     tail = file.read(98).rjust(98, b'\0')
@@ -170,7 +165,7 @@ def check_zip(file: BinaryIO) -> None:
         file (BinaryIO): Seekable.
 
     Raises:
-        DamagedError: It is not what was written.
+        DamagedError: It is damaged or not a checkpoint.
     """
     archive = ZipArchive(file)
     if 'data.pkl' not in archive.names:
@@ -180,7 +175,7 @@ def check_zip(file: BinaryIO) -> None:
 
 
 def _require_size(dtype: torch.dtype, count: Any, least: int, most: int) -> int:
-    """Number of bytes of a storage of ``count`` elements."""
+    """Bytes of a storage with ``count`` elements; DamagedError if not within ``least`` and ``most``."""
     if type(count) is not int or count < 0:
         raise DamagedError('is damaged (a storage of no size)')
     size = count * torch._utils._element_size(dtype)
@@ -190,7 +185,7 @@ def _require_size(dtype: torch.dtype, count: Any, least: int, most: int) -> int:
 
 
 def _allocate(size: int) -> Tuple[torch.UntypedStorage, memoryview]:
-    """A storage, and its bytes to be written to."""
+    """A new storage and a writable view of its bytes."""
     storage = torch.UntypedStorage(size)
     view = torch.empty(0, dtype=torch.uint8).set_(storage, 0, (size,), (1,))
     return storage, view.numpy().data
@@ -205,18 +200,17 @@ def load_zip(file: BinaryIO, restore: Callable, outline: bool = False) -> Any:
 
     Args:
         file (BinaryIO): Seekable.
-        restore (Callable): Called with each storage and the name of the device
-            that it was on; returns the storage on the device where it shall
-            be.
-        outline (bool): Whether large tensors are only compared with their
-            checksums; they are on the meta device then. Defaults to False.
+        restore (Callable): Called with each storage and the name of the device that it was saved from; returns the
+            storage on its new device.
+        outline (bool): Whether tensors above a mebibyte are only compared with their checksums and returned on the meta
+            device. Defaults to False.
 
     Returns:
-        Any: What was saved.
+        Any: The saved object.
 
     Raises:
-        DamagedError: It is not what was written.
-        RefusedError: It asks for what no checkpoint needs.
+        DamagedError: It is damaged or not a checkpoint.
+        RefusedError: It asks for something that no checkpoint needs.
     """
     archive = ZipArchive(file)
     if 'data.pkl' not in archive.names:
@@ -244,7 +238,7 @@ def load_zip(file: BinaryIO, restore: Callable, outline: bool = False) -> Any:
 
     unpickler = RestrictedUnpickler(io.BytesIO(archive.read('data.pkl')), load_storage)
     content = unpickler.load()
-    # Records that no tensor refers to are part of the file as well.
+    # Check the records that no tensor refers to as well.
     for name in set(archive.names) - {'data.pkl', 'byteorder'} - {f'data/{key}' for key in storages}:
         archive.check(name)
     return content
@@ -258,12 +252,11 @@ def load_legacy(file: BinaryIO, restore: Callable) -> Any:
         restore (Callable): See :func:`load_zip`.
 
     Returns:
-        Any: What was saved.
+        Any: The saved object.
 
     Raises:
-        DamagedError: It is not what was written, as far as can be seen without
-            checksums.
-        RefusedError: It asks for what no checkpoint needs.
+        DamagedError: It is damaged, as far as can be seen without checksums.
+        RefusedError: It asks for something that no checkpoint needs.
     """
     bounded = _Bounded(file)
     bounded.seek(0)
@@ -289,7 +282,7 @@ def load_legacy(file: BinaryIO, restore: Callable) -> Any:
             kinds[key], locations[key] = kind, location
         return _typed(storages[key], kind.dtype)
 
-    # The storages lie behind what refers to them.
+    # In this format the storages come after the objects that refer to them.
     content = RestrictedUnpickler(bounded, load_storage).load()
     keys = RestrictedUnpickler(bounded).load()
     if type(keys) is not list or not all(type(key) is str for key in keys) or sorted(keys) != sorted(views):
@@ -312,9 +305,9 @@ def load_legacy(file: BinaryIO, restore: Callable) -> Any:
 
 
 class _Bounded:
-    """A file that is asked for no more than it holds.
+    """A file that refuses to read more bytes than it holds.
 
-    Others set memory aside for whatever length a damaged file names.
+    A plain file allocates any length that a damaged file asks for.
     """
 
     def __init__(self, file: BinaryIO) -> None:

@@ -1,4 +1,4 @@
-"""Whether a checkpoint holds what a resumed training takes from it."""
+"""Checks that a checkpoint holds everything that a resumed training reads from it."""
 
 import os.path as osp
 from collections import deque
@@ -12,14 +12,14 @@ from recipe.data import random_state
 
 _NEEDED = ('state_dict', 'optimizer', 'param_schedulers', 'message_hub', 'meta')
 _PARTS_OF_HUB = ('log_scalars', 'runtime_info', 'resumed_keys')
-# What AtomicCheckpointHook and the loggers calculate with.
+# AtomicCheckpointHook and the loggers calculate with these.
 _NUMBERS_OF_HUB = ('best_score',)
 _PATHS_OF_HUB = ('best_ckpt', 'last_ckpt')
 _COUNTS_OF_LOOP = ('iter', 'position', 'seed', 'dataset_size', 'batch_size', 'world_size')
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value is a number to calculate with."""
+    """Whether a value is an int or a float, of Python or numpy, and not a bool."""
     return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
 
 
@@ -32,10 +32,10 @@ def _is_list_of(kind: type, value: Any) -> bool:
 
 
 def own_checkpoints(names: Any) -> List[str]:
-    """The names that can be those of checkpoints in a run's own folder.
+    """The names that are plain ``.pth`` file names, without a folder.
 
     Args:
-        names (Any): What a checkpoint says that the run has left to remove.
+        names (Any): The list of files to remove, from a checkpoint.
     """
     return [
         name
@@ -45,10 +45,10 @@ def own_checkpoints(names: Any) -> List[str]:
 
 
 def fault(checkpoint: Any) -> Optional[str]:
-    """Say what keeps a training from going on from a checkpoint.
+    """Find the first reason why a training cannot be resumed from a checkpoint.
 
     Args:
-        checkpoint (Any): What was loaded.
+        checkpoint (Any): The loaded checkpoint.
 
     Returns:
         str, optional: The first fault, None if there is none.

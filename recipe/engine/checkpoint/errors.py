@@ -1,4 +1,4 @@
-"""What can be wrong with a checkpoint file."""
+"""Errors of checkpoint files."""
 
 import pickle
 
@@ -10,9 +10,8 @@ class CheckpointError(RuntimeError):
 
     Args:
         path (str): The file.
-        reason (str): What is wrong with it. Line breaks and what a terminal
-            would not print are replaced, since part of it may come from the
-            file.
+        reason (str): What is wrong with it. Characters that are not printable are replaced, because the file may have
+            provided part of the text.
     """
 
     def __init__(self, path: str, reason: str) -> None:
@@ -23,15 +22,15 @@ class CheckpointError(RuntimeError):
 
 
 class UntrustedCheckpointError(CheckpointError):
-    """A checkpoint file that could run code, which was not allowed."""
+    """A checkpoint file could run code, and the user has not allowed that."""
 
 
 class RefusedError(pickle.UnpicklingError):
-    """Something in a file that no checkpoint needs."""
+    """A file holds something that no checkpoint needs."""
 
 
 def one_line(text: str) -> str:
-    """Make text that may come from a file fit to be shown in one line."""
+    """Replace unprintable characters and cut the text at 1000, so that it can be shown in one line."""
     text = ''.join(char if char.isprintable() else '?' for char in str(text))
     if len(text) > _LONGEST_REASON:
         text = text[:_LONGEST_REASON] + '...'

@@ -1,4 +1,4 @@
-"""A second name for a checkpoint."""
+"""Gives a checkpoint a second name."""
 
 import os
 import shutil
@@ -9,11 +9,11 @@ from recipe.engine.checkpoint.load import check_file
 
 
 def link_or_copy(source: str, path: str) -> None:
-    """Give a checkpoint a second name, as a hard link where possible.
+    """Give a checkpoint a second name, as a hard link if possible.
 
     Args:
-        source : The checkpoint.
-        path : The name to create or to replace.
+        source (str): Path of the checkpoint.
+        path (str): The path to create or to replace.
     """
     try:
         with whole(Path(path), to_disk=True) as partial:

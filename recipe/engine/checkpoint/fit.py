@@ -1,4 +1,4 @@
-"""Whether a checkpoint is one of this model, optimizer and schedule."""
+"""Checks that a checkpoint belongs to this model, optimizer and schedule."""
 
 import re
 from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional
@@ -8,8 +8,7 @@ from torch import Tensor, nn
 
 from recipe.engine.checkpoint.contents import is_number
 
-# What the steps of these optimizers keep for each parameter: whether it has
-# the parameter's shape.
+# State that these optimizers keep for each parameter, and whether it has the parameter's shape.
 _ADAM = {'step': False, 'exp_avg': True, 'exp_avg_sq': True}
 _SGD = {'momentum_buffer': True}
 
@@ -19,10 +18,10 @@ def shapes_differ(weights: Mapping[str, Any], model: nn.Module) -> Iterator[str]
 
     Args:
         weights (Mapping[str, Tensor]): A checkpoint's ``state_dict``.
-        model (nn.Module): What will load it.
+        model (nn.Module): The model that will load it.
 
     Yields:
-        str: Each difference.
+        str: Each difference, in words.
     """
     weights = {re.sub(r'^module\.', '', name): value for name, value in weights.items()}
     needed = model.state_dict()
@@ -34,25 +33,23 @@ def shapes_differ(weights: Mapping[str, Any], model: nn.Module) -> Iterator[str]
         elif weights[name].shape != value.shape:
             yield (f'{name} is {tuple(weights[name].shape)} there and {tuple(value.shape)} here')
     for name, value in weights.items():
-        # Buffers of other versions hold indices, which are not learned.
+        # Other versions have other buffers of indices; these are not learned and may differ.
         if name not in needed and value.is_floating_point():
             yield f'{name} is there and not here'
 
 
 def misfit(checkpoint: dict, model: nn.Module, optim_wrapper: Any = None, schedulers: Any = ()) -> Optional[str]:
-    """Say why a training cannot go on from a checkpoint with this config.
+    """Find the first reason why a checkpoint does not fit this model, optimizer and schedule.
 
-    Where shapes differ, mmengine writes a warning into the log and goes on;
-    the optimizer's state keeps its shape, and a fused step reads beyond it.
+    If shapes differ, mmengine only logs a warning. The optimizer state then keeps its old shape, and a fused step reads
+    beyond its end.
 
     Args:
-        checkpoint (dict): One in which :func:`.contents.fault` finds nothing.
-            Its optimizer is made to fit merged groups, in place.
-        model (nn.Module): What will be trained.
-        optim_wrapper (OptimWrapper, optional): Made for ``model``. Defaults to
-            None: only the weights are compared.
-        schedulers (list or dict): The schedules of ``optim_wrapper``. Defaults
-            to ().
+        checkpoint (dict): A checkpoint in which :func:`.contents.fault` finds nothing. Its optimizer is made to fit
+            merged groups, in place.
+        model (nn.Module): The model to be trained.
+        optim_wrapper (OptimWrapper, optional): Made for ``model``. Defaults to None: only the weights are compared.
+        schedulers (list or dict): The schedules of ``optim_wrapper``. Defaults to ().
 
     Returns:
         str, optional: The first difference, None if there is none.
@@ -83,7 +80,7 @@ def misfit(checkpoint: dict, model: nn.Module, optim_wrapper: Any = None, schedu
 
 
 def _no_state(saved: Any) -> Optional[str]:
-    """Say in what an optimizer's state is none of torch's."""
+    """Describe the first part of an optimizer's state that does not have torch's format."""
     if (
         not isinstance(saved, dict)
         or not isinstance(saved.get('state'), dict)
@@ -128,7 +125,7 @@ def _differences(saved: Dict[str, Any], optimizer: torch.optim.Optimizer, model:
 
 
 def _kept_by(optimizer: torch.optim.Optimizer):
-    """What a known optimizer keeps for the parameters of a group."""
+    """A function from a group to the state that the optimizer keeps for its parameters; empty if not known."""
     kinds = {kind.__name__ for kind in type(optimizer).__mro__}
     if kinds & {'Adam', 'AdamW', 'NpuFusedAdam', 'NpuFusedAdamW'}:
         return lambda group: {**_ADAM, **({'max_exp_avg_sq': True} if group.get('amsgrad') else {})}
@@ -150,17 +147,17 @@ def _wrong_value(what: str, value: Any, has_shape: bool, param: Tensor) -> Itera
 
 
 def _same_kind(value: Any, default: Any) -> bool:
-    """Whether a saved setting can stand for the default."""
+    """Whether a saved setting has the same kind of value as the default."""
     if isinstance(default, (list, tuple)):
         return isinstance(value, (list, tuple)) and len(value) == len(default) and all(map(_same_kind, value, default))
     if is_number(default):
         return is_number(value) or (isinstance(value, Tensor) and value.numel() == 1)
-    # switches, which torch adds from version to version
+    # Switches: new versions of torch add some.
     return value is None or isinstance(value, (bool, type(default)))
 
 
 def _wrong_rest(saved: Dict[str, Any], optim_wrapper: Any) -> Iterator[str]:
-    """What the wrapper takes from the optimizer's state for itself."""
+    """Faults in the parts of the saved state that the optimizer wrapper reads itself."""
     scaler = saved.get('loss_scaler', {})
     if not isinstance(scaler, dict) or not all(map(is_number, scaler.values())):
         yield 'its loss scale is no number'
@@ -176,7 +173,7 @@ def _wrong_rest(saved: Dict[str, Any], optim_wrapper: Any) -> Iterator[str]:
 
 
 def _listed(schedulers: Any) -> List[Any]:
-    """Schedules as a list, also where each of several optimizers has some."""
+    """Schedules as a flat list; a dict holds a list for each of several optimizers."""
     if not isinstance(schedulers, dict):
         return list(schedulers or ())
     return [one for several in schedulers.values() for one in several]
@@ -194,7 +191,7 @@ def _wrong_schedules(saved: Any, schedulers: Iterable[Any]) -> Iterator[str]:
                 yield f'{kind} has no such {name}'
                 return
         for name in state:
-            # It would take the place of what the schedule does.
+            # load_state_dict would replace a method of the schedule by this value.
             if not isinstance(name, str) or hasattr(type(scheduler), name):
                 yield f'{kind} keeps no {name}'
                 return
@@ -203,7 +200,7 @@ def _wrong_schedules(saved: Any, schedulers: Iterable[Any]) -> Iterator[str]:
 
 
 def _makes_numbers(scheduler: Any, state: Dict[str, Any]) -> bool:
-    """Whether a schedule makes numbers of a state; it is left as it was."""
+    """Whether a schedule computes numbers from a state; the schedule is restored afterwards."""
     before = dict(scheduler.__dict__)
     try:
         scheduler.load_state_dict(state)
@@ -211,7 +208,7 @@ def _makes_numbers(scheduler: Any, state: Dict[str, Any]) -> bool:
         if getattr(scheduler, 'total_iters', length) != length:
             return False
         if not scheduler.begin <= scheduler._global_step + 1 < scheduler.end:
-            return True  # the next step makes none
+            return True  # the next step computes none
         scheduler.last_step += 1
         return all(map(is_number, scheduler._get_value()))
     except (ArithmeticError, LookupError, TypeError, ValueError, AttributeError):
@@ -226,7 +223,7 @@ def _same_schedule_value(value: Any, here: Any) -> bool:
         return isinstance(value, list) and len(value) == len(here) and all(map(_same_schedule_value, value, here))
     if is_number(here):
         return is_number(value)
-    # what is set, and by which count
+    # Such as the name of the parameter and the unit of the count: they have to be equal.
     if isinstance(here, (str, bool)):
         return value == here
     return value is None or here is None or isinstance(value, type(here))

@@ -1,8 +1,8 @@
-"""One policy for reading checkpoint files, the same under every torch.
+"""Reads checkpoint files in the same way under every version of torch.
 
-torch before 2.6 runs whatever code a checkpoint holds; torch from 2.6 on
-refuses mmengine's own :class:`~mmengine.logging.HistoryBuffer`. Here a file is
-compared with its checksums and read by :mod:`.containers`, which runs nothing.
+torch before 2.6 runs any code in a checkpoint. torch from 2.6 on refuses mmengine's own
+:class:`~mmengine.logging.HistoryBuffer`. Here :mod:`.containers` checks the checksums of a file and reads it without
+running code.
 """
 
 import logging
@@ -20,18 +20,18 @@ from mmengine.runner.checkpoint import CheckpointLoader
 from recipe.engine.checkpoint.containers import LEGACY_MAGIC, ZIP_MAGIC, DamagedError, check_zip, load_legacy, load_zip
 from recipe.engine.checkpoint.errors import CheckpointError, RefusedError, UntrustedCheckpointError, one_line
 
-# Set to 1 by a user who trusts the files: then what they hold may run code.
+# A user who trusts the files sets it to 1. Then code in them may run.
 TRUST_VARIABLE = 'MMSEG_TRUST_CHECKPOINT'
 MapLocation = Union[str, torch.device, Callable, None]
 
 
 def is_trusted() -> bool:
-    """Whether the user trusts checkpoint files with running code."""
+    """Whether the user allows checkpoint files to run code."""
     return os.environ.get(TRUST_VARIABLE) == '1'
 
 
 def _is_legacy(file: BinaryIO, path: str) -> bool:
-    """Tell torch's two formats apart by how a file begins."""
+    """Whether the first bytes are those of torch's legacy format; CheckpointError if they are of neither format."""
     file.seek(0)
     start = file.read(len(LEGACY_MAGIC))
     file.seek(0)
@@ -45,14 +45,15 @@ def _is_legacy(file: BinaryIO, path: str) -> bool:
 
 
 def check_file(path: str) -> None:
-    """Test that a file is a checkpoint and, by its checksums, a whole one.
+    """Check that a file is a checkpoint and matches its checksums.
+
+    Files in torch's legacy format have no checksums: only their first bytes are checked.
 
     Args:
         path (str): A file written by ``torch.save``.
 
     Raises:
-        CheckpointError: What is wrong with the file. Files in torch's legacy
-            format have no checksums: only their first bytes are looked at.
+        CheckpointError: The file is damaged or not a checkpoint; the reason says how.
     """
     with open(path, 'rb') as file:
         if _is_legacy(file, path):
@@ -61,7 +62,7 @@ def check_file(path: str) -> None:
             check_zip(file)
         except DamagedError as e:
             raise CheckpointError(path, str(e)) from e
-        except (ValueError, OverflowError) as e:  # of a place in the file
+        except (ValueError, OverflowError) as e:  # an impossible offset in the file
             raise CheckpointError(path, f'is damaged ({e})') from e
 
 
@@ -69,8 +70,7 @@ def check_file(path: str) -> None:
 def load_from_local(filename: str, map_location: MapLocation = None) -> Any:
     """Load a checkpoint file.
 
-    It takes the place of mmengine's loader for local files, so that
-    ``Runner.resume``, ``load_from`` and ``init_cfg`` all come here.
+    It replaces mmengine's loader for local files, so ``Runner.resume``, ``load_from`` and ``init_cfg`` all use it.
 
     Args:
         filename (str): A file written by ``torch.save``.
@@ -82,8 +82,8 @@ def load_from_local(filename: str, map_location: MapLocation = None) -> Any:
 
     Raises:
         FileNotFoundError: There is no such file.
-        UntrustedCheckpointError: The file holds something else than data, and
-            the environment variable ``MMSEG_TRUST_CHECKPOINT`` is not 1.
+        UntrustedCheckpointError: The file holds something other than data, and the environment variable
+            ``MMSEG_TRUST_CHECKPOINT`` is not 1.
         CheckpointError: The file is damaged or is not a checkpoint.
     """
     return _load(filename, map_location)
@@ -92,17 +92,17 @@ def load_from_local(filename: str, map_location: MapLocation = None) -> Any:
 def load_outline(filename: str) -> Any:
     """Load a checkpoint without the values of its large tensors.
 
-    The whole file is compared with its checksums, and takes no memory.
+    The whole file is compared with its checksums. Large tensors take no memory.
 
     Args:
         filename (str): A file written by ``torch.save``.
 
     Returns:
-        dict: The checkpoint; tensors above a mebibyte are on the meta device
-        where the file's format and trust in it allow that.
+        dict: The checkpoint. Tensors above a mebibyte are on the meta device, unless the file has the legacy format or
+        is trusted.
 
     Raises:
-        CheckpointError: As :func:`load_from_local`.
+        CheckpointError: As in :func:`load_from_local`.
     """
     return _load(filename, 'cpu', outline=True)
 
@@ -122,15 +122,14 @@ def _load(filename: str, map_location: MapLocation, outline: bool = False) -> An
             raise CheckpointError(filename, str(e)) from e
         except RefusedError as e:
             raise UntrustedCheckpointError(filename, str(e)) from e
-        # The legacy format has no checksums: damage shows as any kind of
-        # error.
+        # The legacy format has no checksums, so damage can raise any kind of error.
         except Exception as e:
             reason = str(e).strip().split('\n')[0]
             raise CheckpointError(filename, f'cannot be read ({type(e).__name__}: {reason})') from e
 
 
 def _load_trusted(file: BinaryIO, filename: str, map_location: MapLocation) -> Any:
-    """Load a file with torch's own means, which may run code."""
+    """Load a file with ``torch.load``, which may run code in it."""
     print_log(f'{one_line(filename)} is trusted: code that it holds may run', logger='current', level=logging.WARNING)
     if not _is_legacy(file, filename):
         try:
@@ -145,10 +144,9 @@ def _load_trusted(file: BinaryIO, filename: str, map_location: MapLocation) -> A
 
 
 def _without_program(checkpoint: Any) -> Any:
-    """Leave nothing where ``Runner.resume`` looks for a program to run.
+    """Rename ``meta['config']`` to ``meta['cfg']``, so that ``Runner.resume`` does not run it.
 
-    mmengine runs ``meta['config']``, which mmcv 1 wrote, to read
-    ``gpu_ids`` from it. The text stays, under mmengine's own name for it.
+    mmcv 1 wrote ``meta['config']``, and mmengine runs it to read ``gpu_ids``. ``cfg`` is mmengine's own name.
     """
     meta = checkpoint.get('meta') if isinstance(checkpoint, dict) else None
     if isinstance(meta, dict) and 'config' in meta:

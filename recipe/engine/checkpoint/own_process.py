@@ -1,4 +1,4 @@
-"""Reads a file of unknown origin where a crash costs nothing."""
+"""Reads a file of unknown origin in a child process, so that a crash does not end the caller."""
 
 import faulthandler
 import json
@@ -14,8 +14,8 @@ import psutil
 from recipe.engine.checkpoint.errors import CheckpointError, UntrustedCheckpointError
 from recipe.engine.checkpoint.load import is_trusted
 
-_ROOM = 1 << 30  # bytes that reading may take beside the file's content
-_CPU_S = 120  # and seconds; a gigabyte takes about two
+_ROOM = 1 << 30  # bytes of memory that reading may use beside the file's content
+_CPU_S = 120  # CPU seconds that it may use; a gigabyte takes about two
 _CPU_S_PER_BYTE = 1 / 20e6
 _SIGNALS: Dict[int, str] = {
     signal.SIGXCPU: 'takes too long to read',
@@ -29,27 +29,24 @@ _ERRORS: Dict[str, Type[CheckpointError]] = {
 def read_in_own_process(path: str, read: Callable[[str], Any]) -> Any:
     """Call a function in a process that has its own memory and limits.
 
-    The process is forked: it knows what the caller knows, and starts at once.
-    A file that the user trusts, or one that is not there, is read in this
-    process.
+    The process is forked, so ``read`` may use objects of the caller. If the user trusts the file, or it does not exist,
+    ``read`` is called in this process.
 
     Args:
         path (str): The file.
-        read (Callable): Called with ``path``; returns what JSON can hold.
+        read (Callable): Called with ``path``; its result has to fit into JSON.
 
     Returns:
-        Any: What ``read`` returned.
+        Any: The result of ``read``.
 
     Raises:
-        CheckpointError: What ``read`` raised, or that the process died of the
-            file.
+        CheckpointError: ``read`` raised an error, or the process died while it read the file.
     """
     if is_trusted() or not hasattr(os, 'fork') or not os.path.isfile(path):
         return read(path)
     receiver, sender = os.pipe()
     with warnings.catch_warnings():
-        # Python 3.12 warns of threads; the child calls nothing that waits
-        # for one.
+        # Python 3.12 warns if the process has threads. The child waits for none of them.
         warnings.simplefilter('ignore', DeprecationWarning)
         child = os.fork()
     if child == 0:
@@ -77,20 +74,20 @@ def read_in_own_process(path: str, read: Callable[[str], Any]) -> Any:
 
 
 def _answer(path: str, read: Callable[[str], Any]) -> Tuple[str, Any]:
-    """What ``read`` returns or raises, as JSON can hold it."""
+    """Call ``read`` and return ('value', result) or (error class, reason), which fit into JSON."""
     try:
         return 'value', read(path)
     except CheckpointError as e:
         return type(e).__name__, e.reason
     except MemoryError:
         return 'CheckpointError', _SIGNALS[signal.SIGKILL]
-    # Whatever else a file can provoke is its fault.
+    # Any other error is taken as damage of the file.
     except Exception as e:
         return 'CheckpointError', f'cannot be read ({type(e).__name__}: {e})'
 
 
 def _limit(size: int) -> None:
-    """Set what the process may take, and have it die without a trace."""
+    """Limit the CPU time and memory of the process, and silence its output and core dumps."""
     faulthandler.disable()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGXCPU):
         signal.signal(number, signal.SIG_DFL)

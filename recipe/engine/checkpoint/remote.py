@@ -1,7 +1,6 @@
-"""Checkpoints from elsewhere: brought as files, then read as local ones are.
+"""Downloads checkpoints, then reads them like local files.
 
-mmengine hands what it has downloaded to ``torch.load``, which before torch
-2.6 runs the code that a file holds.
+mmengine passes downloaded files to ``torch.load``, which runs code in them before torch 2.6.
 """
 
 import os
@@ -16,8 +15,8 @@ from mmengine.runner.checkpoint import CheckpointLoader
 from recipe.engine.checkpoint.errors import CheckpointError
 from recipe.engine.checkpoint.load import load_from_local
 
-# OpenMMLab's file names end with the beginning of the sha256. torch's own
-# expression takes the "b" of swin-b.pth for one.
+# OpenMMLab's file names end with the first digits of the sha256. torch's own expression would match the "b" of
+# swin-b.pth.
 _HASH = re.compile(r'-([0-9a-f]{8,64})\.pth$')
 MapLocation = Union[str, torch.device, Callable, None]
 
@@ -25,14 +24,12 @@ MapLocation = Union[str, torch.device, Callable, None]
 def load_url(url: str, model_dir: Optional[str] = None, map_location: MapLocation = None, progress: bool = True) -> Any:
     """Download a checkpoint, unless it is in torch's cache, and load it.
 
-    It takes the place of torch's function of that name in mmengine, which
-    calls it for ``http://``, ``https://``, ``torchvision://``,
-    ``open-mmlab://`` and ``mmcls://``.
+    In mmengine it replaces torch's function of the same name. mmengine calls it for ``http://``, ``https://``,
+    ``torchvision://``, ``open-mmlab://`` and ``mmcls://``.
 
     Args:
-        url (str): Where the file is.
-        model_dir (str, optional): Folder to keep it in. Defaults to None,
-            which means torch's own.
+        url (str): URL of the file.
+        model_dir (str, optional): Folder for the file. Defaults to None: torch's own cache folder.
         map_location (str or torch.device or Callable, optional): Same as in
             :func:`torch.load`. Defaults to None.
         progress (bool): Whether to show the progress. Defaults to True.
@@ -41,8 +38,7 @@ def load_url(url: str, model_dir: Optional[str] = None, map_location: MapLocatio
         dict: The checkpoint.
 
     Raises:
-        CheckpointError: The file is no checkpoint, or holds something else
-            than data.
+        CheckpointError: The file is not a checkpoint, or holds something other than data.
         urllib.error.URLError: It cannot be downloaded.
     """
     folder = model_dir or osp.join(torch.hub.get_dir(), 'checkpoints')
@@ -50,7 +46,7 @@ def load_url(url: str, model_dir: Optional[str] = None, map_location: MapLocatio
     path = osp.join(folder, osp.basename(url.split('?')[0].split('#')[0]))
     if not osp.exists(path):
         match = _HASH.search(path)
-        # It writes beside, compares the hash and renames.
+        # torch writes to a temporary file, compares the hash and renames it.
         torch.hub.download_url_to_file(url, path, match[1] if match else None, progress=progress)
     return load_from_local(path, map_location)
 
@@ -60,7 +56,7 @@ mmengine_checkpoint.load_url = load_url
 
 @CheckpointLoader.register_scheme(prefixes=[r'(\S+\:)?s3://', r'(\S+\:)?petrel://', 'pavi://'], force=True)
 def refuse(filename: str, map_location: MapLocation = None, **kwargs: Any) -> Any:
-    """Refuse what mmengine would hand to ``torch.load`` without a check.
+    """Refuse stores whose files mmengine would pass to ``torch.load`` unchecked.
 
     Raises:
         CheckpointError: Always.
@@ -88,6 +84,6 @@ def load_from_openmmlab(filename: str, map_location: MapLocation = None) -> Any:
     name = mmengine_checkpoint.get_deprecated_model_names().get(name, name)
     place = mmengine_checkpoint.get_external_models()[name]
     if not place.startswith(('http://', 'https://')):
-        # The user's own list may name files beside it.
+        # The user's own list may name files relative to its folder.
         place = osp.join(mmengine_checkpoint._get_mmengine_home(), place)
     return CheckpointLoader.load_checkpoint(place, map_location)

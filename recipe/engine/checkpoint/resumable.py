@@ -1,4 +1,4 @@
-"""Finds the checkpoint that a training goes on from."""
+"""Finds the checkpoint from which a training is resumed."""
 
 import os
 import os.path as osp
@@ -12,29 +12,28 @@ from recipe.engine.checkpoint.own_process import read_in_own_process
 
 # iter_5000.pth, best_mIoU_iter_5000.pth
 _CHECKPOINT_NAME = re.compile(r'(best_.+_)?iter_(\d+)\.pth')
-_LISTED = 3  # checkpoints that are named one by one when none is good
+_LISTED = 3  # checkpoints that the error names if none can be used
 
 
 def find_resumable(
     work_dir: str, misfit: Optional[Callable[[dict], Optional[str]]] = None
 ) -> Tuple[str, List[Tuple[str, str]]]:
-    """Find the newest checkpoint of a run that loads whole.
+    """Find the newest checkpoint in a run's folder from which training can be resumed.
 
-    The order is that of the iterations in the files' names, not of their
-    times, which a copy changes. Of the same iteration, ``iter_N.pth`` comes
-    before ``best_*_iter_N.pth``. Each file is read in a process of its own.
+    The files are sorted by the iterations in their names, because copying changes file times. ``iter_N.pth`` comes
+    before ``best_*_iter_N.pth`` of the same iteration. Each file is read in its own process.
 
     Args:
         work_dir (str): Folder of the run.
-        misfit (Callable, optional): Called with a checkpoint, in that process;
-            returns why it does not fit, None if it does. Defaults to None.
+        misfit (Callable, optional): Called with a checkpoint in that process; returns why it does not fit, None if it
+            does. Defaults to None.
 
     Returns:
-        Tuple[str, List[Tuple[str, str]]]: Path of the checkpoint, and the
-        newer ones that were passed over as (path, reason).
+        Tuple[str, List[Tuple[str, str]]]: Path of the checkpoint, and (path, reason) of each newer one that was
+        skipped.
 
     Raises:
-        CheckpointError: There is none; the reason names what was passed over.
+        CheckpointError: There is none; the reason names the skipped ones.
     """
 
     def read(path: str) -> None:

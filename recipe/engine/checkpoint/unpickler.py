@@ -1,10 +1,8 @@
-"""Reads the pickle of a checkpoint without running what it asks for.
+"""Reads the pickle of a checkpoint without running code that it names.
 
-A pickle is a program: it names functions and calls them with arguments of its
-choice. Here each name stands in a table, each call goes to a function of this
-file, and that function checks its arguments: a type that is harmless in itself
-(``bytearray``, ``numpy.dtype``) can still ask for a terabyte or hand numpy a
-pointer.
+A pickle is a program: it names functions and calls them with any arguments. Here a name has to be in a table, and each
+call goes to a function of this file that checks its arguments. Harmless types need checks as well: ``bytearray`` could
+ask for a terabyte of memory, and ``numpy.dtype`` could pass a pointer to numpy.
 """
 
 import importlib
@@ -23,12 +21,12 @@ from recipe.engine.checkpoint.errors import RefusedError
 
 # numpy.core.multiarray, or numpy._core.multiarray from numpy 2 on
 _MULTIARRAY = importlib.import_module(np.empty(0).__reduce__()[0].__module__)
-# A checkpoint of this recipe has 100 000; each takes a microsecond or so.
+# A checkpoint of this recipe has 100 000; each takes about a microsecond.
 _MOST_INSTRUCTIONS = 20_000_000
-_MOST_VALUES = 20_000_000  # counted as often as they are referred to
+_MOST_VALUES = 20_000_000  # a value counts once per reference to it
 _DEEPEST_NESTING = 100
 _MOST_DIMENSIONS = 64  # torch's own limit
-# A view may have more elements than its storage, if it repeats them.
+# A view that repeats elements may have more of them than its storage.
 _MOST_REPEATED_ELEMENTS = 1 << 20
 _STATISTICS = ('min', 'max', 'current', 'mean')
 
@@ -38,7 +36,7 @@ _CONTAINERS = (dict, list, tuple, set, frozenset, deque)
 
 
 def _require(holds: bool, what: str) -> None:
-    """Refuse a file unless something holds."""
+    """Raise RefusedError about ``what`` unless ``holds``."""
     if not holds:
         raise RefusedError(f'refused, it holds {what}')
 
@@ -48,17 +46,17 @@ def _is_count(value: Any) -> bool:
 
 
 def _is_key(value: Any) -> bool:
-    """Whether a value may be a key: hashing nested tuples has no limit."""
+    """Whether a value may be a key. Nested tuples may not: there is no limit to the time of hashing them."""
     if type(value) is tuple:
         return all(isinstance(item, _ATOMS) for item in value)
     return isinstance(value, (*_ATOMS, np.generic, type))
 
 
-# Calls. Each function has the arguments of what the pickle names.
+# Calls. Each function takes the arguments of the function or type that it replaces.
 
 
 def _encode(text: Any, encoding: Any = None) -> bytes:
-    """``_codecs.encode``: how protocol 2 spells bytes."""
+    """``_codecs.encode``, with which protocol 2 writes bytes."""
     _require(type(text) is str and encoding in ('latin1', 'latin-1'), 'bytes in an unknown spelling')
     return text.encode('latin1')
 
@@ -134,7 +132,7 @@ def _deque(items: Any = (), maxlen: Any = None) -> deque:
 def _config_dict(items: Any = None) -> ConfigDict:
     _require(items is None or type(items) is dict, 'a config that is no dict')
     config = ConfigDict()
-    # not through ConfigDict's own methods, which copy what is nested
+    # ConfigDict's own methods would copy nested values.
     dict.update(config, items or {})
     return config
 
@@ -144,7 +142,7 @@ def _history_buffer() -> HistoryBuffer:
 
 
 def _statistic_of_history(owner: Any, name: Any) -> Callable:
-    """``getattr``, for the methods that a ``HistoryBuffer`` lists."""
+    """``getattr``, for the statistics methods of ``HistoryBuffer`` only."""
     if owner is not HistoryBuffer or name not in _STATISTICS:
         raise RefusedError(
             f'refused, it asks for {name} of {owner!r}, which no checkpoint needs and which could run code'
@@ -167,12 +165,12 @@ def _dtype(name: Any, *_: Any) -> np.dtype:
         type(name) is str and re.fullmatch('[<>|=]?[biufc][0-9]{1,2}', name) is not None,
         f'an array of numpy type {name!r}; only bool, int, uint, float and complex are read',
     )
-    # a copy, whose byte order BUILD may set
+    # A copy, because BUILD may set its byte order.
     return np.dtype(name, False, True)
 
 
 def _array(kind: Any, shape: Any, typecode: Any) -> np.ndarray:
-    """``_reconstruct``: an empty array, to which BUILD gives its content."""
+    """``_reconstruct``: an empty array; BUILD fills in its content."""
     _require(kind is np.ndarray and shape == (0,), 'an array of its own kind')
     return np.empty(0, 'b')
 
@@ -209,9 +207,9 @@ def _tensor(
     hooks: Any = None,
     metadata: Any = None,
 ) -> torch.Tensor:
-    """A view of a storage that lies within it.
+    """A view of a storage; refused if it exceeds the storage.
 
-    ``Tensor.set_`` would let the storage grow to whatever the view needs.
+    ``Tensor.set_`` alone would enlarge the storage to fit the view.
     """
     _require(isinstance(storage, torch.storage.TypedStorage), 'a tensor without a storage')
     _require(
@@ -243,7 +241,7 @@ def _parameter(data: Any, requires_grad: Any, hooks: Any = None) -> torch.nn.Par
     return torch.nn.Parameter(data, requires_grad)
 
 
-# States. Each function has the object and what BUILD gives it.
+# States. Each function takes an object and the state that BUILD sets.
 
 
 def _set_array(array: np.ndarray, state: Any) -> None:
@@ -267,7 +265,7 @@ def _set_array(array: np.ndarray, state: Any) -> None:
 
 
 def _set_dtype(dtype: np.dtype, state: Any) -> None:
-    """Only the byte order: fields, offsets and pointers lie in the rest."""
+    """Set the byte order only. The rest of the state could hold fields, offsets and pointers."""
     _require(
         type(state) is tuple
         and len(state) == 8
@@ -283,7 +281,7 @@ def _set_dtype(dtype: np.dtype, state: Any) -> None:
 def _set_history(buffer: HistoryBuffer, state: Any) -> None:
     _require(type(state) is dict, 'a history without values')
     state = dict(state)
-    # These are put into the class, for all histories of this process.
+    # HistoryBuffer would store these in its class, and so change all histories of this process.
     methods = state.pop('statistics_methods', {})
     _require(
         type(methods) is dict
@@ -306,7 +304,7 @@ def _set_history(buffer: HistoryBuffer, state: Any) -> None:
 
 
 def _set_ordered_dict(mapping: OrderedDict, state: Any) -> None:
-    """``_metadata`` of a state dict: the versions of the modules."""
+    """Set ``_metadata`` of a state dict: the versions of its modules."""
     _require(isinstance(state, dict) and set(state) <= {'_metadata'}, 'a dict with attributes')
     versions = state.get('_metadata', {})
     _require(
@@ -394,7 +392,7 @@ _STATES: Dict[type, Callable] = {
 
 
 class StorageType:
-    """Stands for ``torch.FloatStorage`` and the like, without their warnings.
+    """Stands for a class such as ``torch.FloatStorage``, whose use would warn.
 
     Args:
         dtype (torch.dtype): Type of the elements.
@@ -405,7 +403,7 @@ class StorageType:
 
 
 def _storage_type(name: str) -> Optional[StorageType]:
-    """The type of storage of that name, None if there is none."""
+    """The storage type of a name, None if it is not known."""
     if name in ('torch.storage.UntypedStorage', 'torch.UntypedStorage'):
         return StorageType(torch.uint8)
     dtype = (
@@ -417,20 +415,19 @@ def _storage_type(name: str) -> Optional[StorageType]:
     return None if dtype is None or 'q' in str(dtype) else StorageType(dtype)
 
 
-# The pure Python unpickler, as in torch's own weights_only: the one in C does
-# not let single instructions be restricted.
+# The unpickler in pure Python, because the one in C cannot restrict single instructions. torch's weights_only uses pure
+# Python too.
 class RestrictedUnpickler(pickle._Unpickler):
-    """Unpickles plain values, numbers of numpy and tensors.
+    """Unpickles plain values, numpy numbers and arrays, and tensors.
 
     Args:
-        file (BinaryIO): What is read.
-        load_storage (Callable, optional): Called with the type of a storage
-            and with the values that describe it further. Defaults to None,
-            for pickles without tensors.
+        file (BinaryIO): The pickle.
+        load_storage (Callable, optional): Called with the type of a storage, its key, location and number of elements;
+            returns the storage. Defaults to None, for pickles without tensors.
     """
 
-    # What torch.save and pickle write in protocols 2 to 4. Instructions that
-    # take text, import by number or allocate before they read are not there.
+    # The instructions that torch.save and pickle write in protocols 2 to 4. Instructions that take text, import by
+    # number or allocate before they read are left out.
     dispatch: ClassVar[dict] = {
         code[0]: pickle._Unpickler.dispatch[code[0]]
         for code in (
@@ -476,7 +473,7 @@ class RestrictedUnpickler(pickle._Unpickler):
     }
 
     def __init__(self, file: Any, load_storage: Optional[Callable] = None) -> None:
-        # Strings of Python 2 are read as torch.load reads them.
+        # torch.load reads strings of Python 2 with this encoding, too.
         super().__init__(file, encoding='utf-8')
         self._load_storage: Any = load_storage
 
@@ -484,10 +481,10 @@ class RestrictedUnpickler(pickle._Unpickler):
         """Read one pickle.
 
         Raises:
-            RefusedError: It asks for what no checkpoint needs.
-            Exception: It is damaged, of any kind.
+            RefusedError: It asks for something that no checkpoint needs.
+            Exception: It is damaged; the error may be of any kind.
         """
-        # as in pickle._Unpickler.load
+        # The same attributes as in pickle._Unpickler.load.
         self._unframer = pickle._Unframer(self._file_read, self._file_readline)
         self.read = self._unframer.read
         self.readinto = self._unframer.readinto
@@ -514,19 +511,18 @@ class RestrictedUnpickler(pickle._Unpickler):
         raise RefusedError(f'refused, it takes more than {_MOST_INSTRUCTIONS} instructions to build')
 
     def find_class(self, module: str, name: str) -> Any:
-        """Look up what the pickle names.
+        """Look up a function, type or value that the pickle names.
 
         Args:
-            module (str): A module.
-            name (str): Something in it.
+            module (str): Name of a module.
+            name (str): A name in it.
 
         Raises:
             RefusedError: It is not in the tables.
         """
-        # Python 2's name, which protocol 2 writes for compatibility
+        # Protocol 2 writes Python 2's name.
         module = {'__builtin__': 'builtins'}.get(module, module)
-        # numpy 2 moved its private module; a file from either must load
-        # under either.
+        # numpy 2 renamed its private module. Files from numpy 1 and 2 have to load under both.
         path = f'{module}.{name}'.replace('numpy._core.', 'numpy.core.')
         if path in _FUNCTIONS:
             return _FUNCTIONS[path]
@@ -538,7 +534,7 @@ class RestrictedUnpickler(pickle._Unpickler):
         return found
 
     def persistent_load(self, description: Any) -> Any:
-        """Hand over the storage of a tensor."""
+        """Return the storage that the pickle refers to."""
         _require(
             self._load_storage is not None
             and type(description) is tuple
@@ -558,7 +554,7 @@ class RestrictedUnpickler(pickle._Unpickler):
         return made(*args)
 
     def load_reduce(self) -> None:
-        """Call a function, of those that are known."""
+        """Call a function from the table."""
         args = self.stack.pop()
         self.stack[-1] = self._call(self.stack[-1], args)
 
@@ -567,7 +563,7 @@ class RestrictedUnpickler(pickle._Unpickler):
     dispatch[pickle.NEWOBJ[0]] = load_reduce
 
     def load_build(self) -> None:
-        """Set an object's state, if it is one that has a state."""
+        """Set an object's state, if its type is in the table."""
         state = self.stack.pop()
         target = self.stack[-1]
         if isinstance(target, (type, types.FunctionType, types.ModuleType)):
@@ -629,28 +625,27 @@ class RestrictedUnpickler(pickle._Unpickler):
     dispatch[pickle.ADDITEMS[0]] = load_additems
 
     def load_frozenset(self) -> None:
-        """Make a set that does not change."""
+        """Make a frozenset."""
         self.append(_CALLS[frozenset](self.pop_mark()))
 
     dispatch[pickle.FROZENSET[0]] = load_frozenset
 
 
 def require_finite_tree(value: Any) -> None:
-    """Refuse values that contain themselves or that grow when they are copied.
+    """Refuse values that contain themselves, are nested too deeply, or have too many references.
 
-    Code that walks through a checkpoint, copies or compares it may take each
-    reference for a value of its own.
+    Code that walks through, copies or compares a checkpoint may visit a value once per reference.
 
     Args:
-        value (Any): What was unpickled.
+        value (Any): The unpickled value.
 
     Raises:
-        RefusedError: Its nesting has no end, or too much of it.
+        RefusedError: It contains itself, or exceeds a limit.
     """
     known: Dict[int, Any] = {}
 
     def measure(container: Any, depth: int) -> tuple:
-        """Number of values in a container, and height of its nesting."""
+        """Number of values in a container, and depth of its nesting."""
         _require(depth < _DEEPEST_NESTING, 'values that are nested too deeply')
         known[id(container)] = None
         count = len(container)

@@ -27,26 +27,25 @@ from recipe.engine.loops.running_statistics import share_running_statistics
 class AtomicCheckpointHook(CheckpointHook):
     """Checkpoints that survive a kill and a full disk, and resume exactly.
 
-    Upstream deletes an old checkpoint, then writes the new one in place, and
-    saves neither random states nor, in the best checkpoint, the optimizer.
-    This hook
+    Upstream deletes an old checkpoint and then writes the new one in place. It saves no random states, and its best
+    checkpoint holds no optimizer. This hook
 
-    - writes a checkpoint beside, checks it, brings it to the disk and renames
-      it; deletes old ones afterwards; always keeps at least two;
-    - saves the state of :class:`ResumableIterBasedTrainLoop` with the random
-      state of each rank;
-    - saves the best checkpoint whole, as a hard link to ``iter_N.pth`` where
-      the file system has these;
-    - saves again after a validation, so that its result and the best score
-      are part of the newest checkpoint;
-    - goes on training if a checkpoint cannot be written, with an error in the
-      log, unless it is the last one.
+    - writes to a temporary file, checks it, syncs it to the disk and renames it. Only then it deletes old checkpoints.
+      At least two are always kept;
+    - saves the state of :class:`ResumableIterBasedTrainLoop` and the random state of each rank;
+    - saves the best checkpoint with all its content. It is a hard link to ``iter_N.pth`` if the file system has hard
+      links;
+    - saves again after a validation, so that the newest checkpoint holds its result and the best score;
+    - logs an error and goes on training if a checkpoint cannot be written, unless it is the last one.
 
     Args:
         interval (int): Iterations between checkpoints. Defaults to -1, never.
         by_epoch (bool): Has to be False. Defaults to False.
-        **kwargs: See :class:`mmengine.hooks.CheckpointHook`. Checkpoints are
-            local files: ``backend_args`` and ``file_client_args`` are refused.
+        **kwargs: See :class:`mmengine.hooks.CheckpointHook`. Checkpoints are local files: ``backend_args`` and
+            ``file_client_args`` are refused.
+
+    Raises:
+        ValueError: ``by_epoch`` is True, or the checkpoints would not be local files.
     """
 
     last_ckpt: Optional[str]
@@ -60,17 +59,19 @@ class AtomicCheckpointHook(CheckpointHook):
             raise ValueError(f'{type(self).__name__} writes local files only')
         if 0 < self.max_keep_ckpts < 2:
             self.max_keep_ckpts = 2
-        # last iteration after which a checkpoint was due, and after which one
-        # was written
+        # The last iteration whose checkpoint was due, and the last one whose checkpoint was written.
         self._due_step: Optional[int] = None
         self._saved_step: Optional[int] = None
         self._loop_state: Optional[dict] = None
 
     def before_train(self, runner) -> None:
-        """Find the folder and tidy up what a killed run left there.
+        """Make the checkpoint folder and remove what a killed run left there.
 
         Args:
             runner (Runner): The runner of the training process.
+
+        Raises:
+            TypeError: The train loop is not a :class:`ResumableIterBasedTrainLoop`.
         """
         if not isinstance(runner.train_loop, ResumableIterBasedTrainLoop):
             raise TypeError(
@@ -80,12 +81,11 @@ class AtomicCheckpointHook(CheckpointHook):
             )
         super().before_train(runner)
         info = runner.message_hub.runtime_info
-        # upstream's deque drops the oldest by itself, before the new one is
-        # there
+        # A list, because upstream's deque drops the oldest checkpoint before the new one is written.
         self.keep_ckpt_ids: List[int] = [number for number in info.get('keep_ckpt_ids', []) if isinstance(number, int)]
         resumed = runner.train_loop.resumed_state
         if resumed is not None and resumed['iter'] == runner.iter and not resumed['validated']:
-            # saved again once the validation is made up for
+            # The pending validation runs first; then this checkpoint is saved again.
             self._due_step = self._saved_step = runner.iter
         if is_main_process():
             os.makedirs(self.out_dir, exist_ok=True)
@@ -104,23 +104,24 @@ class AtomicCheckpointHook(CheckpointHook):
             checkpoint['train_loop'] = self._loop_state
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
-        """Hand the state of the train loop to the loop.
+        """Give a resumed run's train loop its saved state.
 
-        For a resumed run the optimizer's state is made to fit its parameter
-        groups.
+        The saved optimizer state is changed to fit the parameter groups of this run.
 
         Args:
             runner (Runner): The runner of the training process.
             checkpoint (dict): The checkpoint that was read.
+
+        Raises:
+            CheckpointError: The checkpoint does not fit the run that resumes from it.
         """
         if not runner._resume:
-            return  # only the weights are taken, whatever else is there
+            return  # load_from takes the weights only
         if isinstance(runner._train_loop, ResumableIterBasedTrainLoop):
             self._require_fit(runner, checkpoint)
             runner._train_loop.resumed_state = checkpoint.get('train_loop')
-        # Runner.resume loads onto the accelerator, but torch's optimizers
-        # keep their step counts on the CPU; each would cost a transfer in
-        # every iteration. A fused optimizer moves them by itself.
+        # Runner.resume loads onto the accelerator, but torch's optimizers keep their step counts on the CPU. A count on
+        # the accelerator would cost one transfer per iteration. A fused optimizer moves the counts by itself.
         optimizer = checkpoint.get('optimizer') or {}
         for state in optimizer.get('state', {}).values():
             if isinstance(state.get('step'), torch.Tensor):
@@ -128,7 +129,7 @@ class AtomicCheckpointHook(CheckpointHook):
 
     @staticmethod
     def _require_fit(runner, checkpoint: dict) -> None:
-        """Refuse to go on from what the launcher has not looked at, either."""
+        """Check the checkpoint here as well, since a run can start without the launcher."""
         model = runner.model
         if is_model_wrapper(model):
             model = model.module
@@ -166,6 +167,9 @@ class AtomicCheckpointHook(CheckpointHook):
 
         Args:
             runner (Runner): The runner of the training process.
+
+        Raises:
+            RuntimeError: The last checkpoint was due and could not be written.
         """
         if self._due_step == runner.iter and self._saved_step != self._due_step:
             raise RuntimeError(
@@ -176,7 +180,7 @@ class AtomicCheckpointHook(CheckpointHook):
         super().after_train(runner)
 
     def _improved(self, runner, metrics: dict) -> List[Tuple[str, float]]:
-        """The key indicators that are better than ever, with their scores."""
+        """Key indicators with a new best score, and these scores."""
         if not self.save_best:
             return []
         if 'auto' in self.key_indicators:
@@ -210,12 +214,11 @@ class AtomicCheckpointHook(CheckpointHook):
             runner (Runner): The runner of the training process.
             step (int): Iterations done so far.
             meta (dict): ``epoch`` and ``iter`` of the checkpoint.
-            improved (Sequence[Tuple[str, float]]): Key indicators for which
-                it is the best checkpoint, and their scores. Defaults to ().
-            validated (bool): Whether validation after this iteration is done.
-                Defaults to False.
+            improved (Sequence[Tuple[str, float]]): Key indicators for which this is the best checkpoint, and their
+                scores. Defaults to ().
+            validated (bool): Whether the validation after this iteration is done. Defaults to False.
         """
-        # whoever knows better whether the last step was a good one
+        # NonFiniteGuardHook reads here whether the last step was finite.
         runner.call_hook('settle')
         hub = runner.message_hub
         before = dict(hub.runtime_info)
@@ -225,20 +228,18 @@ class AtomicCheckpointHook(CheckpointHook):
             hub.update_info('last_ckpt', path)
             best_paths = self._note_best(hub, path, improved)
             kept, expired = self._note_kept(hub, step)
-            # all ranks take part in this
+            # A collective: all ranks have to call it.
             self._loop_state = runner.train_loop.state_dict(step, validated)
             failure: List[Optional[str]] = [None]
             if is_main_process():
                 try:
-                    # The best one comes first: should the process be killed
-                    # in between, iter_N.pth is still the one from before the
-                    # validation, which is then done again.
+                    # The best checkpoint is written first. If the process is killed before iter_N.pth is replaced, the
+                    # old iter_N.pth makes the resumed run validate again.
                     self._write(runner, [*best_paths, path], meta)
                 except (OSError, CheckpointError) as e:
                     failure = [str(e)]
             self._loop_state = None
-            # Otherwise the other ranks would believe in a checkpoint, and in
-            # a best score, that rank 0 does not have.
+            # Without this the other ranks would record a checkpoint and a best score that rank 0 does not have.
             broadcast_object_list(failure)
             if failure[0] is not None:
                 hub.runtime_info.clear()
@@ -275,14 +276,13 @@ class AtomicCheckpointHook(CheckpointHook):
         for key, score in improved:
             name = f'best_{key}_{osp.basename(path)}'.replace('/', '_')
             old = hub.runtime_info.get(self._best_key('best_ckpt', key))
-            # by name: the folder may have been moved since
+            # Compare names, because the folder may have been moved.
             if old and osp.basename(old) != name:
                 superseded.append(osp.basename(old))
             best_paths.append(osp.join(self.out_dir, name))
             hub.update_info(self._best_key('best_score', key), score)
             hub.update_info(self._best_key('best_ckpt', key), best_paths[-1])
-        # Should the process be killed before it has removed these, the
-        # resumed run does.
+        # If the process is killed before it has removed these, the resumed run removes them.
         hub.update_info('superseded_ckpts', superseded)
         return best_paths
 
@@ -290,10 +290,9 @@ class AtomicCheckpointHook(CheckpointHook):
         """Enter the kept checkpoints into the message hub.
 
         Returns:
-            Tuple[List[int], List[int]]: Iterations whose checkpoints are
-            kept, and whose are removed once the new one is there. Both are
-            entered, so that a resumed run removes the latter if this process
-            is killed before.
+            Tuple[List[int], List[int]]: Iterations whose checkpoints are kept, and iterations whose checkpoints are
+            removed once the new one is written. Both are entered: if this process is killed before the removal, a
+            resumed run removes them.
         """
         if self.max_keep_ckpts <= 0:
             return [], []
@@ -304,16 +303,15 @@ class AtomicCheckpointHook(CheckpointHook):
         return known[-self.max_keep_ckpts :], known[: -self.max_keep_ckpts]
 
     def _set_best_path(self, key: str, path: str) -> None:
-        """Tell upstream's code, which publishes the best checkpoint."""
+        """Set the attributes from which upstream publishes the best checkpoint."""
         if len(self.key_indicators) == 1:
             self.best_ckpt_path = path
         else:
             self.best_ckpt_path_dict[key] = path
 
     def _write(self, runner, paths: List[str], meta: dict) -> None:
-        """Write a checkpoint under one name and then give it the others."""
-        # Whatever is below a mount that has gone is not the run's disk, and
-        # mmengine would make the folder there.
+        """Write a checkpoint to the first path, then link or copy it to the others."""
+        # If the mount has gone, mmengine would make the folder again on another disk.
         if os.stat(self.out_dir).st_dev != self._file_system:
             raise OSError(f'{self.out_dir} is on another file system than when the training began: a mount has gone')
         with files.whole(Path(paths[0]), check_file, to_disk=True) as partial:
@@ -329,7 +327,7 @@ class AtomicCheckpointHook(CheckpointHook):
             link_or_copy(paths[0], path)
 
     def _point_to(self, runner, path: str) -> None:
-        """Name the newest checkpoint in the file that mmengine resumes by."""
+        """Write the newest checkpoint's path into ``last_checkpoint``, which mmengine reads to resume."""
         try:
             files.write_text(Path(runner.work_dir, 'last_checkpoint'), path)
         except OSError as e:
@@ -338,7 +336,7 @@ class AtomicCheckpointHook(CheckpointHook):
     def _remove(self, runner, names: List[str]) -> None:
         """Remove checkpoints of this run that are no longer needed.
 
-        The names were in a checkpoint, which may come from elsewhere.
+        The names come from a checkpoint file, which may be of unknown origin: names outside the folder are ignored.
         """
         for name in contents.own_checkpoints(names):
             try:

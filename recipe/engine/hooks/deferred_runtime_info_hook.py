@@ -13,11 +13,10 @@ from recipe.engine.deferred_scalars import DeferredHistoryBuffer, DeferredScalar
 
 @HOOKS.register_module()
 class DeferredRuntimeInfoHook(RuntimeInfoHook):
-    """Hands losses and the norm of the gradient on without reading them.
+    """Records losses and gradient norms without reading them from the device.
 
-    The log shows what it shows with :class:`mmengine.hooks.RuntimeInfoHook`;
-    between two lines of it the host does not wait for the device. Give it as
-    ``default_hooks.runtime_info``.
+    The log is the same as with :class:`mmengine.hooks.RuntimeInfoHook`, but the host waits for the device only when a
+    line is logged. Set it as ``default_hooks.runtime_info``.
     """
 
     def before_train(self, runner) -> None:
@@ -35,7 +34,7 @@ class DeferredRuntimeInfoHook(RuntimeInfoHook):
                 one.clip_func = _DeferredClip(one.clip_func, self._scalars, f'train/{one.grad_name}')
 
     def after_train_iter(self, runner, batch_idx: int, data_batch: Any = None, outputs: Optional[dict] = None) -> None:
-        """Gather what the model wants logged.
+        """Record the model's outputs for the log.
 
         Args:
             runner (Runner): The runner of the training process.
@@ -51,7 +50,7 @@ class DeferredRuntimeInfoHook(RuntimeInfoHook):
             self._adopt_histories(runner)
 
     def _adopt_histories(self, runner) -> None:
-        """Let the histories of numbers, such as times, grow cheaply too."""
+        """Replace the histories of plain numbers, such as times, by ones that append in constant time."""
         histories = runner.message_hub.log_scalars
         self._known_histories = len(histories)
         for name, history in histories.items():
@@ -60,15 +59,15 @@ class DeferredRuntimeInfoHook(RuntimeInfoHook):
 
 
 class _DeferredClip:
-    """Clips the gradient and returns nothing for mmengine to read.
+    """Clips the gradient and returns None, so that mmengine does not read the norm.
 
     Args:
-        clip (Callable): ``torch.nn.utils.clip_grad_norm_`` or the like.
-        scalars (DeferredScalars): Where the norm goes.
-        name (str): Of its history.
+        clip (Callable): ``torch.nn.utils.clip_grad_norm_`` or the like; returns the norm.
+        scalars (DeferredScalars): Receives the norm.
+        name (str): Name of the norm's history.
 
     Attributes:
-        clip (Callable): What clips.
+        clip (Callable): The function that clips.
     """
 
     def __init__(self, clip: Callable, scalars: DeferredScalars, name: str) -> None:

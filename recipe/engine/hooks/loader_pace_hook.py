@@ -17,9 +17,9 @@ class LoaderPaceHook(Hook):
     It reads the times that ``StepTimes`` writes to ``vis_data/steps.csv``.
 
     Args:
-        interval (int): Iterations after which it looks. Defaults to 100.
-        max_share (float): Share of the time since the last look that may be
-            spent waiting for batches. Defaults to 0.15.
+        interval (int): Iterations between checks. Defaults to 100.
+        max_share (float): Share of the time since the last check that may be spent waiting for batches, 0 to 1.
+            Defaults to 0.15.
     """
 
     priority = 'VERY_LOW'
@@ -31,7 +31,7 @@ class LoaderPaceHook(Hook):
         self._told: Optional[float] = None
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
-        """Look at the times of the iterations since the last look."""
+        """Check the times of the iterations since the last check, on rank 0."""
         if runner.rank == 0 and self.every_n_inner_iters(batch_idx, self.interval):
             self._look(runner)
 
@@ -45,7 +45,7 @@ class LoaderPaceHook(Hook):
         waited = sum(float(data) for _, data, _ in times)
         total = sum(float(step) for _, _, step in times)
         share = waited / total if total else 0.0
-        # Once, and again only if it gets much worse.
+        # Warn once, and again only if the share grows by half.
         if share <= max(self.max_share, 1.5 * (self._told or 0.0)):
             return
         self._told = share
@@ -59,7 +59,7 @@ class LoaderPaceHook(Hook):
         )
 
     def _new_lines(self, path: str) -> List[str]:
-        """Whole lines that were written since the last look."""
+        """Whole lines that were written since the last check."""
         try:
             with open(path, 'rb') as f:
                 f.seek(self._read)

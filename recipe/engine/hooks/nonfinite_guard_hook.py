@@ -1,4 +1,4 @@
-"""Steps that are not finite are left out, and end the training."""
+"""Skips training steps whose loss or gradient is not finite, and ends the training."""
 
 import math
 import os.path as osp
@@ -23,33 +23,28 @@ SKIPPED, OVERFLOWS = 'nonfinite_skipped', 'amp_overflows'
 
 @HOOKS.register_module()
 class NonFiniteGuardHook(Hook):
-    """Ends the training where a loss or the gradient is not finite.
+    """Ends the training if a loss or the gradient is not finite.
 
-    The step is left out on all ranks: parameters and the optimizer's state
-    stay as they were before it. Then the training ends with exit status 65,
-    and each rank leaves ``nonfinite/iter_<N>_rank_<R>.pth`` in the work
-    directory, with the batch, its images, the losses and the random state;
-    rank 0 writes the weights beside. Or, if that is asked for, so many steps
-    of a run are skipped with a warning.
+    The step is skipped on all ranks: parameters and optimizer state stay as they were before it. Then the training ends
+    with exit status 65. Each rank writes ``nonfinite/iter_<N>_rank_<R>.pth`` in the work directory, with the batch, the
+    paths of its images, the losses and the random state. Rank 0 also writes the weights. With ``max_skips`` the first
+    such steps of a run are skipped with a warning only.
 
-    It costs no host synchronisation: the norm of the gradient, which says it
-    for all ranks, decides on the device, and comes to the host with the
-    matching costs of the next iteration, or before a checkpoint or a
-    validation. See :mod:`recipe.engine.nonfinite.guarded_step`.
+    The host does not wait for the device. The gradient norm is the same on all ranks and decides on the device. The
+    host reads it together with the matching costs of the next iteration, or before a checkpoint or a validation. See
+    :mod:`recipe.engine.nonfinite.guarded_step`.
 
-    With a gradient scaler (fp16) a gradient that is not finite is a matter of
-    the scale: the scaler leaves out the step and lowers the scale, and the
-    hook counts. Only many in a row end the training.
+    With a gradient scaler (fp16) a gradient that is not finite usually means that the scale is too large. The scaler
+    skips the step and lowers the scale, and the hook counts these overflows. ``max_overflows`` in a row end the
+    training.
 
     Args:
-        max_skips (int): Steps to leave out in the whole run, over resumes,
-            before the training ends. Defaults to 0.
-        max_overflows (int): Overflows in a row that a gradient scaler is
-            given. Each halves the scale, which begins at 2^16 and has left
-            the range of normal numbers after 40. Defaults to 40.
+        max_skips (int): Steps to skip in the whole run, resumes included, before the training ends. Defaults to 0.
+        max_overflows (int): Overflows in a row at which a training with a gradient scaler ends. Each halves the scale,
+            which begins at 2^16. 40 of them bring it down to 2^-24. Defaults to 40.
     """
 
-    # behind RuntimeInfoHook, before what logs and saves
+    # After RuntimeInfoHook, before the hooks that log and save.
     priority = 'HIGH'
 
     def __init__(self, max_skips: int = 0, max_overflows: int = 40) -> None:
@@ -57,12 +52,12 @@ class NonFiniteGuardHook(Hook):
         self.max_overflows = max_overflows
         self._overflows_in_a_row = 0
         self._guard: Optional[GuardedStep] = None
-        # the model's own read of an iteration, None if it has none
+        # The model's host read of each iteration, None if it has none.
         self._host_read: Optional[Any] = None
-        # the iteration in progress
+        # The iteration in progress.
         self._step: Optional[BadStep] = None
         self._bad_costs: Optional[str] = None
-        # the last step, as long as it is not known how it went
+        # The last step, until the host has read its gradient norm.
         self._pending: Optional[Callable] = None
         self._pending_norm: Optional[torch.Tensor] = None
 
@@ -76,8 +71,7 @@ class NonFiniteGuardHook(Hook):
             runner.logger.warning(f'{type(self).__name__} does nothing: it takes one optimizer, and there are several.')
             return
         if self._guard is None:
-            # Without a matching nothing has read meanwhile how the step before
-            # went.
+            # If no matching ran since the last step, its norm has not been read yet: settle() reads it.
             self._guard = GuardedStep(runner.optim_wrapper, partial(self.settle, runner))
             self._host_read = host_read_of(runner.model)
 
@@ -86,7 +80,7 @@ class NonFiniteGuardHook(Hook):
             self._bad_costs = fault
 
     def before_train_iter(self, runner, batch_idx: int, data_batch: Any = None) -> None:
-        """Keep what a replay would need.
+        """Keep the batch and the random state, which a replay needs.
 
         Args:
             runner (Runner): The runner of the training process.
@@ -102,7 +96,7 @@ class NonFiniteGuardHook(Hook):
             )
 
     def after_train_iter(self, runner, batch_idx: int, data_batch: Any = None, outputs: Optional[dict] = None) -> None:
-        """Send the norm of the gradient on its way to the host.
+        """Queue the gradient norm for the next host read.
 
         Args:
             runner (Runner): The runner of the training process.
@@ -112,7 +106,7 @@ class NonFiniteGuardHook(Hook):
         """
         if self._guard is None:
             return
-        if self._host_read is not None:  # outside an iteration it is an error
+        if self._host_read is not None:  # outside an iteration, costs that are not finite raise an error
             self._host_read.on_bad_costs = None
         norm = self._guard.take_norm()
         step = self._step
@@ -120,7 +114,7 @@ class NonFiniteGuardHook(Hook):
         step.note = self._bad_costs
         if norm is None:  # gradients are being accumulated
             return
-        self.settle(runner)  # with a gradient scaler, which does not ask
+        self.settle(runner)  # a gradient scaler's step does not call before_step
 
         def arrived(values) -> None:
             self._pending = None
@@ -130,12 +124,12 @@ class NonFiniteGuardHook(Hook):
         if self._host_read is not None and norm.device == next(runner.model.parameters()).device:
             self._host_read.join(self._pending_norm, arrived)
         if not (self._guard.on_device or self._guard.scales):
-            self.settle(runner)  # it has been read before the step anyway
+            self.settle(runner)  # the norm is on the host already
 
     def settle(self, runner) -> None:
-        """Find out how the last step went; the host waits for the device.
+        """Read the last step's gradient norm, if it is pending, and act on it. The host waits for the device.
 
-        Called before anything is made of the parameters.
+        Called before the parameters are saved or validated.
 
         Args:
             runner (Runner): The runner of the training process.
@@ -149,15 +143,15 @@ class NonFiniteGuardHook(Hook):
         arrived(norm.tolist())
 
     def before_val_epoch(self, runner) -> None:
-        """Find out how the last step went."""
+        """Settle the last step before the validation."""
         self.settle(runner)
 
     def after_train_epoch(self, runner, metrics: Any = None) -> None:
-        """Find out how the last step went."""
+        """Settle the last step of the training."""
         self.settle(runner)
 
     def _judge(self, runner, step: BadStep, outputs: Any, norm: float) -> None:
-        """Do what is to be done after a step; the same on all ranks."""
+        """Skip the step or end the training if the norm is not finite; the same on all ranks."""
         if math.isfinite(norm):
             self._overflows_in_a_row = 0
             return
@@ -189,7 +183,7 @@ class NonFiniteGuardHook(Hook):
 
     @staticmethod
     def _describe(rank: int, step: BadStep) -> str:
-        """Say on which rank, and in which loss term, it began."""
+        """Name the ranks, loss terms and images that are not finite; a collective."""
         own = None
         if step.bad_terms() or step.note:
             terms = ', '.join(f'{name} {step.losses[name]}' for name in step.bad_terms()[:3])
@@ -210,7 +204,7 @@ class NonFiniteGuardHook(Hook):
         return f'iteration {step.iteration} is not finite: ' + '; '.join(found)
 
     def _end(self, runner, step: BadStep, what: str) -> None:
-        """Leave dumps and end the training; the same on all ranks."""
+        """Write the dumps and end the training; the same on all ranks."""
         folder = osp.join(runner.work_dir, 'nonfinite')
         try:
             if runner.rank == 0:
@@ -218,7 +212,7 @@ class NonFiniteGuardHook(Hook):
             dump = write_dump(folder, step, runner.rank, get_world_size(), weights_name(step.iteration))
         except OSError as e:
             dump = f'not written ({e})'
-        # nobody leaves, and has the others ended, before all have written
+        # A rank that ends makes the launcher end the others, so all ranks wait here until all have written.
         all_gather_object(dump)
         runner.logger.error(what)
         raise TrainingEnded(

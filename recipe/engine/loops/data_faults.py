@@ -1,4 +1,4 @@
-"""What the training does if its data cannot be read."""
+"""Handles images that cannot be read and loader processes that die."""
 
 from contextlib import contextmanager
 from typing import Any, Callable, Iterator, List, Optional
@@ -13,10 +13,10 @@ class UnreadableImages:
     """Counts the images that were replaced because they cannot be read.
 
     Args:
-        limit: How many different ones a rank may meet.
+        limit: Most different images of this kind on one rank.
 
     Attributes:
-        faults (list[str]): One for each image, in the order of the stream.
+        faults (list[str]): Description of each image's fault, in the order of the stream.
     """
 
     def __init__(self, limit: int) -> None:
@@ -27,11 +27,11 @@ class UnreadableImages:
         """Count the replaced samples of a batch that is about to be used.
 
         Args:
-            data_batch: From the loader.
+            data_batch: The loader's batch.
             warn: Called with a line for each new image.
 
         Raises:
-            TrainingEnded: There are more than allowed.
+            TrainingEnded: More images were replaced than ``limit`` allows.
         """
         samples = data_batch.get('data_samples') if isinstance(data_batch, dict) else None
         for sample in samples or ():
@@ -51,7 +51,7 @@ def as_one_line_error(where: Callable[[], str]) -> Iterator[None]:
     """End the training with one line if its data cannot be read.
 
     Args:
-        where: Names rank and iteration.
+        where: Returns the rank and the iteration as text.
 
     Raises:
         TrainingEnded: A sample cannot be read, or a loader process died.
@@ -61,7 +61,7 @@ def as_one_line_error(where: Callable[[], str]) -> Iterator[None]:
     except UnreadableSampleError as error:
         raise TrainingEnded(f'{where()}: {error}', UNREADABLE) from None
     except Exception as error:
-        # torch's handler of SIGCHLD raises anywhere, also in code that turns any exception into another one.
+        # torch's SIGCHLD handler can raise at any place, even in code that replaces each exception by another one.
         reason = next(filter(None, map(worker_death_reason, _with_contexts(error))), None)
         if reason is None:
             raise
@@ -70,7 +70,7 @@ def as_one_line_error(where: Callable[[], str]) -> Iterator[None]:
 
 
 def _with_contexts(error: Optional[BaseException]) -> Iterator[BaseException]:
-    """An exception, and those during whose handling it was raised."""
+    """An exception and the chain of its ``__context__``."""
     while error is not None:
         yield error
         error = error.__context__

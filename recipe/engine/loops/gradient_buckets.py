@@ -1,4 +1,4 @@
-"""The order in which DDP adds up gradients, which a resumed run has to take over."""
+"""Gives a resumed run the order in which DDP sums gradients after its first iteration."""
 
 import copy
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ from recipe.engine.host_read import host_read_of
 
 
 class _BackwardOnly:
-    """Takes the place of an optimizer wrapper, and changes no parameter."""
+    """Stands in for an optimizer wrapper; runs backward and changes no parameter."""
 
     def __init__(self, optim_wrapper: OptimWrapper) -> None:
         self._optim_wrapper = optim_wrapper
@@ -26,24 +26,24 @@ class _BackwardOnly:
 
 
 def settle_gradient_buckets(model: torch.nn.Module, optim_wrapper: OptimWrapper, data_batch: Any) -> None:
-    """Give DDP the order of gradients that it has after its first iteration.
+    """Give DDP the gradient order that it has after its first iteration.
 
-    DDP first lays out the gradients by the order of the parameters, and from the second iteration on by the order in
-    which the first backward pass brought them. This layout decides in which order the values of three or more ranks are
-    added up, and so their rounding. A resumed run passes through its first batch once without an update, so that it
-    adds up as the stopped run did.
+    In the first iteration DDP lays out the gradients in the order of the parameters. From the second iteration on it
+    uses the order in which the first backward pass computed them. With three or more ranks this layout decides the
+    order of the sum over ranks, and so its rounding. A resumed run passes its first batch through the model once
+    without an update, so that it sums in the same order as the stopped run.
 
-    Only CPUs need it: no other device gives the same sum bit by bit each time. The sum of two ranks does not depend on
-    the order.
+    Only CPUs need it, because sums on other devices are not reproducible bit by bit. The sum of two ranks does not
+    depend on the order.
 
-    A batch with a loss or gradient that is not finite gives the same again in the iteration that follows, where
-    NonFiniteGuardHook handles it.
+    A loss or gradient that is not finite is ignored here. It occurs again in the iteration that follows, and
+    NonFiniteGuardHook handles it there.
 
     Args:
-        model: The model; nothing is done unless it is wrapped for distributed training, on CPUs, with three or more
+        model: The model. Nothing is done unless it is wrapped for distributed training on CPUs with three or more
             ranks.
-        optim_wrapper: Its optimizer wrapper, which stays as it is.
-        data_batch: The batch, which stays as it is.
+        optim_wrapper: Its optimizer wrapper; not changed.
+        data_batch: The batch; not changed.
     """
     on_cpu = next(model.parameters()).device.type == 'cpu'
     if not isinstance(model, DistributedDataParallel) or get_world_size() < 3 or not on_cpu:
@@ -59,7 +59,7 @@ def settle_gradient_buckets(model: torch.nn.Module, optim_wrapper: OptimWrapper,
 
 @contextmanager
 def _bad_costs_ignored(model: torch.nn.Module) -> Iterator[None]:
-    """Have the matching go on if its costs are not finite."""
+    """Let the matching go on if its costs are not finite."""
     host_read = host_read_of(model)
     if host_read is None:
         yield

@@ -1,4 +1,4 @@
-"""Data loader processes that died: how the training notices, and what the likely cause is."""
+"""Detects that a data loader process has died, and names the likely cause."""
 
 import re
 import shutil
@@ -16,27 +16,27 @@ from torch.utils.data import get_worker_info
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 _MIB = 2**20
-# torch's messages: of the wait for a batch, of its handler of SIGCHLD, which raises anywhere, and of the wait if the
-# thread that pins memory has noticed first.
+# torch's messages: the first from the wait for a batch and from the SIGCHLD handler, the second if the thread that pins
+# memory notices first.
 _DEATH = re.compile(r'DataLoader worker \(pid|Pin memory thread exited unexpectedly')
-# A batch is sent in files of /dev/shm, which torch names so.
+# Batches are sent in files of /dev/shm whose names begin with torch_.
 _NOT_SHARED = re.compile(r'in DataLoader worker.*(shared memory|</torch_)', re.DOTALL)
-_EXIT_S = 2  # a process that has lost its sockets has ended by then
+_EXIT_S = 2  # seconds within which a process that has closed its sockets ends
 _print_and_drop = Queue._on_queue_feeder_error  # type: ignore[attr-defined]  # CPython has no public hook
 
 
 def worker_death_reason(error: BaseException) -> Optional[str]:
-    """What is known about a dead loader process, if an exception is the result of one.
+    """Describe the dead loader process that caused an exception, if one did.
 
-    A process that dies while it sends a batch closes its socket before it counts as dead. So torch takes it for living
-    and raises what the socket raises: EOFError, ConnectionResetError, BrokenPipeError or, before there is a connection,
-    ConnectionRefusedError or FileNotFoundError.
+    A process that dies while it sends a batch closes its socket before the system reports it as dead. So torch believes
+    that it is alive and raises the socket's error: EOFError, ConnectionResetError or BrokenPipeError, or
+    ConnectionRefusedError or FileNotFoundError if there is no connection yet.
 
     Args:
-        error: What a training has raised.
+        error: The exception that the training raised.
 
     Returns:
-        What torch or the exit status says about the process; None if the exception has another reason.
+        Torch's message or the exit status of the process; None if the exception has another cause.
     """
     text = str(error)
     call, workers = _loader_call(error.__traceback__)
@@ -62,7 +62,7 @@ def _loader_call(traceback: Optional[TracebackType]) -> Tuple[Optional[str], Seq
     """Which call of a data loader raised an error, if any.
 
     Returns:
-        ``'_try_get_data'``, the wait for a batch, ``'__init__'``, the start of loader processes, or None; and the
+        ``'_try_get_data'`` (the wait for a batch), ``'__init__'`` (the start of the loader processes) or None; and the
         loader's processes.
     """
     while traceback is not None:
@@ -75,7 +75,7 @@ def _loader_call(traceback: Optional[TracebackType]) -> Tuple[Optional[str], Seq
 
 
 def _exits(workers: Sequence[BaseProcess]) -> str:
-    """How loader processes have ended, in torch's words; empty while all of them run."""
+    """Exit statuses of loader processes in torch's wording; empty while all of them run."""
     lines = []
     for worker in workers:
         code = worker.exitcode
@@ -87,17 +87,17 @@ def _exits(workers: Sequence[BaseProcess]) -> str:
 
 
 def send_errors_in_place_of_batches() -> None:
-    """Have loader processes that start from now on report why a batch cannot be sent.
+    """Make loader processes that start later report why a batch cannot be sent.
 
     A thread of the loader process puts each batch into shared memory. If that fails, Python prints a traceback and
-    drops the batch, and the training waits for it for ever. Here the error is sent in its place, as torch does if a
-    sample cannot be made.
+    drops the batch, and the training waits for it forever. With this, the process sends the error instead of the batch,
+    as torch does if a sample cannot be loaded.
     """
     Queue._on_queue_feeder_error = _send_error  # type: ignore[attr-defined]  # CPython has no public hook
 
 
 def _send_error(self: Queue, error: Exception, item: Any) -> None:
-    """CPython's hook for an item that a queue cannot send; called while the error is handled."""
+    """Send the error that is being handled in place of the item. CPython calls this if a queue cannot send the item."""
     worker = get_worker_info()
     if worker is None:
         _print_and_drop(error, item)
@@ -107,7 +107,7 @@ def _send_error(self: Queue, error: Exception, item: Any) -> None:
 
 
 def ignore_sigchld() -> None:
-    """Keep torch's handler from raising again: other loader processes may die with the first one."""
+    """Keep torch's handler from raising again when other loader processes die too."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 

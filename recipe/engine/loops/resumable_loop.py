@@ -26,46 +26,38 @@ from recipe.engine.loops.stop_request import StopRequest
 
 @LOOPS.register_module()
 class ResumableIterBasedTrainLoop(IterBasedTrainLoop):
-    """Iteration-based training that goes on exactly where it was stopped.
+    """Iteration-based training that resumes exactly from its last checkpoint.
 
-    Upstream resumes by loading and discarding every past batch, and with
-    other random states than the stopped run had. This loop
+    Upstream resumes by loading and discarding every past batch, and it does not restore the random states. This loop
 
-    - starts the sampler behind the samples that were used, so that no past
-      sample is read;
-    - restores the random state of each rank as the last thing before the
-      first iteration;
-    - makes the augmentation of a sample depend on its place in the stream
-      alone, and keeps validation and the start of loader processes away from
-      the random state, so that neither shows in the training;
+    - starts the sampler after the samples that were used, so that no past sample is read;
+    - restores the random state of each rank just before the first iteration;
+    - seeds the augmentation of a sample by its position in the stream alone;
+    - keeps validation and the start of loader processes from changing the random state of the training;
     - runs the validation that was due when the run was stopped;
-    - saves and ends on SIGTERM, after the iteration it came in, with exit
-      status 143, or on SIGUSR1 with 138;
-    - ends with one line where an image cannot be read or a loader process has
-      died, or replaces so many images as it is told to;
-    - writes the time of each iteration to ``vis_data/steps.csv`` of the log
-      folder.
+    - saves and exits after the current iteration on SIGTERM (exit status 143) and on SIGUSR1 (138);
+    - ends with a one-line error if a loader process dies or more images than ``max_unreadable`` cannot be read;
+    - writes the time of each iteration to ``vis_data/steps.csv`` of the log folder.
 
-    On a CPU the resumed run equals one that was never stopped bit by bit. It
-    needs ``ResumableInfiniteSampler`` and ``AtomicCheckpointHook``.
+    On a CPU the resumed run is bit by bit equal to a run that was never stopped. The loop needs
+    ``ResumableInfiniteSampler`` and ``AtomicCheckpointHook``.
 
     Args:
-        runner (Runner): A reference of runner.
+        runner (Runner): The runner of the training process.
         dataloader (dict): Config of the data loader.
         max_iters (int): Total training iterations.
-        val_begin (int): The iteration that begins validating. Defaults to 1.
-        val_interval (int): Validation interval. Defaults to 1000.
-        dynamic_intervals (List[Tuple[int, int]], optional): The first element
-            in the tuple is a milestone and the second element is a interval.
-            The interval is used after the corresponding milestone. Defaults
-            to None.
-        max_unreadable (int): How many different images each rank may come
-            across that cannot be read; others take their places. Defaults to
-            0, the first one ends the training.
+        val_begin (int): First iteration after which validation may run. Defaults to 1.
+        val_interval (int): Iterations between validations. Defaults to 1000.
+        dynamic_intervals (List[Tuple[int, int]], optional): Pairs of a milestone and the validation interval that is
+            used from this milestone on. Defaults to None.
+        max_unreadable (int): Most different images that each rank may replace because they cannot be read. Defaults to
+            0: the first one ends the training.
 
     Attributes:
-        resumed_state (dict, optional): What :meth:`state_dict` returned when
-            the checkpoint was saved that this run resumes from.
+        resumed_state (dict, optional): State from :meth:`state_dict` in the checkpoint that this run resumes from.
+
+    Raises:
+        TypeError: ``dataloader`` is not a config, or has another sampler.
     """
 
     def __init__(
@@ -81,9 +73,8 @@ class ResumableIterBasedTrainLoop(IterBasedTrainLoop):
         if not isinstance(dataloader, dict):
             raise TypeError(f'{type(self).__name__} builds the data loader from a config, but got {type(dataloader)}')
         dataset = dict(type=PositionSeededDataset, dataset=dataloader['dataset'], replace_unreadable=max_unreadable > 0)
-        # IterBasedTrainLoop.__init__ is left out: it creates the iterator of
-        # the data loader, whose processes then load batches before anyone
-        # knows at which iteration training begins.
+        # Skip IterBasedTrainLoop.__init__: it starts the loader processes, which would load batches before the first
+        # iteration of a resumed run is known.
         BaseLoop.__init__(self, runner, dict(dataloader, dataset=dataset))
         if not isinstance(self.dataloader.sampler, ResumableInfiniteSampler):
             raise TypeError(
@@ -91,8 +82,7 @@ class ResumableIterBasedTrainLoop(IterBasedTrainLoop):
                 "'ResumableInfiniteSampler', but got "
                 f'{type(self.dataloader.sampler).__name__}'
             )
-        # Otherwise each iterator draws the seed of its processes from the
-        # random state that the training uses.
+        # Otherwise each iterator draws the seed of its processes from the training's random state.
         self.dataloader.generator = torch.Generator()
         self.dataloader.generator.manual_seed(self.dataloader.sampler.seed)
 
@@ -123,7 +113,7 @@ class ResumableIterBasedTrainLoop(IterBasedTrainLoop):
 
     @property
     def _samples_per_iter(self) -> int:
-        """Samples of all ranks together."""
+        """Samples per iteration on all ranks together."""
         return self.dataloader.batch_size * get_world_size()
 
     def run(self) -> torch.nn.Module:
@@ -138,7 +128,7 @@ class ResumableIterBasedTrainLoop(IterBasedTrainLoop):
         self.begin()
         validation_is_due = self._take_up_state()
         try:
-            # before the loader processes are forked, which inherit it
+            # Loader processes inherit the signal handlers, so these are set before the fork.
             with StopRequest(self._device) as stop_request:
                 send_errors_in_place_of_batches()
                 self._start_val_workers()
@@ -155,17 +145,16 @@ class ResumableIterBasedTrainLoop(IterBasedTrainLoop):
         return self.runner.model
 
     def begin(self) -> None:
-        """Do what comes before the first iteration, up to the data."""
+        """Do the work before the first iteration that needs no data."""
         self.runner.call_hook('before_train')
         # In iteration-based training loop, we treat the whole training process
         # as a big epoch and execute the corresponding hook.
         self.runner.call_hook('before_train_epoch')
         if self._device.type == 'cpu' and not torch.are_deterministic_algorithms_enabled():
-            # Otherwise several threads add up the gradient of an indexed
-            # table in whichever order they come to it.
+            # Otherwise several threads add up the gradient of an indexed table in an order that varies.
             torch.use_deterministic_algorithms(True, warn_only=True)
             if hasattr(torch.utils, 'deterministic'):  # since torch 2.2
-                # would cost time to find uses of uninitialized memory
+                # Filling only helps to find uses of uninitialized memory, and costs time.
                 deterministic: Any = torch.utils.deterministic
                 deterministic.fill_uninitialized_memory = False
         self._step_times = StepTimes(
@@ -174,10 +163,10 @@ class ResumableIterBasedTrainLoop(IterBasedTrainLoop):
         self.runner.model.train()
 
     def ensure_train_mode(self) -> None:
-        """Set the model to training where it is not.
+        """Set the model to training mode if it is not in it.
 
-        Upstream walks through all modules in every iteration. What ends the
-        mode, such as a validation, ends it for the whole model.
+        Upstream sets all modules in every iteration. Testing the model's own flag is enough, because a validation
+        changes the mode of the whole model.
         """
         if not self.runner.model.training:
             self.runner.model.train()
@@ -198,8 +187,7 @@ class ResumableIterBasedTrainLoop(IterBasedTrainLoop):
 
             asked = stop_request.asked_for(self._iter)
             if asked is not None:
-                # before a validation, which may outlast the scheduler's
-                # patience and is made up for by the resumed run
+                # Stop before a validation, which may outlast the scheduler's grace period. The resumed run does it.
                 self.runner.call_hook('save_before_stop')
                 self.runner.logger.warning(f'{asked.name}: stopped after iteration {self._iter}.')
                 raise SystemExit(128 + asked)
@@ -210,10 +198,9 @@ class ResumableIterBasedTrainLoop(IterBasedTrainLoop):
     def _start_val_workers(self) -> None:
         """Fork the loader processes of the validation before the training.
 
-        Upstream forks them at the first validation. By then gloo's threads
-        enter and leave Python as they let go of tensors, and a process that is
-        forked in such a moment can wait for CPython's lock on the list of
-        threads for ever (seen with 3.11, right after a checkpoint).
+        Upstream forks them at the first validation. By then gloo's threads enter and leave Python when they release
+        tensors. A process that is forked at such a moment can wait forever for CPython's lock on the list of threads
+        (seen with 3.11, right after a checkpoint).
         """
         if self.runner.val_loop is None:
             return
@@ -231,7 +218,7 @@ class ResumableIterBasedTrainLoop(IterBasedTrainLoop):
         )
 
     def _validate(self) -> None:
-        """Validate without a trace in the random state of the training."""
+        """Validate, and restore the training's random state afterwards."""
         self._step_times.flush()
         share_running_statistics(self.runner.model)
         self._training_random_state = random_state.capture(self._device)
@@ -243,27 +230,25 @@ class ResumableIterBasedTrainLoop(IterBasedTrainLoop):
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Keep what the block takes out of the times of the iterations."""
+        """Exclude the time of the block from the iteration times."""
         if self._device.type != 'cpu':
-            # what was launched before belongs to the iteration
+            # Kernels that were launched before the block count as part of the iteration.
             getattr(torch, self._device.type).synchronize()
         with self._step_times.paused():
             yield
 
     def state_dict(self, iteration: int, validated: bool) -> Dict[str, Any]:
-        """What a checkpoint needs for training to go on exactly.
+        """State that a checkpoint needs for an exact resume.
 
-        All ranks have to call it together.
+        It is a collective: all ranks have to call it.
 
         Args:
             iteration (int): Iterations done so far.
-            validated (bool): Whether the validation that may be due after
-                that iteration is done.
+            validated (bool): Whether a validation that is due after this iteration is done.
 
         Returns:
-            dict: Place in the stream of samples, what that stream depends on,
-            and, of each rank, the random state and the images that could not
-            be read.
+            dict: Position in the sample stream, the settings that the stream depends on, and for each rank the random
+            state and the images that could not be read.
         """
         sampler = self.dataloader.sampler
         state = self._training_random_state or random_state.capture(self._device)
@@ -277,7 +262,7 @@ class ResumableIterBasedTrainLoop(IterBasedTrainLoop):
         )
 
     def _stream_settings(self) -> Dict[str, Any]:
-        """What decides which samples a rank gets after a given position."""
+        """Settings that decide which samples a rank gets from a given position on."""
         sampler = self.dataloader.sampler
         return dict(
             seed=sampler.seed,
@@ -288,11 +273,10 @@ class ResumableIterBasedTrainLoop(IterBasedTrainLoop):
         )
 
     def _take_up_state(self) -> bool:
-        """Go to where the resumed run was stopped.
+        """Restore the position in the sample stream and the random state of a resumed run.
 
         Returns:
-            bool: Whether the validation that may be due after the resumed
-            iteration was not done.
+            bool: True if a validation may be due after the resumed iteration and was not done.
         """
         self._first_iter = self._iter
         if self._iter == 0:
@@ -302,8 +286,7 @@ class ResumableIterBasedTrainLoop(IterBasedTrainLoop):
         if state is None or state['iter'] != self._iter:
             sampler.start = self._iter * self._samples_per_iter
             if not self.runner._randomness_cfg.get('diff_rank_seed', False):
-                # Runner.resume took the seed over from the checkpoint, after
-                # the sampler had been built.
+                # Runner.resume read the seed from the checkpoint after the sampler had been built.
                 sampler.seed = self.runner.seed
             self._warn('the checkpoint was not written by AtomicCheckpointHook and holds no random state')
             return False
@@ -324,7 +307,7 @@ class ResumableIterBasedTrainLoop(IterBasedTrainLoop):
         return not state['validated']
 
     def _warn(self, why: str) -> None:
-        """Say that the resumed run differs from an unbroken one."""
+        """Warn that the resumed run differs from one that was never stopped."""
         print_log(
             f'Training goes on at iteration {self._iter} with the next '
             'samples, but not bit by bit as if it had never been stopped: '

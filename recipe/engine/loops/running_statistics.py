@@ -1,4 +1,4 @@
-"""Running statistics of batch norms that differ between ranks."""
+"""Makes the running statistics of batch norms equal on all ranks."""
 
 from mmengine.dist import broadcast, get_world_size
 from torch import nn
@@ -6,13 +6,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 def share_running_statistics(model: nn.Module) -> None:
-    """Have all ranks take rank 0's running statistics, which are the ones in a checkpoint.
+    """Copy rank 0's running statistics to all ranks; a checkpoint holds those of rank 0.
 
-    Each rank's batch norm sees its own images only, unless it is synchronized. Before a validation and before a
-    checkpoint all ranks call this, so that a resumed run validates with the statistics of one that was never stopped.
+    A batch norm that is not synchronized sees the images of its own rank only. All ranks call this before a validation
+    and before a checkpoint, so that a resumed run validates with the same statistics as one that was never stopped.
 
     Args:
-        model: The model, also wrapped for distributed training.
+        model: The model; it may be wrapped for distributed training.
     """
     if get_world_size() == 1:
         return

@@ -10,17 +10,14 @@ from recipe.engine.appended_lines import AppendedLines
 
 
 class StepTimes:
-    """Writes how long each training iteration took to a CSV file.
+    """Writes the time of each training iteration to a CSV file.
 
-    The columns are ``iter`` (counted from 1), ``data_s`` (seconds waited for
-    the batch) and ``step_s`` (seconds of the whole iteration with ``data_s``
-    in it, without checkpointing and validation).
+    The columns are ``iter`` (counted from 1), ``data_s`` (seconds of waiting for the batch) and ``step_s`` (seconds of
+    the whole iteration, including ``data_s``, without checkpointing and validation).
 
     Args:
-        path (str, optional): The file, to which is appended. None writes
-            nothing.
-        flush_every (int): Lines to gather before they are written. Defaults
-            to 50.
+        path (str, optional): The file to append to. None writes nothing.
+        flush_every (int): Lines to collect before they are written. Defaults to 50.
     """
 
     def __init__(self, path: Optional[str], flush_every: int = 50) -> None:
@@ -35,16 +32,16 @@ class StepTimes:
             self.flush()
 
     def start(self) -> None:
-        """An iteration begins, and with it the wait for its batch."""
+        """Call when an iteration begins to wait for its batch."""
         self._excluded = 0.0
         self._begin = self._data_end = time.perf_counter()
 
     def data_ready(self) -> None:
-        """The batch is there."""
+        """Call when the batch has arrived."""
         self._data_end = time.perf_counter()
 
     def stop(self, iteration: int) -> None:
-        """An iteration has ended.
+        """Call when an iteration has ended.
 
         Args:
             iteration (int): Its number, counted from 1.
@@ -59,7 +56,7 @@ class StepTimes:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """What the block takes does not count as part of the iteration."""
+        """Exclude the time of the block from the iteration."""
         begin = time.perf_counter()
         try:
             yield
@@ -67,7 +64,7 @@ class StepTimes:
             self._excluded += time.perf_counter() - begin
 
     def flush(self) -> None:
-        """Write the gathered lines; where that fails, with the next ones."""
+        """Write the collected lines. Lines that cannot be written are tried again with the next ones."""
         if self.path is None or not self._lines:
             return
         self._file.write(*self._lines)

@@ -13,10 +13,9 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 class StopRequest:
     """Notices SIGTERM and SIGUSR1 and makes all ranks stop together.
 
-    A scheduler sends one of them some time before it kills a job, perhaps to
-    all processes of the job at once. While the context is entered a signal
-    only leaves a note, in loader processes that are forked meanwhile too; a
-    second one of the same kind acts as it did before.
+    A scheduler sends one of them some time before it kills a job, perhaps to all processes of the job at once. Within
+    the context the first signal of a kind is only recorded, also in loader processes that are forked there. A second
+    one of the same kind has its previous effect.
 
     Args:
         device (torch.device): The device of this rank, for the collective.
@@ -25,11 +24,11 @@ class StopRequest:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._asked = 0
-        # Reading the answer makes the host wait for an accelerator.
+        # The host waits for an accelerator when it reads the answer.
         self._interval = 1 if device.type == 'cpu' else 5
 
     def __enter__(self) -> 'StopRequest':
-        # Python takes signal handlers in its main thread only
+        # Python allows signal handlers to be set in its main thread only.
         self._before: Dict[int, Any] = {}
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
@@ -44,15 +43,13 @@ class StopRequest:
         signal.signal(number, self._before[number])
 
     def asked_for(self, iteration: int) -> Optional[signal.Signals]:
-        """The signal that any rank got, if any; all ranks ask it together.
+        """The signal that any rank has received, if any. It is a collective.
 
         Args:
-            iteration (int): Iterations done so far. On an accelerator the
-                ranks consult each other after every fifth only.
+            iteration (int): Iterations done so far. On accelerators the ranks communicate every fifth iteration only.
 
         Returns:
-            signal.Signals, optional: Where ranks got different ones, the one
-            with the highest number.
+            signal.Signals, optional: The signal. If ranks received different ones, the one with the highest number.
         """
         asked = self._asked
         if get_world_size() > 1:

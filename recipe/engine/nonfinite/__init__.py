@@ -1,4 +1,4 @@
-"""Steps that are not finite: left out by the device, and kept for a replay."""
+"""Skips steps whose loss or gradient is not finite, and writes them to files for a replay."""
 
 from recipe.engine.nonfinite.dump import BadStep, read_dump, write_dump, write_weights
 from recipe.engine.nonfinite.guarded_step import GuardedStep

@@ -1,7 +1,6 @@
-"""What is kept of a training step that went bad, so that it can be replayed.
+"""Files with all that is needed to replay a training step that was not finite.
 
-The files hold tensors and plain values only, so they are read as any other
-checkpoint is, without running what is in them.
+They hold tensors and plain values only. So they are read like any other checkpoint, and no code in them is run.
 """
 
 import math
@@ -29,10 +28,10 @@ class BadStep:
     Attributes:
         iteration (int): Counted from 1.
         batch (dict): ``inputs`` and ``data_samples`` as the loader made them.
-        random_state (dict): Before the step; see ``recipe.data.random_state``.
+        random_state (dict): Random state before the step; see ``recipe.data.random_state``.
         losses (dict[str, float]): Loss terms by name.
-        grad_norm (float): Of all ranks together.
-        note (str, optional): What else was seen on this rank.
+        grad_norm (float): Norm of the gradient after the sum over all ranks.
+        note (str, optional): The matching costs that were not finite on this rank, in words.
     """
 
     iteration: int
@@ -43,14 +42,14 @@ class BadStep:
     note: Optional[str] = None
 
     def images(self) -> List[str]:
-        """Paths of the images of the batch, as far as they are known."""
+        """Paths of the images of the batch, ``?`` for each unknown one."""
         samples = self.batch.get('data_samples', []) if isinstance(self.batch, dict) else []
         return [str(getattr(sample, 'img_path', '?')) for sample in samples]
 
     def bad_terms(self) -> List[str]:
         """Names of the loss terms that are not finite."""
         bad = [name for name, value in self.losses.items() if not math.isfinite(value)]
-        # the sum of the others
+        # 'loss' is the sum of the others.
         return [name for name in bad if name != 'loss'] or bad
 
 
@@ -58,12 +57,11 @@ def write_dump(folder: str, step: BadStep, rank: int, world_size: int, weights: 
     """Write ``iter_<N>_rank_<R>.pth``.
 
     Args:
-        folder (str): Made if it is missing.
-        step (BadStep): What is written.
-        rank (int): Of this process.
+        folder (str): Folder of the file; made if it is missing.
+        step (BadStep): The step.
+        rank (int): Rank of this process.
         world_size (int): Number of processes.
-        weights (str): Name of the file in the same folder that holds the
-            weights before the step.
+        weights (str): Name of the file with the weights before the step, in the same folder.
 
     Returns:
         str: Path of the file.
@@ -91,11 +89,11 @@ def write_dump(folder: str, step: BadStep, rank: int, world_size: int, weights: 
 
 
 def write_weights(folder: str, iteration: int, runner) -> str:
-    """Write the weights before a step that was not taken, and the config.
+    """Write the weights before a skipped step, and the config.
 
     Args:
-        folder (str): Made if it is missing.
-        iteration (int): Of that step, counted from 1.
+        folder (str): Folder of the file; made if it is missing.
+        iteration (int): Iteration of the step, counted from 1.
         runner (Runner): The runner of the training process.
 
     Returns:
@@ -129,7 +127,7 @@ def weights_name(iteration: int) -> str:
 
 
 def _plain(batch: Any) -> Optional[dict]:
-    """A batch as tensors and plain values, None for batches of other kinds."""
+    """The batch as tensors and plain values, None if it has no ``data_samples``."""
     if not isinstance(batch, dict) or 'data_samples' not in batch:
         return None
     return dict(
@@ -145,7 +143,7 @@ def _plain(batch: Any) -> Optional[dict]:
 
 
 def _plain_value(value: Any) -> Any:
-    """A value of the meta information without classes of its own."""
+    """A value of the meta information, converted to tensors and plain values."""
     if isinstance(value, dict):
         return {str(name): _plain_value(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -157,19 +155,18 @@ def _plain_value(value: Any) -> Any:
 
 
 def read_dump(path: str) -> dict:
-    """Read a file of :func:`write_dump`, with the batch as a model takes it.
+    """Read a file of :func:`write_dump`, with the batch in the form that a model takes.
 
     Args:
         path (str): The file.
 
     Returns:
-        dict: What was written; ``batch`` holds ``inputs`` and
-        ``data_samples``, ``weights`` is a path.
+        dict: The content that was written. ``batch`` holds ``inputs`` and ``data_samples``; ``weights`` is a path.
 
     Raises:
         FileNotFoundError: There is no such file.
-        CheckpointError: It is damaged, or holds something else than data.
-        ValueError: It is no such dump, or holds no batch or one that is none.
+        CheckpointError: It is damaged, or holds something other than data.
+        ValueError: It is not such a dump, it holds no batch, or its batch or random state is malformed.
     """
     content = load_from_local(path, map_location='cpu')
     wanted: Dict[str, Any] = dict(
@@ -205,13 +202,13 @@ def read_dump(path: str) -> dict:
 
 
 def _packed(plain_batch: dict) -> Dict[str, Any]:
-    """The batch as a model takes it, from :func:`_plain`."""
+    """Turn the result of :func:`_plain` into a batch for a model."""
     inputs = plain_batch['inputs']
     if not isinstance(inputs, list) or not all(isinstance(image, Tensor) for image in inputs):
         raise TypeError('its inputs are no tensors')
     samples = []
     for plain in plain_batch['data_samples']:
-        # A sample keeps them as attributes, which may not hide its methods.
+        # A sample stores its fields as attributes. They must not hide its methods.
         for name in (*plain['metainfo'], *plain['fields']):
             if not name.isidentifier() or name.startswith('_') or (callable(getattr(SegDataSample, name, None))):
                 raise ValueError(f'it has a field {name!r}')

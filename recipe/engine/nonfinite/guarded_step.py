@@ -1,13 +1,10 @@
-"""An optimizer step that leaves everything as it was if the gradient is bad.
+"""An optimizer step that changes nothing if the gradient is not finite.
 
-The norm of the gradient decides. It is the same on all ranks, since gradients
-are added up before; a loss that is not finite makes it so too, see
-:class:`SpreadNonFinite`.
+The norm of the gradient decides. It is the same on all ranks, because the gradients are summed over the ranks first. A
+loss that is not finite makes the norm not finite as well, see :class:`SpreadNonFinite`.
 
-Reading the norm before each step would have the host wait for the device.
-Instead the device is told to do nothing where the norm is not finite: fused
-optimizers take a flag for that, which torch's gradient scaler uses
-(``found_inf``). The host learns of it later, and nothing is lost by then.
+If the host read the norm before each step, it would wait for the device. Instead a flag on the device (``found_inf``)
+makes the fused optimizer skip the step. torch's gradient scaler uses the same flag. The host reads the norm later.
 """
 
 import math
@@ -19,20 +16,18 @@ from torch import Tensor
 
 
 class GuardedStep:
-    """Stands between an optimizer wrapper and its optimizer.
+    """Guards the steps between an optimizer wrapper and its optimizer.
 
-    Where the optimizer knows no ``found_inf``, the norm is read before each
-    step, for which the host waits. A wrapper with a gradient scaler is only
-    listened to, where it clips by norm: the scaler leaves out steps by itself.
+    If the optimizer does not take ``found_inf``, the host waits for the norm before each step. A gradient scaler skips
+    steps by itself: then the guard only records the norm, if the wrapper clips by norm.
 
     Args:
-        wrapper (OptimWrapper): Its ``backward`` and ``clip_func``, and its
-            optimizer's ``step``, are wrapped.
-        before_step (Callable): Called before each step; may raise.
+        wrapper (OptimWrapper): Its ``backward`` and ``clip_func`` and its optimizer's ``step`` are wrapped.
+        before_step (Callable): Called before each guarded step; may raise.
 
     Attributes:
-        scales (bool): Whether a gradient scaler leaves out bad steps.
-        on_device (bool): Whether the device leaves them out by itself.
+        scales (bool): Whether a gradient scaler skips bad steps.
+        on_device (bool): Whether the optimizer takes ``found_inf``, so that the device skips bad steps.
     """
 
     def __init__(self, wrapper: OptimWrapper, before_step: Callable[[], None]) -> None:
@@ -44,7 +39,7 @@ class GuardedStep:
         self.on_device = takes_found_inf(self._optimizer)
         if self._clips_by_norm():
             holder = wrapper.clip_func
-            # DeferredRuntimeInfoHook's hands on nothing; the norm is inside
+            # The clip function of DeferredRuntimeInfoHook returns None; the one inside it returns the norm.
             if hasattr(holder, 'clip'):
                 holder.clip = self._noting(holder.clip)
             else:
@@ -58,7 +53,7 @@ class GuardedStep:
         return bool(self._wrapper.clip_grad_kwargs) and self._wrapper.grad_name == 'grad_norm'
 
     def _noting(self, clip: Callable) -> Callable:
-        """``clip``, with the norm that it returns noted."""
+        """``clip`` that also records the norm that it returns."""
 
         def noting(*args: Any, **kwargs: Any) -> Tensor:
             self._norm = torch.as_tensor(clip(*args, **kwargs)).detach()
@@ -67,12 +62,12 @@ class GuardedStep:
         return noting
 
     def take_norm(self) -> Optional[Tensor]:
-        """The norm of the last step, once; None where there was no step."""
+        """Return the norm of the last step and forget it; None if there was no step since the last call."""
         norm, self._norm = self._norm, None
         return norm
 
     def retract(self) -> None:
-        """Called when the host learns that the device left out a step."""
+        """Take back the step count of a step that the device skipped, once the host knows of it."""
         if not self.scales and hasattr(self._optimizer, 'retract_step_count'):
             self._optimizer.retract_step_count()
 
@@ -83,11 +78,11 @@ class GuardedStep:
             self._norm = total_norm(self._parameters())
         if not self.on_device:
             norm = float(self._norm)
-            self._norm = torch.tensor(norm)  # on the host, no second read
+            self._norm = torch.tensor(norm)  # on the host, so reading it again is free
             if not math.isfinite(norm):
                 return None
             return self._step(*args, **kwargs)
-        # 0 or, where 0 * norm is NaN, 1
+        # 0 if the norm is finite, else 1: 0 times infinity or NaN is NaN.
         self._optimizer.found_inf = torch.nan_to_num(self._norm.to(torch.float32) * 0, nan=1.0)
         try:
             return self._step(*args, **kwargs)
@@ -99,10 +94,10 @@ class GuardedStep:
 
 
 class SpreadNonFinite(torch.autograd.Function):
-    """The identity, whose gradient is NaN if the value is not finite.
+    """The identity with a gradient that is NaN if the value is not finite.
 
-    The gradient of a loss that is infinite may be finite. Here it is not, so that all ranks, which share their
-    gradients, notice the loss of one.
+    An infinite loss may have a finite gradient. This function makes the gradient NaN. The gradients are summed over the
+    ranks, so all ranks notice the loss of one.
     """
 
     @staticmethod
@@ -126,12 +121,12 @@ def _spreading(backward: Callable) -> Callable:
 
 
 def takes_found_inf(optimizer: torch.optim.Optimizer) -> bool:
-    """Say whether a step can be left out by a flag on the device."""
+    """Whether the optimizer skips a step if a flag on the device (``found_inf``) is set."""
     return bool(getattr(optimizer, 'takes_found_inf', False) or getattr(optimizer, '_step_supports_amp_scaling', False))
 
 
 def total_norm(params: List[Tensor]) -> Tensor:
-    """Norm of the gradients of all parameters, as clipping computes it."""
+    """2-norm of all gradients together, a scalar; the same computation as in gradient clipping."""
     if not params:
         return torch.zeros(())
     grads: List[Any] = [param.grad for param in params]

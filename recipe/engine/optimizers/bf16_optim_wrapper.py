@@ -13,11 +13,10 @@ from recipe.engine.optimizers.float32_norms import keep_norms_in_float32
 
 @OPTIM_WRAPPERS.register_module()
 class Bf16OptimWrapper(OptimWrapper):
-    """Mixed precision in bfloat16, on every device and without a scaler.
+    """Mixed precision in bfloat16, on every device and without a gradient scaler.
 
-    bfloat16 has the exponent range of float32, so gradients do not underflow
-    and need no loss scaling. mmengine's ``AmpOptimWrapper`` makes a scaler
-    for it all the same and refuses to run on a CPU.
+    bfloat16 has the exponent range of float32, so gradients do not underflow and need no loss scaling. mmengine's
+    ``AmpOptimWrapper`` makes a scaler nevertheless, and refuses to run on a CPU.
     """
 
     @contextmanager

@@ -1,4 +1,4 @@
-"""Norms in float32 under autocast on CPU, as on accelerators."""
+"""Normalization layers in float32 under autocast on CPU, as on accelerators."""
 
 from functools import lru_cache
 from typing import Any, Callable, List
@@ -11,15 +11,13 @@ _NORMS = ('layer_norm', 'group_norm')
 
 @lru_cache(maxsize=None)
 def keep_norms_in_float32(device_type: str) -> None:
-    """Have norms read and write float32 under autocast.
+    """Make layer norm and group norm read and write float32 under autocast.
 
-    On CUDA and NPU autocast lists them among the operators that run in
-    float32; on CPU it leaves them in half precision, and with them the sum of
-    the residual branches that Swin adds to its tokens. This puts them on the
-    list there, for this process.
+    On CUDA and NPU autocast runs them in float32. On CPU it leaves them in half precision, and so also the tokens to
+    which Swin adds its residual branches. This makes them run in float32 on CPU, for the whole process.
 
     Args:
-        device_type (str): ``torch.device.type`` of the model.
+        device_type (str): ``torch.device.type`` of the model; nothing is done unless it is ``cpu``.
     """
     if device_type != 'cpu':
         return
@@ -34,7 +32,7 @@ _libraries: List[Any] = []
 
 
 def _in_float32(operator: Callable) -> Callable:
-    """Cast the floating-point arguments of an operator up."""
+    """The operator with its half-precision arguments cast to float32."""
 
     def cast(value: Any) -> Any:
         is_half = isinstance(value, torch.Tensor) and value.dtype in _HALF

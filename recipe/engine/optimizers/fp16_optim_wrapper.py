@@ -15,13 +15,12 @@ from recipe.engine.optimizers.float32_norms import keep_norms_in_float32
 class Fp16OptimWrapper(AmpOptimWrapper):
     """Mixed precision in float16 with a gradient scaler, on every device.
 
-    float16 ends at 65504 and loses small gradients, so the loss is scaled.
-    A step whose gradients overflow is left out, and the scale is halved. The
-    scale is part of checkpoints.
+    float16 ends at 65504, and small gradients underflow, so the loss is scaled. If the gradients overflow, the step is
+    skipped and the scale is halved. The scale is part of checkpoints.
 
     Args:
-        loss_scale (str | float | dict): ``dynamic``, a fixed scale, or
-            arguments of torch's ``GradScaler``. Defaults to ``dynamic``.
+        loss_scale (str | float | dict): ``dynamic``, a fixed scale, or arguments of torch's ``GradScaler``. Defaults to
+            ``dynamic``.
         kwargs: Arguments of :class:`mmengine.optim.OptimWrapper`.
 
     Raises:
@@ -33,7 +32,7 @@ class Fp16OptimWrapper(AmpOptimWrapper):
         if first.device.type != 'cpu':
             super().__init__(loss_scale, dtype=torch.float16, **kwargs)
             return
-        # mmengine's own constructor wants an accelerator.
+        # mmengine's own constructor requires an accelerator.
         OptimWrapper.__init__(self, **kwargs)
         self.cast_dtype = torch.float16
         fixed = isinstance(loss_scale, float)
@@ -55,7 +54,7 @@ class Fp16OptimWrapper(AmpOptimWrapper):
 
 
 def _cpu_scaler(**kwargs: Any) -> Any:
-    """Make the gradient scaler of CPUs."""
+    """Make a gradient scaler for CPUs."""
     if not hasattr(torch.amp, 'GradScaler'):
         raise RuntimeError(
             'float16 on a CPU needs torch 2.3 or newer, which '

@@ -1,4 +1,4 @@
-"""torch_npu's fused AdamW with a flag that leaves out a step."""
+"""torch_npu's fused AdamW with a flag on the device that skips a step."""
 
 import math
 from functools import lru_cache
@@ -9,14 +9,14 @@ from torch import Tensor
 
 
 def guarded(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-    """Have an optimizer of torch_npu leave out steps by a flag.
+    """Make an optimizer of torch_npu skip steps by a flag.
 
     Args:
-        optimizer (torch_npu.optim.NpuFusedAdamW): It becomes one of the class
-            that :func:`guard_fused_adamw` makes of its own.
+        optimizer (torch_npu.optim.NpuFusedAdamW): Its class is replaced by the subclass from
+            :func:`guard_fused_adamw`.
 
     Returns:
-        torch.optim.Optimizer: The same.
+        torch.optim.Optimizer: The same object.
     """
     base: Any = type(optimizer)
     optimizer.__class__ = guard_fused_adamw(base)
@@ -25,24 +25,21 @@ def guarded(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
 
 @lru_cache(maxsize=None)
 def guard_fused_adamw(base: type) -> type:
-    """Have torch_npu's fused AdamW obey ``found_inf``, as torch's does.
+    """Make torch_npu's fused AdamW obey ``found_inf``, as torch's does.
 
-    torch_npu keeps parameters, gradients and states of a group in one tensor
-    each, and steps with a handful of plain operators on these. Where
-    ``found_inf`` is 1, their factors become the ones that change nothing; no
-    value is read by the host. Where it is 0, the step is bit by bit that of
-    the base. It takes one more operator over the gradients, and some on
-    scalars.
+    torch_npu keeps parameters, gradients and states of a group in one tensor each, and steps with a few plain operators
+    on these tensors. If ``found_inf`` is 1, the factors in these operators become values that change nothing. If it is
+    0, the step is bit by bit that of the base class. The host reads no value. The cost is one more operator over the
+    gradients and a few on scalars.
 
-    The formula is Algorithm 2 of `Decoupled Weight Decay Regularization
-    <https://arxiv.org/abs/1711.05101>`_.
+    The formula is Algorithm 2 of `Decoupled Weight Decay Regularization <https://arxiv.org/abs/1711.05101>`_.
 
     Args:
         base (type): ``torch_npu.optim.NpuFusedAdamW``.
 
     Returns:
-        type: A subclass, with the attributes ``found_inf`` (Tensor, optional:
-        0. or 1., scalar, float32, on the device) and ``takes_found_inf``.
+        type: A subclass with the attributes ``found_inf`` (Tensor, optional: 0. or 1., scalar, float32, on the device)
+        and ``takes_found_inf``.
     """
 
     class GuardedNpuFusedAdamW(base):
@@ -52,12 +49,12 @@ def guard_fused_adamw(base: type) -> type:
 
         @property
         def takes_found_inf(self) -> bool:
-            """Whether ``found_inf`` is obeyed; not with ``amsgrad``."""
+            """Whether ``found_inf`` is obeyed; False with ``amsgrad``."""
             return not any(group['amsgrad'] for group in self.param_groups)
 
         @torch.no_grad()
         def step(self, closure: Any = None) -> Any:
-            """Take a step, or none where ``found_inf`` is 1."""
+            """Take a step, unless ``found_inf`` is 1."""
             if self.found_inf is None:
                 return super().step(closure)
             self._maybe_init_combined_params_and_grads()
@@ -65,15 +62,15 @@ def guard_fused_adamw(base: type) -> type:
             for grads in self.grads_all_group_combined:
                 if grads is not None:
                     grads.masked_fill_(bad, 0)
-            # 0, or infinity where the step is left out
+            # 0, or infinity if the step is skipped.
             self._infinite = self.found_inf / (1 - self.found_inf)
-            # groups share most of these, so that each is computed once
+            # Most groups use the same values, so each is computed once.
             self._factors: Dict[float, Tensor] = {}
             self._addends: Dict[float, Tensor] = {}
             return super().step(closure)
 
         def _factor(self, value: float) -> Union[float, Tensor]:
-            """A factor of at most 1, which is 1 where the step is left out."""
+            """``value`` (at most 1), or 1 if the step is skipped."""
             if value == 1:
                 return value
             if value not in self._factors:
@@ -82,7 +79,7 @@ def guard_fused_adamw(base: type) -> type:
             return self._factors[value]
 
         def _addend(self, value: float) -> Tensor:
-            """A small number, infinite where the step is left out."""
+            """``value``, or infinity if the step is skipped."""
             if value not in self._addends:
                 self._addends[value] = self._infinite.clamp(min=value)
             return self._addends[value]
@@ -115,7 +112,7 @@ def guard_fused_adamw(base: type) -> type:
                 params.addcdiv_(mean, denominator, value=-group['lr'] / correction1)
 
         def retract_step_count(self) -> None:
-            """Forget a step that was left out; the host has counted it."""
+            """Take back the host's count of a step that was skipped."""
             for state in self.state.values():
                 state['step'] -= 1
             for states in self.combined_param_states_indexed_by_group or ():

@@ -1,4 +1,4 @@
-"""AdamW with few parameter groups and a fused step that the device can leave out."""
+"""AdamW with few parameter groups and a fused step that the device can skip."""
 
 from typing import Any, Iterable, List
 
@@ -12,22 +12,22 @@ from recipe.engine.optimizers.merged_groups import merge_groups, remember_member
 
 @OPTIMIZERS.register_module()
 class MergedAdamW:
-    """AdamW with the fused step of the device, and parameter groups of equal settings merged.
+    """AdamW with the device's fused step; merges parameter groups with equal settings.
 
     It builds ``torch_npu.optim.NpuFusedAdamW`` on NPU, guarded by
     :func:`~recipe.engine.optimizers.guarded_adamw.guarded`, and ``torch.optim.AdamW`` elsewhere, with ``fused=True`` on
     CUDA and, since torch 2.4, on CPU. All follow Algorithm 2 of `Decoupled Weight Decay Regularization
     <https://arxiv.org/abs/1711.05101>`_.
 
-    A fused step fuses within a group, and mmengine makes a group for each parameter. Checkpoints with one group for
-    each parameter are loaded by :func:`~recipe.engine.optimizers.merged_groups.adopt_checkpoint`.
+    A fused step works on one group at a time, and mmengine makes one group per parameter.
+    :func:`~recipe.engine.optimizers.merged_groups.adopt_checkpoint` makes checkpoints with one group per parameter fit.
 
     Args:
         params: Parameters or parameter groups.
         kwargs: ``lr``, ``betas``, ``eps``, ``weight_decay``, ``amsgrad``.
 
     Returns:
-        torch.optim.Optimizer: Not an instance of this class.
+        torch.optim.Optimizer: The optimizer; not an instance of this class.
     """
 
     def __new__(cls, params: Iterable, **kwargs: Any) -> Any:
@@ -57,7 +57,7 @@ def _build(groups: List[Any], **kwargs: Any) -> torch.optim.Optimizer:
 
 
 def _device_type(groups: List[Any]) -> str:
-    """Device type of the first parameter, ``cpu`` without any."""
+    """Device type of the first parameter, ``cpu`` if there is none."""
     for group in groups:
         params = group['params'] if isinstance(group, dict) else group
         for param in [params] if torch.is_tensor(params) else params:

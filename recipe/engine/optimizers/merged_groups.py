@@ -1,4 +1,4 @@
-"""Parameter groups that differ in nothing but their parameters, merged."""
+"""Merges parameter groups that have equal settings."""
 
 from itertools import chain
 from typing import Any, Dict, List, Sequence, Tuple
@@ -6,24 +6,23 @@ from typing import Any, Dict, List, Sequence, Tuple
 from mmengine.optim import OptimWrapper
 from torch.optim import Optimizer
 
-# Notes of mmengine's constructor; lr and weight_decay hold their effect.
+# Added by mmengine's optimizer constructor; lr and weight_decay already include their effect.
 _NOTES = ('lr_mult', 'decay_mult')
-# How a step is computed, which belongs to the device and not to a checkpoint.
+# How a step is computed; depends on the device, not on the checkpoint.
 _IMPLEMENTATION = ('foreach', 'fused')
 
 
 def merge_groups(groups: Sequence[dict]) -> Tuple[List[dict], List[List[int]]]:
-    """Merge the groups of equal settings.
+    """Merge the groups with equal settings.
 
-    mmengine makes a group for each parameter, and optimizers, schedules and
-    hooks do their work once a group.
+    mmengine makes one group per parameter, and optimizers, schedules and hooks do their work once per group.
 
     Args:
-        groups (Sequence[dict]): ``params`` and settings each.
+        groups (Sequence[dict]): Each with ``params`` and settings.
 
     Returns:
-        tuple[list[dict], list[list[int]]]: The merged groups, in the order of
-        their first members, and for each the numbers of the groups in it.
+        tuple[list[dict], list[list[int]]]: The merged groups in the order of their first members, and for each of them
+        the indices of its groups in ``groups``.
     """
     merged: List[dict] = []
     members: List[List[int]] = []
@@ -41,16 +40,16 @@ def merge_groups(groups: Sequence[dict]) -> Tuple[List[dict], List[List[int]]]:
 
 
 def _settings(group: dict) -> Dict[str, Any]:
-    """What has to be equal for two groups to be merged."""
+    """Settings that have to be equal in two groups that are merged."""
     return {name: value for name, value in group.items() if name not in ('params', *_NOTES)}
 
 
 def remember_members(optimizer: Optimizer, groups: Sequence[dict], members: List[List[int]]) -> None:
-    """Have an optimizer know what its groups were merged from.
+    """Record in an optimizer which groups its groups were merged from.
 
     Args:
         optimizer (Optimizer): Made from the merged groups.
-        groups (Sequence[dict]): The groups before.
+        groups (Sequence[dict]): The groups before the merge.
         members (list[list[int]]): See :func:`merge_groups`.
     """
     optimizer.merged_from = members  # type: ignore[attr-defined]  # a note of our own
@@ -61,18 +60,14 @@ def remember_members(optimizer: Optimizer, groups: Sequence[dict], members: List
 def adopt_checkpoint(checkpoint: dict, optim_wrapper: OptimWrapper) -> None:
     """Make a checkpoint's optimizer and schedules fit merged groups.
 
-    A checkpoint that was written before the groups were merged, or by plain
-    mmsegmentation, holds one group for each parameter. The states of the
-    parameters stay what they are.
+    A checkpoint of plain mmsegmentation holds one group per parameter. The states of the parameters are not changed.
 
     Args:
-        checkpoint (dict): ``optimizer`` and ``param_schedulers`` as in
-            mmengine's checkpoints; changed in place.
-        optim_wrapper (OptimWrapper): What will load it.
+        checkpoint (dict): Holds ``optimizer`` and ``param_schedulers`` as in mmengine's checkpoints; changed in place.
+        optim_wrapper (OptimWrapper): The wrapper that will load it.
 
     Raises:
-        ValueError: If groups that are merged here have different settings in
-            the checkpoint.
+        ValueError: Groups that are merged here have different settings in the checkpoint.
     """
     optimizer: Any = getattr(optim_wrapper, 'optimizer', None)
     saved = checkpoint.get('optimizer')
@@ -86,12 +81,12 @@ def adopt_checkpoint(checkpoint: dict, optim_wrapper: OptimWrapper) -> None:
         for state in schedulers if isinstance(schedulers, list) else chain(*schedulers.values()):
             _merge_schedule(state, len(groups), optimizer.merged_from)
     for group in saved['param_groups']:
-        # Otherwise a checkpoint of another device decides on the kernel.
+        # Otherwise a checkpoint from another device would choose the kernel.
         group.update({name: optimizer.defaults[name] for name in _IMPLEMENTATION if name in optimizer.defaults})
 
 
 def _merge_saved(groups: Sequence[dict], numbers: List[int]) -> dict:
-    """One group of a checkpoint out of those numbered."""
+    """Merge the numbered groups of a checkpoint into one."""
     merged = dict(_settings(groups[numbers[0]]), params=[])
     for number in numbers:
         settings = _settings(groups[number])
@@ -108,10 +103,9 @@ def _merge_saved(groups: Sequence[dict], numbers: List[int]) -> dict:
 
 
 def _merge_schedule(state: dict, count: int, members: List[List[int]]) -> None:
-    """Shorten a schedule's lists of one value a group.
+    """Shorten the lists of a schedule that have one value per group.
 
-    Behind the groups mmengine keeps one more value, for the base learning
-    rate.
+    mmengine may append one more value, for the base learning rate.
     """
     for name in ('base_values', '_last_value'):
         values = state.get(name)
