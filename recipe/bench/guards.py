@@ -36,7 +36,7 @@ def measure(
         seed: Seed of weights and random states.
 
     Returns:
-        ``without`` and ``with`` (``counts.Counts`` as a dict, and ``seconds`` of each iteration), and ``difference_s``, with
+        ``without`` and ``with``: counts of ``worker.counted``, and ``seconds`` of each iteration. ``difference_s``, with
         minus without of the pairs: ``median``, and ``least`` and ``most`` of ``median_interval``.
     """
     import torch
