@@ -36,8 +36,8 @@ def measure(
         seed: Seed of weights and random states.
 
     Returns:
-        ``without`` and ``with``: counts of ``worker.counted``, and ``seconds`` of each iteration. ``difference_s``, with
-        minus without of the pairs: ``median``, and ``least`` and ``most`` of ``median_interval``.
+        ``without`` and ``with``: counts of ``worker.counted``, and ``seconds`` of each iteration. ``difference_s``,
+        with minus without of the pairs: ``median``, and ``least`` and ``most`` of ``median_interval``.
     """
     import torch
 
