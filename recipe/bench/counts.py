@@ -68,7 +68,7 @@ class Counts:
 
 
 def mark_host(tree: Any) -> None:
-    """Mark the tensors of a batch as being in host memory; on a CPU the device does not tell."""
+    """Mark the tensors of a batch as being in host memory; on a CPU their device does not show it."""
     for tensor in _tensors(tree):
         setattr(tensor, _HOST, True)
 

@@ -166,8 +166,7 @@ def relative_difference(theirs: Any, ours: Any) -> float:
         ours: The same structure.
 
     Returns:
-        Largest ``norm(ours - theirs) / norm(theirs)`` over the tensors, 0 / 0 being 0; infinite where one is not
-        finite.
+        Largest ``norm(ours - theirs) / norm(theirs)`` over the tensors, with 0 / 0 as 0; infinite if one is not finite.
 
     Raises:
         AssertionError: The structures differ.

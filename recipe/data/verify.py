@@ -141,7 +141,7 @@ def _expected(
 
 
 def _pairs(root: Path, report: VerifyReport) -> List[_Pair]:
-    """Match pictures with labels by name and report what has no partner."""
+    """Match pictures with labels by name and report files without a partner."""
     pairs: List[_Pair] = []
     seen: Dict[str, str] = {}
     for split in layout.SPLITS:

@@ -70,7 +70,7 @@ def _cores_given(root: Path) -> int:
 
 
 def _threads_left(root: Path) -> Optional[int]:
-    """How many more processes and threads the container or the user's own limit allows; root has no such limit."""
+    """Further processes and threads that the container and the user's limit allow; root has no user's limit."""
     left = []
     # The second folder is the older version of cgroups.
     for folder in (root / 'sys/fs/cgroup', root / 'sys/fs/cgroup/pids'):

@@ -152,7 +152,7 @@ def _weights(plan: Plan) -> Iterator[Finding]:
 
 
 def _checkpoint(plan: Plan) -> Iterator[Finding]:
-    """Which is the newest checkpoint that loads whole and fits the config? The training goes on from it."""
+    """Find the newest checkpoint that loads completely and fits the config; the training continues from it."""
     from recipe.engine import config as run_config
     from recipe.engine.checkpoint import CheckpointError, find_resumable, misfit
 

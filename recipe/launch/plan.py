@@ -1,4 +1,4 @@
-"""What a start of the launcher will run; ``checks`` fills it in."""
+"""The plan of one start of the launcher; ``checks`` fills it in."""
 
 from __future__ import annotations
 

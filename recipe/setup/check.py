@@ -41,7 +41,7 @@ def _lines(file: str) -> Iterator[str]:
 
 
 class Check:
-    """A comparison of what is required with what is installed.
+    """Compares required with installed packages.
 
     Attributes:
         missing: Requirements that are not met, such as ``torch==2.1.0 (2.0.1 is installed)``.

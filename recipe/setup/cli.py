@@ -156,7 +156,7 @@ class Setup:
         """Print one line, to stderr if stdout is reserved for the interpreter's path."""
         print(text, file=self._out, flush=True)
 
-    # What is there already
+    # Current state
 
     def ready(self) -> bool:
         """Whether nothing is left to do. Cheap: no process is started."""
@@ -181,7 +181,7 @@ class Setup:
         python = stack.probe(self.args.python or 'python3')
         return python.path if python and not python.missing else None
 
-    # What to do
+    # Choice of stack and steps
 
     def choose(self) -> None:
         """Choose stack and interpreter.

@@ -252,7 +252,7 @@ class Street:
             corners = canvas.project(Frame(x, z), [(0, 0, 0), (size * 2, 0, 0), (size * 2, size, 0), (0, size, 0)])
             canvas.darken(corners, min(shade, 1.0))
 
-    # --- what lines the street --------------------------------------------------------------------------------------
+    # --- along the street -------------------------------------------------------------------------------------------
 
     def _frontages(self) -> None:
         far_to_near: List[Tuple[float, Callable[[], None]]] = []
@@ -315,7 +315,7 @@ class Street:
             else:
                 frontage.fence(canvas, sign, x, near, far, rng.uniform(1.7, 2.6))
 
-    # --- things on the street, collected first and painted by depth ------------------------------------------------
+    # --- things on the street, collected first and painted by depth -----------------------------------------------
 
     def _put(self, z: float, paint: Callable[..., None], *args: object) -> None:
         self.things.append((z, _call(paint, self.canvas, *args)))
