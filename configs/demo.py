@@ -1,5 +1,5 @@
-# The recipe in small: a Mask2Former-Swin of 6 M parameters on 128 x 256 street scenes, minutes on two CPU cores.
-# Same model code, losses and hooks as the recipe; only sizes, schedule and learning rate differ. Trained from scratch.
+# The recipe in small: a Mask2Former-Swin of 6 M parameters on 128 x 256 street scenes, minutes on two CPU cores. Same
+# model code, losses and hooks as the recipe; only sizes, schedule and learning rate differ. Trained from scratch.
 _base_ = ['./mask2former_swin-b_cityscapes.py']
 
 channels = 128
@@ -61,7 +61,7 @@ test_dataloader = val_dataloader
 
 optim_wrapper = dict(
     optimizer=dict(lr=2e-3),
-    # From scratch the backbone learns at the full rate.
+    # Trained from scratch, so the backbone learns at the full rate.
     paramwise_cfg=dict(_delete_=True, norm_decay_mult=0.0),
     clip_grad=dict(max_norm=1.0),
 )

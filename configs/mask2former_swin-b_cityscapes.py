@@ -5,5 +5,5 @@ _base_ = [
     'mask2former_swin-b-in22k-384x384-pre_8xb2-90k_cityscapes-512x1024_any-device.py'
 ]
 
-# Three checkpoints of 1.3 GB are kept, and the best one.
+# Keeps the last three checkpoints of 1.3 GB each, and the best one.
 default_hooks = dict(checkpoint=dict(max_keep_ckpts=3))

@@ -1,4 +1,4 @@
-# Environment for training on Ascend NPUs; source it. What the user has set is kept; nothing here ends the caller.
+# Environment for training on Ascend NPUs; source it. Variables that are set already are kept; nothing here ends the caller.
 # shellcheck shell=bash
 
 # recipe_source_cann: CANN's own environment, unless it is there already.
@@ -10,7 +10,7 @@ recipe_source_cann() {
   for file in "${ASCEND_TOOLKIT_HOME:-/nowhere}"/{,../}set_env.sh \
     {/usr/local/Ascend,"${HOME:-/root}/Ascend"}/{ascend-toolkit,cann}/set_env.sh; do
     if [[ -f "${file}" ]]; then
-      # It reads variables that may be unset, and commands in it may fail.
+      # The file may read unset variables, and commands in it may fail.
       set +eu
       # shellcheck source=/dev/null
       source "${file}"
@@ -29,7 +29,7 @@ recipe_default() {
   fi
 }
 
-# recipe_quiet_devices: the cards log errors only; logging more costs speed. Needs root, so it may fail.
+# recipe_quiet_devices: the cards log errors only; more logging costs speed. Needs root, so it may fail.
 recipe_quiet_devices() {
   if ! command -v msnpureport >/dev/null; then
     return 0
@@ -43,7 +43,7 @@ recipe_quiet_devices() {
   done
 }
 
-# recipe_preload_tcmalloc: the loader allocates and frees many small blocks, at which tcmalloc is faster.
+# recipe_preload_tcmalloc: tcmalloc is faster at the many small blocks that the loader allocates and frees.
 recipe_preload_tcmalloc() {
   local library
   library="$(ldconfig -p 2>/dev/null | awk '/libtcmalloc(_minimal)?\.so\.4/ {print $NF; exit}' || true)"
@@ -55,23 +55,23 @@ recipe_preload_tcmalloc() {
 recipe_source_cann
 recipe_quiet_devices
 recipe_preload_tcmalloc
-# Operators are queued by a second thread, which also prepares their launch (level 2).
+# A second thread queues operators and prepares their launch (level 2).
 recipe_default TASK_QUEUE_ENABLE 2
 # Each process keeps to the cores near its card.
 recipe_default CPU_AFFINITY_CONF 1
 # Operators on non-contiguous tensors are combined instead of copied one by one.
 recipe_default COMBINED_ENABLE 1
-# Crops and targets vary in size; segments that can grow are not fragmented by that.
+# Crops and targets vary in size; expandable segments avoid fragmentation.
 recipe_default PYTORCH_NPU_ALLOC_CONF expandable_segments:True
-# Memory that one stream has freed is given to another without waiting.
+# Memory freed by one stream is given to another without waiting.
 recipe_default MULTI_STREAM_MEMORY_REUSE 1
-# Compiled operators are kept; the default of 10000 is less than a training with varying shapes makes.
+# Number of compiled operators to keep; a training with varying shapes makes more than the default of 10000.
 recipe_default ACLNN_CACHE_LIMIT 100000
-# Collectives are given to the card as one graph.
+# Collectives run on the card as one graph.
 recipe_default HCCL_OP_BASE_FFTS_MODE_ENABLE TRUE
-# Machines of one cluster need not be named in a whitelist file.
+# Machines of a cluster need not be in a whitelist file.
 recipe_default HCCL_WHITELIST_DISABLE 1
-# Seconds until ranks give up on each other; compiling at the start can take longer than the default of 120 (EI0006).
+# Seconds that ranks wait for each other; compiling at the start can take longer than the default of 120 (EI0006).
 recipe_default HCCL_CONNECT_TIMEOUT 1800
 # CANN logs errors only, to files (~/ascend/log, or ASCEND_PROCESS_LOG_PATH), not to the terminal.
 recipe_default ASCEND_GLOBAL_LOG_LEVEL 3

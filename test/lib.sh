@@ -1,5 +1,5 @@
-# What the launchers share: check the options, set up where nothing is, choose the environment, launch.
-# Sourced by train_*.sh. The thinking is Python's: recipe/launch.
+# Common part of the launchers: check the options, set up if needed, choose the environment, launch.
+# Sourced by train_*.sh. The work is done in Python: recipe/launch.
 # shellcheck shell=bash
 
 set -euo pipefail
@@ -8,8 +8,8 @@ ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 readonly ROOT
 readonly HELP_SHOWN=10 # status of launch.py check after --help
 
-# Have output that nobody takes end nothing: neither a pipe without a reader nor a stream that is closed (>&-). A closed
-# one would moreover give its number to the next file that is opened.
+# Neither a pipe without a reader nor a closed stream (>&-) may end the training. The next opened file would also get the
+# number of a closed stream.
 detach_from_terminal() {
   trap '' PIPE
   if [[ ! -e /dev/fd/0 ]]; then exec </dev/null; fi
@@ -17,7 +17,7 @@ detach_from_terminal() {
   if [[ ! -e /dev/fd/2 ]]; then exec 2>/dev/null; fi
 }
 
-# Settings of a notebook or an IDE under which a tool does not find its modules, or waits at a prompt when it is done.
+# Settings of notebooks and IDEs. With them a tool does not find its modules, or waits at a prompt at its end.
 readonly FOREIGN_SETTINGS=(PYTHONSAFEPATH PYTHONINSPECT PYTHONSTARTUP)
 
 # Prints the name of a Python that can run the tools before anything is installed.
@@ -47,7 +47,7 @@ launch() {
   elif ((status)); then
     exit "${status}"
   fi
-  # Tells on stderr what it installs, if anything is to be installed.
+  # Prints to stderr what it installs, if anything.
   python="$(bash "${ROOT}/tools/setup.sh" --quiet_if_ready --print_python)"
   device="$("${python}" "${ROOT}/tools/launch.py" environment "${script}" "$@")"
   # shellcheck source=/dev/null

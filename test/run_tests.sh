@@ -25,7 +25,7 @@ fail() {
   exit 2
 }
 
-# part NAME COMMAND...: run a part of the tests, and note how it ended.
+# part NAME COMMAND...: run a part of the tests, and record its result.
 part() {
   local name=$1 start=$SECONDS status=0
   shift
@@ -39,7 +39,7 @@ part() {
   report+=("$(printf '%-22s %5d s  %s' "$name" $((SECONDS - start)) "$result")")
 }
 
-# Called in a condition, where `set -e` does not act: each command notes its own failure.
+# Called in a condition, in which `set -e` has no effect: each command records its own failure.
 lint() {
   local python=$1 status=0
   local -a scripts
@@ -49,16 +49,16 @@ lint() {
   "$python" "$ROOT/tools/upstream.py" check || status=1
   "$(dirname "$python")/lint-imports" --config "$ROOT/pyproject.toml" || status=1
   "$python" -m mypy --config-file "$ROOT/pyproject.toml" || status=1
-  # Both are wheels in requirements/test.txt, so that a bare machine has them.
+  # Both are wheels in requirements/test.txt, so a bare machine has them too.
   "$(dirname "$python")/shellcheck" "${scripts[@]}" || status=1
   "$(dirname "$python")/shfmt" -i 2 -ci -d "${scripts[@]}" || status=1
   return "$status"
 }
 
-# Set the NPU stack up while the first tests run: much of it is waiting for downloads.
+# Set up the NPU stack while the first tests run: most of the time goes to downloads.
 prepare_npu_in_background() {
   mkdir -p "$(dirname "$NPU_LOG")"
-  set -m # a process group of its own, so that it can be ended with all that it started
+  set -m # a process group of its own can be ended with all that it started
   bash "$ROOT/test/npu/run.sh" --prepare >"$NPU_LOG" 2>&1 </dev/null &
   preparing=$!
   set +m
@@ -108,7 +108,7 @@ main() {
     release) tests=(test --ignore=test/npu) ;;
   esac
   part 'lint' lint "$python"
-  # Two at a time, as most tests use one core or wait; those of a file stay together, for they share fixtures.
+  # Two at a time: most tests use one core or wait. The tests of a file stay together because they share fixtures.
   part 'tests' "$python" -m pytest -n 2 --dist loadfile "${tests[@]}" "$@"
   case $tier in
     default) part 'NPU' npu ;;

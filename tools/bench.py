@@ -1,4 +1,4 @@
-"""Measure our trainer beside the unpatched upstream; ``--help`` says how."""
+"""Measure the recipe's trainer beside upstream's; ``--help`` says how."""
 
 import sys
 from os.path import dirname, realpath

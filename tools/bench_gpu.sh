@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# The figures of a GPU, one after the other: bash tools/bench_gpu.sh [OUTPUT_FOLDER] [CITYSCAPES_ROOT]
+# Measures every figure of a GPU: bash tools/bench_gpu.sh [OUTPUT_FOLDER] [CITYSCAPES_ROOT]
 #
 # Fills the table of docs/performance.md ("Accelerators"). Needs one idle GPU, about 20 minutes and, for batch 8, some 40 GB
-# of its memory. Every figure goes to OUTPUT_FOLDER as JSON with the command that made it; a step whose losses are not
-# upstream's ends with an error and leaves no figure. A mode that fails is named at the end, and the others still run.
+# of its memory. Every figure goes to OUTPUT_FOLDER as JSON with its command. If the losses of a step differ from
+# upstream's, it ends with an error and leaves no figure. A mode that fails is named at the end; the others still run.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

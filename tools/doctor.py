@@ -1,4 +1,4 @@
-"""Look the machine over before a training; ``--help`` says how."""
+"""Check the machine before a training; ``--help`` says how."""
 
 import sys
 from os.path import dirname, realpath

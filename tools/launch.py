@@ -1,4 +1,4 @@
-"""What test/lib.sh calls: launch.py check|environment|run full|performance OPTIONS."""
+"""Launcher, called by test/lib.sh: launch.py check|environment|run full|performance OPTIONS."""
 
 import sys
 from os.path import dirname, realpath

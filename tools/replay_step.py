@@ -1,4 +1,4 @@
-"""Run a training step again that was not finite; ``--help`` says how."""
+"""Repeat a training step that was not finite; ``--help`` says how."""
 
 import sys
 from os.path import dirname, realpath

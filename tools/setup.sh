@@ -7,11 +7,11 @@ set -euo pipefail
 
 main() {
   local here python
-  unset CDPATH # with it, cd may go elsewhere and print where
+  unset CDPATH # with it, cd may go elsewhere and print the folder
   here="$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)"
   for python in python3 python3.{11,10,9,8,12,13,14} python; do
-    # A version manager's shim may exist for a version that is not installed, so each is asked. -E and -s: neither
-    # PYTHONHOME nor PYTHONPATH nor the user's own packages come before the standard library.
+    # Each is run, because a version manager's shim may exist for a version that is not installed. -E and -s: PYTHONHOME,
+    # PYTHONPATH and the user's own packages must not come before the standard library.
     if "${python}" -E -s -c 'import sys; sys.exit(sys.version_info < (3, 8))' 2>/dev/null; then
       exec "${python}" -E -s "${here}/setup_run.py" "$@"
     fi

@@ -1,4 +1,4 @@
-"""What tools/setup.sh runs; ``--help`` lists the options."""
+"""Set-up, called by tools/setup.sh; ``--help`` lists the options."""
 
 import sys
 from os.path import dirname, realpath

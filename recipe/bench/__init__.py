@@ -1,4 +1,4 @@
-"""Our trainer beside upstream's: step, operators, loader, validation, precision.
+"""Compares the recipe's trainer with upstream's: step, operators, loader, validation, precision.
 
 Imports everything but ``setup``.
 """

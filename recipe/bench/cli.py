@@ -1,4 +1,4 @@
-"""Our trainer against upstream's, in one process: same weights, same batches, A B A B.
+"""The recipe's trainer against upstream's, in one process: same weights, same batches, A B A B.
 
     python tools/bench.py step                                     # the demo's small model
     python tools/bench.py step --backbone=base --crop=512x1024     # the recipe's size; needs much memory on a CPU
@@ -8,14 +8,15 @@
     python tools/bench.py guards                                   # ours with and without its guards
     python tools/bench.py parts --backbone=base --crop=512x1024    # what each part for CPUs alone gains
 
-Upstream is the patched checkouts without the recipe: its own model, loop, hooks and AdamW. A test shows that on a CPU
-they compute what the unpatched upstream computes, bit for bit.
+"Ours" is the recipe. Upstream is the patched checkouts without the recipe: its own model, loop, hooks and AdamW. A test
+shows that on a CPU they compute what the unpatched upstream computes, bit for bit.
 
 An iteration is all that mmengine's loop does for one: hooks, preprocessing, forward pass and losses, backward pass,
 clipping, optimizer, schedules; no log line is due. ``step`` gives medians after warm-up, with the device synchronised.
-It ends with an error, and without a table, where a loss term of the first iteration differs from upstream's by more
-than float rounding (``--tolerance``), since a speed-up of another computation is none. What counts as a host
-synchronisation is said in recipe/bench/counts.py, what peak memory is in recipe/bench/memory.py.
+If a loss term of the first iteration differs from upstream's by more than float rounding (``--tolerance``), it ends
+with
+an error and without a table: the two would not compute the same thing. recipe/bench/counts.py defines a host
+synchronisation, recipe/bench/memory.py peak memory.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ BACKBONES: Dict[str, Dict[str, Any]] = {
     'base': dict(embed_dims=128, depths=[2, 2, 18, 2], num_heads=[4, 8, 16, 32]),
     'large': dict(embed_dims=192, depths=[2, 2, 18, 2], num_heads=[6, 12, 24, 48]),
 }
-# Largest relative difference of a loss term that is float rounding, by precision.
+# Largest relative difference of a loss term that counts as float rounding, by precision.
 TOLERANCE = {'off': 1e-4, 'bf16': 5e-2, 'fp16': 5e-2}
 
 
@@ -54,7 +55,7 @@ def size(text: str) -> Tuple[int, int]:
 
 
 def count(least: int) -> Callable[[str], int]:
-    """An argument type: whole numbers from ``least`` on."""
+    """An argument type: whole numbers of at least ``least``."""
 
     def parse_count(text: str) -> int:
         if not text.isdigit() or int(text) < least:
@@ -131,7 +132,7 @@ def model_options(args: argparse.Namespace) -> Tuple[str, Dict[str, Any]]:
 
 
 def run_step(args: argparse.Namespace) -> Dict[str, Any]:
-    """Time both sides; see the module's text."""
+    """Time both sides; see the module's docstring."""
     from recipe.bench import worker
 
     trainers = {side: make_trainer(args, side) for side in SIDES}
@@ -165,7 +166,7 @@ def run_step(args: argparse.Namespace) -> Dict[str, Any]:
 
 
 def worst_term(theirs: Dict[str, float], ours: Dict[str, float]) -> Tuple[float, str]:
-    """The loss term that differs most, relatively; infinite where one side lacks it or is not finite."""
+    """The loss term with the largest relative difference; infinite if one side lacks it or is not finite."""
     from recipe.bench import model
 
     infinite = float('inf')
@@ -179,7 +180,7 @@ def worst_term(theirs: Dict[str, float], ours: Dict[str, float]) -> Tuple[float,
 
 
 def run_profile(args: argparse.Namespace) -> Dict[str, Any]:
-    """Count and weigh both sides, one after the other; see the module's text."""
+    """Count operators and measure memory of both sides, one after the other; see the module's docstring."""
     from recipe.bench import worker
 
     batch = make_batch(args)
@@ -189,7 +190,7 @@ def run_profile(args: argparse.Namespace) -> Dict[str, Any]:
     losses: List[Dict[str, float]] = []
     weights: Dict[str, Any] = {}
     for side in SIDES:
-        trainer = make_trainer(args, side)  # the other one would count as memory
+        trainer = make_trainer(args, side)  # the other side's trainer would count as memory
         trainer.model.load_state_dict(weights or trainer.model.state_dict())
         weights = {} if weights else {name: value.cpu().clone() for name, value in trainer.model.state_dict().items()}
         losses.append(worker.timed(trainer, batch, args.seed)['losses'])
@@ -243,7 +244,7 @@ def run_validation(args: argparse.Namespace) -> Dict[str, Any]:
             taken = {side: one.run() for side, one in both.items()}
             metrics = {side: found for side, (_, found) in taken.items()}
             validation.require_same(metrics['upstream'], metrics['ours'])
-            if number:  # the first one warms up
+            if number:  # the first round warms up
                 for side, (seconds, _) in taken.items():
                     rows[side].append(len(both[side].loop.dataloader.dataset) / seconds)
             theirs, ours = (taken[side][0] for side in SIDES)
@@ -265,7 +266,7 @@ def run_guards(args: argparse.Namespace) -> Dict[str, Any]:
 
 
 def run_parts(args: argparse.Namespace) -> Dict[str, Any]:
-    """Time ours without each part that serves a CPU alone; see ``recipe.bench.parts``."""
+    """Time ours without each part that is for CPUs only; see ``recipe.bench.parts``."""
     from recipe.bench import parts
 
     result = parts.measure(make_trainer(args, 'ours'), make_batch(args), args.warmup, args.repeats, args.seed)
@@ -278,7 +279,7 @@ _COMPILED = {'upstream': ('both',), 'ours': ('ours', 'both')}
 
 
 def set_up_process(args: argparse.Namespace) -> None:
-    """Set the threads of torch, and keep warnings out of the report."""
+    """Set torch's number of threads, and keep warnings out of the report."""
     import warnings
 
     import torch
@@ -301,7 +302,7 @@ def make_trainer(args: argparse.Namespace, side: str) -> Any:
 
 
 def make_batch(args: argparse.Namespace) -> Dict[str, List[Any]]:
-    """Draw the batch of all iterations."""
+    """Draw the batch used in all iterations."""
     from recipe.bench import model
 
     height, width = args.crop
@@ -309,7 +310,7 @@ def make_batch(args: argparse.Namespace) -> Dict[str, List[Any]]:
 
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:
-    """Run the command line; see the module's text."""
+    """Run the command line; see the module's docstring."""
     args = parse(arguments)
     imported_packages.require()
     device, _ = devices.find(args.device)

@@ -1,18 +1,18 @@
-"""Counts what an iteration asks of the device: operators dispatched, and how often the host waits for it.
+"""Counts the operators that an iteration dispatches to the device, and how often the host waits for it.
 
-A host synchronisation is a place where the host cannot go on before the device has caught up:
+A host synchronisation is a place where the host cannot continue before the device has caught up:
 
 - *read*: a value goes to Python (``item``, ``float``, ``bool``, ``tolist`` of one element ...);
 - *dynamic shape*: the shape of a result depends on values (``nonzero``, ``unique``, ``masked_select``, indexing with a
   boolean mask, ``repeat_interleave`` by a tensor);
 - *copy to host*: ``cpu``, ``to('cpu')``, ``numpy``, ``tolist``;
-- *upload*: a copy from pageable host memory that is waited for (``to(device)`` without ``non_blocking``,
+- *upload*: a blocking copy from pageable host memory (``to(device)`` without ``non_blocking``,
   ``tensor(..., device=...)``, ``new_tensor``).
 
-On an accelerator copies are told by the devices of source and target. On a CPU there is only one memory, so it is
-followed which tensors would be on the host: those of the batch, made without a device, brought by a copy to the host,
-or computed from such ones only. What is done with them counts as nothing; ``to(device)`` takes them to the device. The
-step counts of torch's optimizers are on the host everywhere.
+On an accelerator, copies are recognised by the devices of source and target. A CPU has only one memory, so the tensors
+that would be on the host are tracked: those of the batch, those made without a device, those copied to the host, and
+those computed only from such tensors. Operators on them are not counted; ``to(device)`` moves them to the device. The
+step counts of torch's optimizers are on the host on every device.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _HOST = '_bench_on_host'
 
 @dataclass
 class Counts:
-    """What was counted.
+    """Counts of one block.
 
     Attributes:
         operators: Calls by name of operator.
@@ -57,7 +57,7 @@ class Counts:
     places: Counter = field(default_factory=Counter)
 
     def as_dict(self) -> Dict[str, Any]:
-        """For JSON, the most frequent first."""
+        """The counts for JSON, the most frequent first."""
         return {
             'operators': sum(self.operators.values()),
             'host_synchronisations': sum(self.synchronisations.values()),
@@ -68,14 +68,14 @@ class Counts:
 
 
 def mark_host(tree: Any) -> None:
-    """Say that the tensors of a batch are in host memory, which a CPU cannot tell by itself."""
+    """Mark the tensors of a batch as being in host memory; on a CPU their device does not show it."""
     for tensor in _tensors(tree):
         setattr(tensor, _HOST, True)
 
 
 @contextlib.contextmanager
 def counting() -> Iterator[Counts]:
-    """Count what the block does, its backward passes included."""
+    """Count the operators and synchronisations of the block, its backward passes included."""
     counts = Counts()
     with _Calls(counts) as calls, _Operators(counts, calls):
         yield counts
@@ -90,12 +90,12 @@ def _on_host(tensor: torch.Tensor) -> bool:
 
 
 class _Calls(TorchFunctionMode):
-    """Sees calls from Python: copies that a CPU would not have to make, and which tensors would be on the host."""
+    """Sees calls from Python: copies that are free on a CPU only, and tensors that would be on the host."""
 
     def __init__(self, counts: Counts) -> None:
         super().__init__()
         self._counts = counts
-        self.counted_here = 0  # depth of calls whose operators are not to be counted again
+        self.counted_here = 0  # depth of calls whose operators must not be counted again
 
     def count(self, kind: str, name: str) -> None:
         self._counts.synchronisations[kind] += 1
@@ -106,7 +106,7 @@ class _Calls(TorchFunctionMode):
         name = getattr(function, '__name__', '')
         sources = _tensors((args, kwargs))
         if sources and sources[0].device.type != 'cpu':
-            return function(*args, **kwargs)  # told by the devices, in _Operators
+            return function(*args, **kwargs)  # _Operators recognises these copies by their devices
         on_host = bool(sources) and all(map(_on_host, sources))
         if name in ('cpu', 'numpy', '__array__', 'tolist') or (name == 'to' and 'cpu' in (*args[1:], *kwargs.values())):
             if not on_host:
@@ -133,7 +133,7 @@ class _Calls(TorchFunctionMode):
             if uploads:
                 self.count(UP, name)
             for tensor in _tensors(result):
-                if not sources or uploads:  # of a tensor, as_tensor makes no copy
+                if not sources or uploads:  # as_tensor of a tensor makes no copy
                     setattr(tensor, _HOST, not uploads)
             return result
         result = function(*args, **kwargs)
@@ -186,12 +186,12 @@ class _Operators(TorchDispatchMode):
 
 
 def _is_step_count(tensor: torch.Tensor) -> bool:
-    """Whether it is the step count of a parameter, which torch's optimizers keep on the host."""
+    """Whether a tensor is a parameter's step count, which torch's optimizers keep on the host."""
     return getattr(tensor, '_bench_step_count', False)
 
 
 def mark_step_counts(optimizer: torch.optim.Optimizer) -> None:
-    """Say which tensors are the step counts of an optimizer."""
+    """Mark the step counts of an optimizer."""
     for parameter_state in optimizer.state.values():
         step = parameter_state.get('step')
         if isinstance(step, torch.Tensor):

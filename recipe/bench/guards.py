@@ -1,10 +1,10 @@
-"""What the guards of a training cost: iterations with and without them, in turns, in one process.
+"""Cost of a training's guards: iterations with and without them, in turns, in one process.
 
-``bench.py guards`` runs it. Guards are what takes part in each iteration and in no result: the non-finite guard
-(``NonFiniteGuardHook``, with what it does around the optimizer) and the marks for the watchdog (``pulse.py``, as
-``trainer`` leaves them). Both trainers have the same weights and see the same batches and random states, so each pair
-of iterations differs in the guards alone. Operators and host synchronisations are those of one iteration, once the
-optimizer's state is there.
+``bench.py guards`` runs it. Guards run in each iteration and change no result: the non-finite guard
+(``NonFiniteGuardHook``, with its work around the optimizer) and the marks for the watchdog (``pulse.py``, as
+``trainer`` leaves them). Both trainers have the same weights, batches and random states, so each pair of iterations
+differs only in the guards. Operators and host synchronisations are those of one iteration after the optimizer's state
+was made.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ def measure(
         config: Path, relative to the repository or absolute.
         overrides: Of the config, by dotted key.
         batch: From ``model.random_batch``.
-        warmup: Iterations of each before the clock.
+        warmup: Untimed iterations of each trainer.
         repeats: Timed pairs of iterations.
-        seed: Of weights and random states.
+        seed: Seed of weights and random states.
 
     Returns:
-        ``without`` and ``with`` (counts of ``bench_counts``, ``seconds`` of each iteration), and ``difference_s``, with
-        minus without of the pairs: ``median``, and ``least`` and ``most`` of ``median_interval``.
+        ``without`` and ``with``: counts of ``worker.counted``, and ``seconds`` of each iteration. ``difference_s``,
+        with minus without of the pairs: ``median``, and ``least`` and ``most`` of ``median_interval``.
     """
     import torch
 
@@ -58,7 +58,7 @@ def measure(
         if not all(torch.equal(*pair) for pair in zip(plain.model.parameters(), guarded.model.parameters())):
             raise console.UserError(f'iteration {number + 1} has other results with the guards; nothing is reported')
     counts: Dict[str, Any] = {}
-    for _ in range(2):  # the first time fills caches that both use
+    for _ in range(2):  # the first run fills caches that both use
         counts = {name: worker.counted(one, batch, seed + warmup + repeats) for name, one in trainers.items()}
     result: Dict[str, Any] = {name: {**counts[name], 'seconds': times[name]} for name in trainers}
     differences = [after - before for before, after in zip(times['without'], times['with'])]
@@ -68,11 +68,11 @@ def measure(
 
 
 def median_interval(values: List[float], certainty: float = 0.95) -> Tuple[float, float]:
-    """Between what the median of a population lies, whatever its distribution, judged by a sample (sign test).
+    """Confidence interval of a population's median, for any distribution (sign test).
 
     Args:
-        values: The sample; with fewer than six, its least and its most, which is less sure than asked for.
-        certainty: Probability that it lies there.
+        values: The sample. With fewer than six values the interval is their range, and its confidence is lower.
+        certainty: Probability that the interval holds the median.
     """
     from scipy.stats import quantile_test
 
@@ -81,14 +81,14 @@ def median_interval(values: List[float], certainty: float = 0.95) -> Tuple[float
 
 
 def leave_marks(runner: Any) -> None:
-    """Have a runner show the watchdog that it goes on, as the launchers' trainings do."""
+    """Make a runner leave marks for the watchdog, as the launchers' trainings do."""
     from recipe.launch import trainer
     from recipe.launch.pulse import VARIABLE, Heartbeat, Pulses
 
     pulses = Pulses(1)
 
     class Watched(type(runner)):  # type: ignore[misc]  # the base is known at run time only
-        """A runner of its own class, since the marks are a matter of the class."""
+        """A class for this runner alone, since the marks are set for a class."""
 
         memory = pulses
 

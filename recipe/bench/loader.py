@@ -1,8 +1,8 @@
-"""How many training samples one core loads in a second: upstream's pipeline, ours, and ours with the decoded cache.
+"""Training samples per second and core: upstream's pipeline, ours, and ours with the decoded cache.
 
 ``bench.py loader`` runs it. Each side is the pipeline of the recipe's own config file, with one thread, on the same
-pictures and random numbers; the sides take turns, and each turn is one round.
-Every sample that is timed is also compared: ours must equal upstream's.
+pictures and random numbers. The sides take turns; one turn of each is a round.
+Each timed sample is also compared: ours must equal upstream's.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from recipe.data import layout
 
 CONFIG = 'mask2former_swin-b-in22k-384x384-pre_8xb2-90k_cityscapes-512x1024.py'
 UPSTREAM, PNG, CACHE = 'upstream', 'ours', 'ours, decoded cache'
-_SCENES = (8, 1, 2048, 1024, 0)  # of the set that is made: train, val, width, height, seed
+_SCENES = (8, 1, 2048, 1024, 0)  # the generated set: train, val, width, height, seed
 
 
 @dataclasses.dataclass(frozen=True)
 class LoaderFigures:
-    """What one side took.
+    """Figures of one side.
 
     Attributes:
         side: ``UPSTREAM``, ``PNG`` or ``CACHE``.
         samples: Samples timed, all rounds together.
         cpu_ms: Milliseconds of processor time per sample: mean of each round, median of the rounds.
         cpu_ms_rounds: Mean of each round.
-        wall_ms: Milliseconds of time per sample, median of the rounds' means.
+        wall_ms: Milliseconds of elapsed time per sample, median of the rounds' means.
         samples_per_core_s: Samples that one core loads in a second, from ``cpu_ms``.
         speedup: Against upstream, from ``cpu_ms``.
     """
@@ -52,7 +52,7 @@ class LoaderReport:
         figures: One for each side, upstream first.
         pictures: How many different pictures were loaded.
         png_mb: Mean size of a picture's file in megabytes.
-        decoder: What decoded PNG files on our side.
+        decoder: Decoder of PNG files on our side.
     """
 
     figures: List[LoaderFigures]
@@ -70,11 +70,11 @@ def measure(
         data_root: Cityscapes root with labelTrainIds.
         cache: Decoded cache of it, from ``cityscapes.py cache``; None leaves that side out.
         samples: Samples in a round.
-        rounds: Turns that each side gets.
-        seed: Of the random numbers.
+        rounds: Number of timed rounds.
+        seed: Seed of the random numbers.
 
     Raises:
-        console.UserError: No pictures, or our samples are not upstream's.
+        console.UserError: No pictures, or our samples differ from upstream's.
     """
     pairs = _pairs(data_root)
     sides: Dict[str, Optional[Dict[str, str]]] = {UPSTREAM: None, PNG: None}
@@ -110,7 +110,7 @@ def _pairs(data_root: Path) -> List[Tuple[str, str]]:
     pairs = [(images[stem], labels[stem]) for stem in sorted(images) if stem in labels]
     if not pairs:
         raise console.UserError(f'{data_root} has no training pictures with labelTrainIds', 'run cityscapes.py prepare')
-    return pairs[:64]  # more than that only measures the disk
+    return pairs[:64]  # more pictures would measure only the disk
 
 
 def load_samples(
@@ -119,14 +119,14 @@ def load_samples(
     """Load samples with the training pipeline of the recipe.
 
     Args:
-        fast: Whether the pipeline is the one that ``equip()`` makes of upstream's.
+        fast: Whether to use the pipeline that ``equip()`` makes from upstream's.
         decoded: Decoded cache to use.
         pairs: Pictures and labels.
         count: How many samples.
-        seed: Of the random numbers.
+        seed: Seed of the random numbers.
 
     Returns:
-        ``cpu_s`` and ``wall_s`` of all samples, ``samples``, and a ``digest`` of what they hold.
+        ``cpu_s`` and ``wall_s`` of all samples in seconds, ``samples``, and a ``digest`` of their content.
     """
     import hashlib
 
@@ -166,7 +166,7 @@ def load_samples(
 
 
 def decoder_name() -> str:
-    """What decodes PNG files on our side."""
+    """Name of the decoder of PNG files on our side."""
     from importlib import metadata
 
     from recipe.data.transforms import png
@@ -180,7 +180,7 @@ def drawn_scenes(folder: Path) -> Tuple[Path, Path]:
     """Make a few street scenes of 2048 x 1024 and a decoded cache of them; returns both folders.
 
     Args:
-        folder: An empty one.
+        folder: An empty folder.
     """
     from recipe.data import cache as cityscapes_cache
     from recipe.data import demo, prepare

@@ -1,9 +1,9 @@
-"""Peak memory of what this process does.
+"""Peak memory of a piece of work in this process.
 
-On an accelerator: the most that torch's allocator had handed out (``max_memory_allocated``). On a CPU: the most memory
-that the process had resident (``VmHWM`` of ``/proc/self/status``, reset before), weights and libraries included; and by
-how much that exceeds what was resident before. Freed memory of earlier steps must not count, so glibc is told to give
-it back to the system at once. That slows a step down, so nothing is timed after it.
+On an accelerator: the peak of torch's allocator (``max_memory_allocated``). On a CPU: the peak resident memory of the
+process (``VmHWM`` of ``/proc/self/status``, reset before), weights and libraries included, and its excess over the
+resident memory before. Freed memory of earlier steps must not count, so glibc is told to return it to the system at
+once. That slows a step down, so nothing is timed afterwards.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, Callable, Dict
 
 import torch
 
-# Settings of glibc's malloc.h, and the size of blocks from which on freed memory goes back.
+# Settings of glibc's malloc.h, and the least size in bytes of freed blocks that are returned.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _BYTES = -1, -3, 65536
 _STATUS, _RESET = Path('/proc/self/status'), Path('/proc/self/clear_refs')
 
@@ -25,12 +25,12 @@ def peak(device: str, run: Callable[[], Any]) -> Dict[str, int]:
 
     Args:
         device: Type of the device that the tensors are on.
-        run: What to do.
+        run: The work.
     """
     gc.collect()
     if device == 'cpu':
         _give_freed_memory_back()
-        _RESET.write_text('5')  # Linux: the mark goes down to what is resident now
+        _RESET.write_text('5')  # Linux: resets the peak to the memory resident now
         before = _resident('VmRSS')
         run()
         most = _resident('VmHWM')

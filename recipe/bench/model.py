@@ -1,4 +1,4 @@
-"""A model of a config, random batches for it, and how the results of two models are compared."""
+"""Builds the model of a config, draws random batches for it, and compares the results of two models."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def build(config: str = DEMO, overrides: Optional[Dict[str, Any]] = None, seed: 
     Args:
         config: Path, relative to the repository or absolute.
         overrides: Of the model, by dotted key: ``{'decode_head.num_queries': 20}``.
-        seed: Of its weights.
-        device: Where it is put.
+        seed: Seed of its weights.
+        device: Device to put it on.
 
     Returns:
         The segmentor (nn.Module).
@@ -32,7 +32,7 @@ def build(config: str = DEMO, overrides: Optional[Dict[str, Any]] = None, seed: 
 
     register_all_modules()
     cfg = Config.fromfile(ROOT / config)
-    cfg.model.backbone.init_cfg = None  # the pre-trained weights may be out of reach
+    cfg.model.backbone.init_cfg = None  # the pretrained weights may be out of reach
     cfg.merge_from_dict({f'model.{key}': value for key, value in (overrides or {}).items()})
     torch.manual_seed(seed)
     model = MODELS.build(cfg.model)
@@ -41,7 +41,7 @@ def build(config: str = DEMO, overrides: Optional[Dict[str, Any]] = None, seed: 
 
 
 def build_pair(*args: Any, **kwargs: Any) -> Tuple[Any, Any]:
-    """Build a model as upstream has it, and an accelerated copy of it; the arguments of ``build``."""
+    """Build upstream's model, and an accelerated copy of it; takes the arguments of ``build``."""
     from recipe.models import accelerate
 
     plain = build(*args, **kwargs)
@@ -66,7 +66,7 @@ def random_batch(
         width: Likewise.
         seed: Of the draw.
         classes: How many classes the labels are drawn from, or one list of class ids for each image: ``[]`` gives an
-            image where all is to be ignored (255), ``[3]`` one of a single class.
+            image with all pixels ignored (255), ``[3]`` one of a single class.
         block: Side of a block of one label, in pixels.
 
     Returns:
@@ -79,7 +79,7 @@ def random_batch(
         shape = (height // block, width // block)
         table = torch.tensor([*ids, 255], dtype=torch.uint8)
         drawn = table[torch.randint(len(table), shape, generator=random)]
-        # each class that was asked for is there
+        # every requested class occurs
         drawn.view(-1)[: len(ids)] = table[: len(ids)][: drawn.numel()]
         labels.append(drawn.repeat_interleave(block, 0).repeat_interleave(block, 1)[None])
         inputs.append(torch.randint(256, (3, height, width), generator=random, dtype=torch.uint8))
@@ -87,7 +87,7 @@ def random_batch(
 
 
 def samples(batch: Dict[str, List[torch.Tensor]]) -> Dict[str, Any]:
-    """What the model's preprocessor takes: the batch with mmseg's data samples."""
+    """Input of the model's preprocessor: the batch with mmseg's data samples."""
     from mmengine.structures import PixelData
     from mmseg.structures import SegDataSample
 
@@ -108,7 +108,7 @@ def losses(
     Args:
         model: The segmentor.
         batch: From ``random_batch`` or of that form.
-        seed: Of torch's random state before the forward pass.
+        seed: Seed of torch's random state before the forward pass.
         amp: ``off``, ``bf16`` or ``fp16``.
     """
     data = model.data_preprocessor(samples(batch), True)
@@ -122,7 +122,7 @@ def losses(
 def step(
     model: Any, batch: Dict[str, List[torch.Tensor]], seed: int = 0, amp: str = 'off', gradients: bool = True
 ) -> Dict[str, Any]:
-    """One forward and backward pass; the weights stay as they are.
+    """Run one forward and backward pass; the weights stay as they are.
 
     Args:
         model: The segmentor.
@@ -147,7 +147,7 @@ def step(
 
 
 def predict(model: Any, batch: Dict[str, List[torch.Tensor]]) -> List[torch.Tensor]:
-    """Logits of each image in evaluation mode, (classes, height, width); the mode is set back after."""
+    """Logits of each image in evaluation mode, (classes, height, width); the mode is restored afterwards."""
     was_training = model.training
     model.eval()
     try:
@@ -166,8 +166,7 @@ def relative_difference(theirs: Any, ours: Any) -> float:
         ours: The same structure.
 
     Returns:
-        Largest ``norm(ours - theirs) / norm(theirs)`` over the tensors, 0 / 0 being 0; infinite where one is not
-        finite.
+        Largest ``norm(ours - theirs) / norm(theirs)`` over the tensors, with 0 / 0 as 0; infinite if one is not finite.
 
     Raises:
         AssertionError: The structures differ.

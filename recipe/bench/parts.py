@@ -1,8 +1,8 @@
-"""What each part that serves a CPU alone gains: iterations with and without it, in turns, in one process.
+"""Gain of each part that is for CPUs only: iterations with and without it, in turns, in one process.
 
 ``bench.py parts`` runs it. A part stays in the recipe if an iteration at the recipe's size takes at least 5 % longer
-without it. All parts but one are in place while that one is measured. Processor time is compared as well as time,
-since it varies less on a machine that does other work.
+without it. One part at a time is switched off. Processor time is compared besides elapsed time: it varies less on a
+machine that does other work.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from recipe.core import console
 
 
 def parts() -> Dict[str, Callable[[], ContextManager[Any]]]:
-    """Return for each part what makes a context without it."""
+    """Return, by part, a function that makes a context without it."""
     from recipe.models import deform_attn, points, residual_branch, swin
 
     def never(*args: Any) -> bool:
@@ -44,14 +44,16 @@ def measure(trainer: Any, batch: Dict[str, List[Any]], warmup: int, repeats: int
     Args:
         trainer: A ``Trainer`` on a CPU.
         batch: From ``model.random_batch``.
-        warmup: Rounds before the clock.
+        warmup: Untimed rounds.
         repeats: Timed rounds. A round is one iteration without each part, and one with all.
-        seed: Of the random states.
+        seed: Seed of the random states.
 
     Returns:
-        ``seconds`` and ``cpu_seconds`` by variant, ``all`` among them: the values of the rounds. ``gain`` and
-        ``cpu_gain`` by part: by how much an iteration takes longer without it, from the medians; 0.05 is 5 %.
-        ``peak_bytes`` by variant: memory of one iteration above what was there before.
+        ``seconds`` and ``cpu_seconds`` by variant, including ``all``: one value for each round. ``gain`` and
+        ``cpu_gain``
+        by part: how much longer an iteration takes without it, from the medians; 0.05 is 5 %. ``peak_bytes`` by
+        variant:
+        memory of one iteration above the memory before it.
     """
     from recipe.bench import worker
 

@@ -1,12 +1,12 @@
-"""Do half precision and float32 reach the same mIoU? The demo job with several seeds in each, and what they say.
+"""Do half precision and float32 reach the same mIoU? Runs the demo job with several seeds in each, and compares.
 
     python tools/compare_precision.py run FOLDER [--amp=bf16] [--seeds=3] [-- LAUNCHER OPTIONS]
     python tools/compare_precision.py judge FOLDER [--amp=bf16]
 
-``run`` makes one run after the other, each in a folder of its own below FOLDER, and leaves alone what is finished: the
-same command goes on after an interruption. ``judge``, which ``run`` ends with, writes FOLDER/precision.json. The
-precisions are the same within the noise of the seeds where the means of the last mIoU are no further apart than two
-standard errors of their difference; the exit status is 1 where they are not.
+``run`` makes one run after the other, each in its own folder below FOLDER, and skips finished ones: after an
+interruption the same command continues. At its end it calls ``judge``, which writes FOLDER/precision.json. The
+precisions count as equal within the noise of the seeds if the means of the last mIoU differ by at most two standard
+errors of their difference; otherwise the exit status is 1.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def folder_of(folder: Path, amp: str, seed: int) -> Path:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Make the runs that are not finished.
+    """Make the unfinished runs.
 
     Raises:
         console.UserError: One failed.
@@ -79,10 +79,10 @@ def run(args: argparse.Namespace) -> None:
 
 
 def read(folder: Path, amp: str) -> Dict[int, float]:
-    """MIoU of the finished runs of one precision, by seed.
+    """Mean IoU in percent of the finished runs of one precision, by seed.
 
     Raises:
-        console.UserError: A run is not finished, or two are not there.
+        console.UserError: A run is not finished, or there are fewer than two.
     """
     found = {}
     for path in sorted(folder.glob(f'{amp}_seed*/result.json')):
@@ -99,8 +99,8 @@ def judge(exact: Dict[int, float], half: Dict[int, float]) -> Dict[str, Any]:
     """Compare the mIoU of two precisions.
 
     Args:
-        exact: In percent, by seed, in float32.
-        half: In half precision, of the same seeds.
+        exact: mIoU in percent, by seed, in float32.
+        half: The same in half precision, with the same seeds.
 
     Returns:
         Means, standard deviations, difference of the means, its standard error, and ``within_noise``.
@@ -130,7 +130,7 @@ def judge(exact: Dict[int, float], half: Dict[int, float]) -> Dict[str, Any]:
 
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:
-    """Run the command line; see the module's text."""
+    """Run the command line; see the module's docstring."""
     args = parse(arguments)
     imported_packages.require()
     if args.mode == 'run':

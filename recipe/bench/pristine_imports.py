@@ -1,16 +1,15 @@
-"""Make this Python process use the unpatched upstreams: ``import mmcv`` and so on then mean ``.pristine/``.
+"""Makes this Python process use the unpatched upstreams: ``import mmcv`` and so on then mean ``.pristine/``.
 
     python tools/pristine_imports.py SCRIPT [ARGUMENTS]      # run a script that way
 
-No file of theirs is changed. What stands in for what they lack on a machine like ours, in full:
+Their files are not changed. This is the full list of substitutes for what they lack here:
 
-- ``mmcv._ext``, the compiled operators, which ``import mmcv.ops`` asks for: the one that was built in the patched
-  checkout, whose C++ and CUDA sources are upstream's own, or else a stand-in that claims to have every function, each
-  of which raises ``NotImplementedError`` when called. Upstream itself calls none of them on a CPU for this model.
-- ``mmcv.__version__``, which says 2.1.0 while mmdet and mmseg are imported: both refuse 2.2.0, the version that they
-  are pinned with here.
-- ``torch.load``: ``weights_only=False`` where the caller says nothing, as in the torch that they were written for; they
-  cannot read checkpoints otherwise.
+- ``mmcv._ext``, the compiled operators, which ``import mmcv.ops`` asks for: those built in the patched checkout, whose
+  C++ and CUDA sources are upstream's own. If there are none, a stand-in claims to have every function, and each raises
+  ``NotImplementedError`` when called. Upstream calls none of them on a CPU for this model.
+- ``mmcv.__version__`` is 2.1.0 while mmdet and mmseg are imported: both refuse 2.2.0, the version pinned here.
+- ``torch.load``: ``weights_only=False`` by default, as in the torch that they were written for; they cannot read
+  checkpoints otherwise.
 
 None of it takes part in a computation.
 """
@@ -32,11 +31,11 @@ from recipe.upstream import pristine
 
 PACKAGES = {'mmcv': 'mmcv', 'mmdet': 'mmdetection', 'mmseg': 'mmsegmentation'}
 EXTENSION = 'mmcv._ext'
-ACCEPTED_MMCV = '2.1.0'  # the newest that mmdet 3.3.0 and mmseg 1.2.2 take
+ACCEPTED_MMCV = '2.1.0'  # the newest that mmdet 3.3.0 and mmseg 1.2.2 accept
 
 
 class _StandIn(types.ModuleType):
-    """A compiled extension that has every function and can run none."""
+    """A compiled extension that claims every function and can run none."""
 
     def __getattr__(self, name: str) -> Callable:
         if name.startswith('__'):
@@ -74,7 +73,7 @@ class _ExtensionFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 
 def find_extension(root: Path) -> Optional[Path]:
-    """The compiled operators of the patched checkout, None where they were not built."""
+    """The compiled operators of the patched checkout; None if they were not built."""
     for suffix in importlib.machinery.EXTENSION_SUFFIXES:
         path = root / 'mmcv' / 'mmcv' / f'_ext{suffix}'
         if path.is_file():
@@ -87,7 +86,7 @@ def activate(root: Path = paths.ROOT, trees: Optional[Dict[str, Path]] = None) -
 
     Args:
         root: Folder of the checkouts.
-        trees: What ``upstream_pristine.lay_out`` returned; None calls it.
+        trees: Result of ``pristine.lay_out``; None calls it.
 
     Raises:
         RuntimeError: One of them has been imported before.

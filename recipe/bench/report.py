@@ -7,7 +7,7 @@ from typing import Any, Dict, List
 
 
 def summary(values: List[float]) -> Dict[str, Any]:
-    """Median of measurements and how far they spread.
+    """Median and spread of measurements.
 
     Args:
         values: At least one.

@@ -1,7 +1,7 @@
-"""A trainer that is held at the beginning of its loop: iterations are run one by one from outside.
+"""A trainer that is paused at the beginning of its loop; a caller runs iterations one by one.
 
 Everything that belongs to an iteration is real: mmengine's Runner with its hooks, the optimizer wrapper, the schedules,
-gradient clipping, and DDP if there are several ranks. Only the batches come from outside. There are two kinds of
+gradient clipping, and DDP if there are several ranks. Only the batches come from the caller. There are two kinds of
 trainers: ours, and one with upstream's model, loop, hooks and optimizer.
 """
 
@@ -27,7 +27,7 @@ class _Begun(Exception):  # noqa: N818  not an error: it ends Runner.train where
 
 @contextlib.contextmanager
 def unformatted_configs() -> Iterator[None]:
-    """Have no config formatted, which takes longer than a small training; only here, since ``dump`` needs it."""
+    """Turn off the formatting of configs, which takes longer than a small training; ``dump`` needs it elsewhere."""
     from mmengine.config import Config
 
     with mock.patch.object(Config, 'pretty_text', property(repr)):
@@ -35,21 +35,21 @@ def unformatted_configs() -> Iterator[None]:
 
 
 class Trainer:
-    """A trainer that stands before its next iteration.
+    """A trainer that is paused before its next iteration.
 
     Args:
         config: Path, relative to the repository or absolute.
         overrides: Of the config, by dotted key.
-        seed: Of the weights.
+        seed: Seed of the weights.
         amp: ``off``, ``bf16`` or ``fp16``.
         graphs: Whether to train in graphs of torch.compile: ours as with ``--compile``, upstream as mmengine does it.
         log_interval: Iterations between two log lines; 0 logs nothing.
-        left_out: Default hooks to do without, by their names in the config.
+        left_out: Default hooks to leave out, by their names in the config.
         upstream: Whether to train as upstream does, with the patches alone.
 
     Attributes:
         runner: The Runner.
-        outputs: What the last iteration handed to the hooks for logging, by name.
+        outputs: Values of the last iteration that the hooks log, by name.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Trainer:
         elif graphs:
             cfg.compile = True
         cfg.work_dir = self._folder.name
-        # mmengine keeps what it builds by name, for the life of the process
+        # mmengine keeps objects by name until the process ends
         cfg.visualizer.name = cfg.experiment_name = Path(self._folder.name).name
         prepare_device(cfg)
         self.outputs: Dict[str, torch.Tensor] = {}
@@ -128,8 +128,8 @@ class Trainer:
         """Run one iteration as the loop does.
 
         Args:
-            data: From ``bench_model.samples``, as the data loader brings it; good for one iteration.
-            seed: Of torch's random state before it; None leaves that.
+            data: From ``model.samples``, as from the data loader; good for one iteration.
+            seed: Seed of torch's random state before it; None leaves the state.
         """
         if seed is not None:
             torch.manual_seed(seed)
@@ -170,7 +170,7 @@ def resolve(
         DATASETS.register_module(name='NoImages', module=_NoImages)
     cfg.train_dataloader.dataset = dict(type='NoImages')
     cfg.default_hooks.pop('visualization', None)
-    cfg.visualizer.vis_backends = [dict(type='LocalVisBackend')]  # ours writes files too, and takes no part
+    cfg.visualizer.vis_backends = [dict(type='LocalVisBackend')]  # ours also writes files, and takes no part
     cfg.default_hooks.checkpoint.update(interval=-1, save_last=False)
     cfg.default_hooks.checkpoint.pop('save_best', None)
     cfg.default_hooks.logger.interval = log_interval or _NEVER
@@ -182,7 +182,7 @@ def resolve(
 
 
 class _NoImages(torch.utils.data.Dataset):
-    """Stands for the data set, which is not read: batches come from outside."""
+    """Replaces the data set, which is not read: the caller gives the batches."""
 
     metainfo: ClassVar[Dict[str, Any]] = {}
 

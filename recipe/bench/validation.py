@@ -1,9 +1,9 @@
-"""How many images a second a validation takes: upstream's and ours, in turns, on the same pictures.
+"""Images per second in validation: upstream's and ours, in turns, on the same pictures.
 
 ``bench.py validation`` runs it. Each side runs mmengine's own validation of the same config, weights and pictures:
-loading, preprocessing, model, prediction at full size, and the metric. The loaders' processes stay from one round to
-the next. A round is one pass over the pictures; the first one warms up. Nothing is reported if a metric of a round is
-not upstream's.
+loading, preprocessing, model, prediction at full size, and the metric. The loader processes live through all rounds. A
+round is one pass over the pictures; the first one warms up. If a metric of a round differs from upstream's, nothing is
+reported.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, Dict, Optional, Tuple
 from recipe.core import console
 from recipe.core.paths import ROOT
 
-# Points of mIoU, mAcc and aAcc: a pixel whose two best classes are equal but for rounding may change sides.
+# Points of mIoU, mAcc and aAcc. A pixel whose two best classes are equal but for rounding may change its class.
 TOLERANCE = 0.05
 _SCENE_SEED = 0
 
@@ -25,7 +25,7 @@ def scenes(folder: Path, images: int, height: int, width: int) -> Path:
     """Draw street scenes to validate on.
 
     Args:
-        folder: An empty one.
+        folder: An empty folder.
         images: How many.
         height: Of each, in pixels.
         width: Likewise.
@@ -42,15 +42,15 @@ def scenes(folder: Path, images: int, height: int, width: int) -> Path:
 
 
 class Validation:
-    """A runner that stands before a validation.
+    """A runner that is paused before a validation.
 
     Args:
         config: Path, relative to the repository or absolute.
         overrides: Of the config, by dotted key.
         data_root: Cityscapes root.
-        images: Pictures of the set that are used; None takes all.
+        images: Number of pictures to use; None takes all.
         workers: Loader processes.
-        seed: Of the weights.
+        seed: Seed of the weights.
         upstream: Whether model, transforms and metric are upstream's.
     """
 
@@ -131,7 +131,7 @@ class Validation:
 
 
 def require_same(theirs: Dict[str, float], ours: Dict[str, float]) -> None:
-    """Refuse metrics that differ.
+    """Raise an error if metrics differ.
 
     Raises:
         console.UserError: Names the metric.

@@ -1,4 +1,4 @@
-"""One iteration of a trainer: timed, counted, weighed or traced."""
+"""Runs one iteration of a trainer to time it, count its operators, measure its memory or trace it."""
 
 from __future__ import annotations
 
@@ -44,13 +44,14 @@ def timed(trainer: Trainer, batch: Dict[str, List[torch.Tensor]], seed: int) -> 
     """Run one iteration with a clock.
 
     Args:
-        trainer: Whose.
+        trainer: The trainer.
         batch: Images and labels.
-        seed: Of torch's random state before it.
+        seed: Seed of torch's random state before it.
 
     Returns:
-        ``whole_s``; ``parts_s`` by part; ``losses`` by name. On an accelerator ``whole_s`` is that of a second
-        iteration, in which nothing waits for the device before the end; the clock of the parts does.
+        ``whole_s`` in seconds; ``parts_s`` by part; ``losses`` by name. Timing the parts synchronises the device, so on
+        an
+        accelerator ``whole_s`` comes from a second iteration, which waits for the device only at its end.
     """
     device = device_of(trainer)
     marks: Dict[str, float] = {}
@@ -119,7 +120,7 @@ def counted(trainer: Trainer, batch: Dict[str, List[torch.Tensor]], seed: int) -
 
 
 def measured_memory(trainer: Trainer, batch: Dict[str, List[torch.Tensor]], seed: int) -> Dict[str, int]:
-    """Run one iteration and return its peak memory; the one before has brought the optimizer's state."""
+    """Run one iteration and return its peak memory; an earlier one has made the optimizer's state."""
     data = bench_model.samples(batch)
     return memory.peak(device_of(trainer).type, lambda: trainer.iterate(data, seed))
 

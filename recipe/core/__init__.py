@@ -1,4 +1,4 @@
-"""Console, paths, files, processes: what every other room uses. Standard library only, Python 3.8 on.
+"""Console, paths, files and processes, used by every other package. Standard library only, Python 3.8 on.
 
-Imports no other room.
+Imports no other package of the recipe.
 """

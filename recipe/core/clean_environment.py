@@ -1,8 +1,8 @@
-"""The environment variables for programs that install something, free of what would make them install something else.
+"""Environment variables for programs that install something, without those that would change what is installed.
 
 A shell may carry settings of other projects (PYTHONPATH, PIP_TARGET, VIRTUAL_ENV) or of a caller (git's hooks,
-PIP_DRY_RUN). With them pip takes packages for installed that are not, or installs elsewhere. The user's say is kept on
-one matter: where packages come from. Standard library only, Python 3.8 on.
+PIP_DRY_RUN). With them, pip may believe that missing packages are installed, or install elsewhere. The user's settings
+of package sources are kept. Standard library only, Python 3.8 on.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ from typing import Dict, List, Tuple
 
 from recipe.core import console
 
-# Of Python's own variables these change neither what is imported nor how it runs.
+# Python's own variables that change neither what is imported nor how it runs.
 _KEPT_PYTHON = ('PYTHONDONTWRITEBYTECODE', 'PYTHONPYCACHEPREFIX', 'PYTHONUTF8', 'PYTHONUNBUFFERED')
-# Where packages that are installed without a virtual environment lie, also when they are used.
+# Location of packages that are installed without a virtual environment; needed also when they are used.
 _USER_SITE = ('PYTHONUSERBASE', 'PYTHONNOUSERSITE')
 
 _DROPPED_PREFIXES = ('PYTHON', 'PIP_', 'CONDA_', 'SETUPTOOLS_', 'DISTUTILS_')
 _DROPPED = (
     '__PYVENV_LAUNCHER__',
     'VIRTUAL_ENV',
-    'MPLBACKEND',  # of a notebook, which matplotlib refuses elsewhere
-    'MMCV_WITH_OPS',  # set-up's own options say what is built
+    'MPLBACKEND',  # a notebook's value, which matplotlib refuses elsewhere
+    'MMCV_WITH_OPS',  # the set-up's own options decide what is built
     'FORCE_CUDA',
     'FORCE_MLU',
     'FORCE_MPS',
     'FORCE_NPU',
 )
 
-# pip's options that say where packages come from, and what it may do to get and keep them.
+# pip's options for package sources, and for how it fetches and caches packages.
 _PIP_SOURCES = (
     'break-system-packages',
     'build-constraint',
@@ -64,7 +64,7 @@ def clean(user_site: bool = False) -> Dict[str, str]:
     """This process's variables without those that change what Python, pip or a build does.
 
     Args:
-        user_site: Keep those that say where the user's own site-packages is.
+        user_site: Keep the variables that locate the user's own site-packages.
     """
     kept = (*_KEPT_PYTHON, *(_USER_SITE if user_site else ()))
     return {
@@ -75,11 +75,11 @@ def clean(user_site: bool = False) -> Dict[str, str]:
 
 
 def for_pip(python: str, command: str, user_site: bool = False) -> Dict[str, str]:
-    """The variables for pip: no configuration file is read, and what the user's files say on sources is passed on.
+    """Environment variables for pip. It reads no configuration file; the files' settings of sources are passed on.
 
     Args:
         python: Interpreter that runs pip.
-        command: Of pip, whose section of a configuration file counts besides ``[global]``.
+        command: pip's command; its section of a configuration file counts besides ``[global]``.
         user_site: As for ``clean``.
 
     Raises:
@@ -101,7 +101,7 @@ def _plain(name: str) -> str:
 
 @functools.lru_cache(maxsize=None)
 def _configured(python: str) -> List[Tuple[str, str, str]]:
-    """Section, option and value of all that pip's configuration files say."""
+    """Section, option and value of every entry in pip's configuration files."""
     given = os.environ.get('PIP_CONFIG_FILE')
     if given == os.devnull:
         return []
@@ -112,7 +112,7 @@ def _configured(python: str) -> List[Tuple[str, str, str]]:
         env['PIP_CONFIG_FILE'] = given
     done = subprocess.run(
         [python, '-m', 'pip', 'config', 'list'],
-        cwd='/',  # which Python searches first
+        cwd='/',  # Python searches the current folder first
         env=env,
         capture_output=True,
         text=True,

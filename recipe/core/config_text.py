@@ -1,8 +1,8 @@
 """Reads the config that mmengine dumped beside a log, without running it.
 
-``mmengine.Config.fromfile`` executes the file as Python. A log may come from anybody, so this reads only what a dump
-consists of: assignments of literals and of ``dict(...)`` calls. It also works on the copy of the config inside a text
-log, and needs no mmengine.
+``mmengine.Config.fromfile`` executes the file as Python, and a log may come from anybody. This reads only what a dump
+consists of: assignments of literals and of ``dict(...)`` calls. It also reads the copy of the config inside a text log,
+and needs no mmengine.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ def read_config(text: str) -> Dict[str, Any]:
         text: Source as ``Config.dump`` writes it.
 
     Returns:
-        Values by name. A value that is no literal (a name, an import, any call but ``dict``) reads as None; a text
-        that is no Python, or is nested too deeply, gives an empty dict.
+        Values by name. A value that is not a literal (a name, an import, any call but ``dict``) reads as None. Text
+        that
+        is not Python, or is nested too deeply, gives an empty dict.
     """
     try:
         return {
@@ -29,12 +30,12 @@ def read_config(text: str) -> Dict[str, Any]:
             for target in node.targets
             if isinstance(target, ast.Name)
         }
-    except (SyntaxError, ValueError, RecursionError, MemoryError):  # the last two: nested without end
+    except (SyntaxError, ValueError, RecursionError, MemoryError):  # the last two: nested too deeply
         return {}
 
 
 def lookup(config: Dict[str, Any], dotted: str) -> Optional[Any]:
-    """Value at a dotted path such as ``train_dataloader.batch_size``, None where there is none."""
+    """Value at a dotted path such as ``train_dataloader.batch_size``, or None if there is none."""
     value: Any = config
     for key in dotted.split('.'):
         if not isinstance(value, dict):
@@ -44,7 +45,7 @@ def lookup(config: Dict[str, Any], dotted: str) -> Optional[Any]:
 
 
 def lookup_int(config: Dict[str, Any], dotted: str) -> Optional[int]:
-    """Positive whole number at a dotted path, None for anything else that may stand there."""
+    """Positive whole number at a dotted path, or None if there is anything else."""
     value = lookup(config, dotted)
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
 

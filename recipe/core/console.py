@@ -1,7 +1,7 @@
-"""How every tool of this repository speaks to its user.
+"""Output and errors of every tool of this repository.
 
-A mistake that a user can make ends as one line on stderr (what is wrong, where, what to do) and a non-zero exit
-status. Standard library only, Python 3.8 on: the bootstrap imports it before anything is installed.
+A user's mistake ends as one line on stderr (what is wrong, where, what to do) and a non-zero exit status. Standard
+library only, Python 3.8 on: the bootstrap imports it before anything is installed.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from typing import Callable, Optional, TextIO
 
 from recipe.core import standard_streams
 
-EXIT_USAGE = 2  # a bad option, as argparse does
-EXIT_FAILURE = 1  # anything else that went wrong
-# What a disk says that is full, over quota, read-only, broken or gone.
+EXIT_USAGE = 2  # a bad option; argparse's status
+EXIT_FAILURE = 1  # any other error
+# Errors of a disk that is full, over quota, read-only, broken or gone.
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE, errno.ENOTCONN)
 
-# Of this process and all that it starts. A notebook, or an IDE, exports a backend of its own, which needs its modules.
+# For this process and all that it starts. A notebook or an IDE exports a backend that needs the IDE's own modules.
 ENVIRONMENT = {'MPLBACKEND': 'Agg'}
 
 _log: Optional[int] = None
-_said: collections.deque[str] = collections.deque(maxlen=1000)  # before there was a log
+_said: collections.deque[str] = collections.deque(maxlen=1000)  # printed before there was a log
 
 
 class UserError(Exception):
-    """A failure that the user can mend; its text is one line, ``problem; fix``.
+    """An error that the user can fix; its text is one line, ``problem; fix``.
 
     Args:
         problem: What is wrong, and where. Newlines are folded into spaces, here and in ``fix``.
-        fix: What to do about it; empty where ``problem`` says it all.
+        fix: What to do about it; empty if ``problem`` says enough.
         status: Exit status of the process, not 0.
     """
 
@@ -45,7 +45,7 @@ class UserError(Exception):
 
 
 def say(message: str) -> None:
-    """Print one line to stdout at once, also when stdout is a pipe or a file."""
+    """Print one line to stdout without delay, also when stdout is a pipe or a file."""
     print(message, flush=True)
     _keep(message)
 
@@ -56,15 +56,15 @@ def warn(message: str) -> None:
 
 
 def show(line: str) -> None:
-    """Print a line that belongs to the error that follows to stderr."""
+    """Print to stderr a line that belongs to the error that follows."""
     _to_stderr(f'  {line}')
 
 
 def log_to(path: Path) -> None:
-    """Also append all that this process has said, and says from now on, to a file.
+    """Also append to a file all that this process has printed so far, and prints from now on.
 
     Args:
-        path: Where it cannot be written, nothing is.
+        path: If it cannot be written, the log is left out.
     """
     global _log
     with contextlib.suppress(OSError):
@@ -72,14 +72,15 @@ def log_to(path: Path) -> None:
 
 
 def run(main: Callable[[], Optional[int]]) -> None:
-    """Run a tool's ``main`` and leave the process with its status.
+    """Run a tool's ``main`` and end the process with its status.
 
     ``UserError`` becomes one ``error:`` line; Ctrl-C becomes status 130. An operating-system error that names a file
-    (read-only folder, no permission) or comes from a disk (full, gone) is the user's to mend, so it too is one line.
-    Everything else is a bug of ours and keeps its traceback.
+    (read-only folder, no permission) or comes from a disk (full, gone) is the user's to fix, so it too is one line.
+    Everything else is a bug of the recipe and keeps its traceback.
 
-    Where stdout or stderr cannot be written, the work goes on without it. Whoever closes a pipe (``| head``) has seen
-    enough, so that is no failure. A full disk is, unless ``log_to`` has what was said.
+    If stdout or stderr cannot be written, the work goes on without it. A closed pipe (``| head``) is not a failure. A
+    full
+    disk is one, unless ``log_to`` has the output.
 
     Args:
         main: Returns the exit status; None counts as 0.
@@ -95,7 +96,7 @@ def run(main: Callable[[], Optional[int]]) -> None:
         _to_stderr('error: interrupted')
         status = 130
     except OSError as error:
-        # Python names no file where writing to one that is open fails.
+        # Python names no file if writing to an open one fails.
         if error.filename is None and error.errno not in DISK_ERRORS:
             raise
         where = error.filename or 'a file could not be written; make room, or see whether the disk is still there'
@@ -110,7 +111,7 @@ def run(main: Callable[[], Optional[int]]) -> None:
 
 
 def _run(main: Callable[[], Optional[int]]) -> int:
-    """The status of ``main``, also where it ends well by ``SystemExit``, as argparse does after --help."""
+    """The status of ``main``, also if it ends by ``SystemExit``, as argparse does after --help."""
     try:
         return main() or 0
     except SystemExit as ended:
@@ -125,15 +126,15 @@ def _to_stderr(line: str) -> None:
 
 
 def _keep(line: str) -> None:
-    """Put a line into the log, once there is one."""
+    """Append a line to the log, or keep it until there is one."""
     _said.append(f'{time.strftime("%Y-%m-%d %H:%M:%S")}  {line}\n')
     while _log is not None and _said:
-        with contextlib.suppress(OSError):  # a full disk is the ranks' business
+        with contextlib.suppress(OSError):  # the ranks report a full disk
             os.write(_log, _said.popleft().encode('utf-8', 'surrogateescape'))
 
 
 def _on_stream_failure(stream: standard_streams.Stream) -> None:
-    """Say, wherever that is still possible, that a stream has failed."""
+    """Report that a stream has failed, on the log and the other stream."""
     assert stream.failure is not None, 'a stream notes its failure before it reports it'
     line = f'warning: {stream.title} cannot be written ({stream.failure.strerror}); the work goes on without it'
     _keep(line)

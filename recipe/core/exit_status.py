@@ -1,4 +1,4 @@
-"""Exit statuses of a training: what each means, what to do, and whether another start can help.
+"""Exit statuses of a training: their meaning, what to do, and whether another start can help.
 
 This is the only table of them. Standard library only, Python 3.8 on.
 """
@@ -15,10 +15,10 @@ class ExitStatus:
     """One exit status.
 
     Attributes:
-        number: What the process exits with.
+        number: Exit status of the process.
         name: Short name.
         meaning: What has happened, in words.
-        advice: What the user can do; empty if the message of the process says it already.
+        advice: What the user can do; empty if the process's own message says it.
         restart: Whether a new start from the newest checkpoint can help, so that ``--max_restarts`` applies.
     """
 
@@ -73,7 +73,7 @@ _NUMBERS = {status.name: status.number for status in TABLE}
 NONFINITE, UNREADABLE, NO_RESTART = _NUMBERS['NONFINITE'], _NUMBERS['UNREADABLE'], _NUMBERS['NO_RESTART']
 LOADER_DIED, HUNG = _NUMBERS['LOADER_DIED'], _NUMBERS['HUNG']
 
-# As subprocess gives them: also minus the signal, for a rank that was ended by one before it handled it.
+# In subprocess's form; minus the signal is included, for a rank that a signal ended before it could handle it.
 WITHOUT_RESTART: FrozenSet[int] = frozenset(
     code
     for status in TABLE

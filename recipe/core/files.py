@@ -1,4 +1,4 @@
-"""The one writer of files: a reader, or a run that follows a killed one, never meets half of one."""
+"""The one writer of files: a reader, or a run after a killed one, never sees half a file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Callable, Iterator, Optional
 
 from recipe.core import processes
 
-PARTIAL_PREFIX = '.partial.'  # no pattern for checkpoints, pictures or labels matches such a name
+PARTIAL_PREFIX = '.partial.'  # matches no pattern for checkpoints, pictures or labels
 _PARTIAL_NAME = re.compile(re.escape(PARTIAL_PREFIX) + r'(?P<host>[^.]*)\.(?P<pid>\d+)\.')
 
 
@@ -21,14 +21,14 @@ def _host() -> str:
 
 @contextlib.contextmanager
 def whole(path: Path, check: Optional[Callable[[str], None]] = None, to_disk: bool = False) -> Iterator[Path]:
-    """Give a name beside ``path`` to write to, and rename it to ``path`` once it is written.
+    """Yield a temporary name beside ``path`` to write to, and rename it to ``path`` once it is written.
 
-    Whatever happens in between, ``path`` holds the old content or the new one.
+    ``path`` holds either the old content or the new one at any time.
 
     Args:
-        path: Where the file is to be; an existing one is replaced at the end, in one step.
-        check: Called with the name of the written file before the renaming; raises if it is not right.
-        to_disk: Bring the file from the system's cache to the disk first, so that it outlives a loss of power.
+        path: Final name; an existing file is replaced at the end, in one step.
+        check: Called with the temporary name before the renaming; raises if the file is not right.
+        to_disk: Flush the file to the disk first, so that it survives a loss of power.
     """
     partial = path.with_name(f'{PARTIAL_PREFIX}{_host()}.{os.getpid()}.{path.name}')
     try:
@@ -39,7 +39,7 @@ def whole(path: Path, check: Optional[Callable[[str], None]] = None, to_disk: bo
             check(str(partial))
         partial.replace(path)
     finally:
-        # Still there after a failure, or if both names are links to one file, which renaming leaves alone.
+        # It still exists after a failure, or if both names are links to one file: renaming then does nothing.
         with contextlib.suppress(FileNotFoundError):
             partial.unlink()
     if to_disk:
@@ -49,7 +49,7 @@ def whole(path: Path, check: Optional[Callable[[str], None]] = None, to_disk: bo
 
 
 def write_text(path: Path, text: str) -> Path:
-    """Write a text file whole, in UTF-8; makes its folder.
+    """Write a whole text file in UTF-8; makes its folder.
 
     Returns:
         Its path.
@@ -61,11 +61,11 @@ def write_text(path: Path, text: str) -> Path:
 
 
 def sweep(folder: Path, is_mine: bool = False) -> None:
-    """Remove what killed runs left half-written below a folder.
+    """Remove the unfinished files that killed runs left below a folder.
 
     Args:
         folder: May be missing.
-        is_mine: Nobody else writes there, so what processes of other machines left goes as well.
+        is_mine: Nobody else writes there, so files left by processes of other machines are removed too.
     """
     if not folder.is_dir():
         return
@@ -84,7 +84,7 @@ def _writes(pid: int) -> bool:
         return False
     except PermissionError:
         return True
-    # A process that was killed and not yet reaped by its parent still takes signals, but writes no more.
+    # A zombie still accepts signals, but writes no more.
     return processes.state(pid) not in ('Z', 'X')
 
 

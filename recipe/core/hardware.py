@@ -13,10 +13,10 @@ _ASCEND = ('/usr/local/Ascend/ascend-toolkit', '/usr/local/Ascend/latest')
 
 
 def ascend_signs(root: Path = Path('/')) -> List[str]:
-    """What tells that this machine has Ascend NPUs, empty if nothing does.
+    """Signs that this machine has Ascend NPUs; empty if there are none.
 
     Args:
-        root: Of the file system to look at.
+        root: Root of the file system to look at.
     """
     signs = [str(path) for path in sorted(root.glob('dev/davinci[0-9]*'))]
     if shutil.which('npu-smi'):
@@ -27,7 +27,7 @@ def ascend_signs(root: Path = Path('/')) -> List[str]:
 
 
 def driver_cuda() -> Optional[Tuple[int, int]]:
-    """The newest CUDA that the installed NVIDIA driver runs, None without a working driver and GPU."""
+    """The newest CUDA version that the installed NVIDIA driver supports; None without a working driver and GPU."""
     if shutil.which('nvidia-smi') is None:
         return None
     try:

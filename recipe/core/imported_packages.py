@@ -1,6 +1,6 @@
-"""Are the packages that Python imports the patched checkouts beside this file, and the others the environment's?
+"""Checks that Python would import the patched checkouts, and all other packages from the environment.
 
-Nothing is imported to find out, so a tool can ask before it imports any of them.
+Nothing is imported for this, so a tool can check before it imports any of them.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ OTHERS = ('mmengine', 'torch', 'torchvision', 'numpy', 'scipy', 'cv2', 'PIL', 'm
 
 
 class Misplaced(NamedTuple):
-    """A package that would be imported from another place than it should be.
+    """A package that would be imported from the wrong place.
 
     Attributes:
         package: Its name.
-        found: Where it comes from.
+        found: Where it would come from.
         fix: What to do.
-        is_fatal: Whether training with it makes no sense; otherwise it may be meant.
+        is_fatal: Whether training with it makes no sense; if not, it may be intended.
     """
 
     package: str
@@ -37,7 +37,7 @@ class Misplaced(NamedTuple):
 
 
 def misplaced_checkouts() -> List[Misplaced]:
-    """Find patched packages that come from elsewhere. Whether the checkouts are unmodified is not looked at."""
+    """Find patched packages that come from elsewhere. Edits of the checkouts are not looked for."""
     return judge({name: _origin(name) for name in PACKAGES}, ROOT)
 
 
@@ -45,10 +45,10 @@ def require(checkouts: bool = True) -> None:
     """Check, before anything is imported, that the right packages would be.
 
     Args:
-        checkouts: Also those of the three checkouts.
+        checkouts: Also check the packages of the three checkouts.
 
     Raises:
-        console.UserError: The first one that is not, where it comes from and what to do.
+        console.UserError: The first misplaced package, where it comes from and what to do.
     """
     for one in [*(misplaced_checkouts() if checkouts else []), *hiding(OTHERS, sys.path)]:
         if one.is_fatal:
@@ -58,8 +58,9 @@ def require(checkouts: bool = True) -> None:
 def hiding(names: Sequence[str], path: Sequence[str]) -> List[Misplaced]:
     """Find packages of the environment that PYTHONPATH hides.
 
-    A folder of installed packages there (it holds their ``.dist-info``) may be meant, and is a warning; mmengine is
-    pinned, and so a failure as well.
+    A folder of installed packages on PYTHONPATH (it holds their ``.dist-info``) may be intended, so this is a warning.
+    It is
+    a failure for mmengine, whose version is pinned.
 
     Args:
         names: Packages to look for.
@@ -84,7 +85,7 @@ def judge(origins: Dict[str, Optional[Path]], root: Path) -> List[Misplaced]:
     """Compare where the patched packages come from with where they should.
 
     Args:
-        origins: Folder of each package by name, None where it cannot be imported.
+        origins: Folder of each package by name, None if it cannot be imported.
         root: Folder of the checkouts.
     """
     misplaced = []

@@ -1,4 +1,4 @@
-"""Files and folders that a user names: are they what they should be? Standard library only."""
+"""Checks of files and folders that a user names. Standard library only."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from recipe.core import console
 from recipe.core.paths import ROOT
 
 DEFAULT_CITYSCAPES = ROOT / 'mmsegmentation' / 'data' / 'cityscapes'
-LAYOUT = ('leftImg8bit', 'gtFine')  # what a Cityscapes root holds
+LAYOUT = ('leftImg8bit', 'gtFine')  # top folders of a Cityscapes root
 
 
 def absolute(given: str) -> Path:
-    """A path as a user gives it, made absolute and free of ``..``."""
+    """A user's path, made absolute and free of ``..``."""
     return Path(os.path.abspath(Path(given).expanduser()))  # noqa: PTH100  resolve() would rename links
 
 
 def require_cityscapes(given: Optional[str]) -> Path:
-    """Find the Cityscapes root; only its two top folders are looked at here.
+    """Find the Cityscapes root; only its two top folders are checked here.
 
     Args:
-        given: What ``--data_path`` says, or None for the default place.
+        given: Value of ``--data_path``, or None for the default place.
 
     Returns:
         The root, absolute.
 
     Raises:
-        console.UserError: Names the folder, what it lacks and, where it is nearby, the right one.
+        console.UserError: Names the folder, what it lacks and, if one is nearby, the right folder.
     """
     root = absolute(given) if given is not None else DEFAULT_CITYSCAPES
     lacking = [f'{name}/' for name in LAYOUT if not (root / name).is_dir()]
@@ -56,12 +56,12 @@ def require_cityscapes(given: Optional[str]) -> Path:
 
 
 def require_file(option: str, given: str, suffix: str = '') -> Path:
-    """Check that an option names a file that can be read.
+    """Check that an option names a readable file.
 
     Args:
         option: Name of the option, for the message.
         given: Path as the user gave it.
-        suffix: What the name must end with.
+        suffix: Required end of the name.
 
     Returns:
         The path, absolute.

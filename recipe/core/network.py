@@ -1,4 +1,4 @@
-"""Ports and addresses that the ranks meet at. Standard library only."""
+"""Ports and addresses at which the ranks meet. Standard library only."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from recipe.core import console
 
 LOCAL = '127.0.0.1'
 LOOPBACK = 'lo'
-# By which the collectives of each device are told their network interface.
+# Variables that name the network interface for the collectives of each device.
 INTERFACE_VARIABLES = {'npu': 'HCCL_SOCKET_IFNAME', 'cuda': 'NCCL_SOCKET_IFNAME', 'cpu': 'GLOO_SOCKET_IFNAME'}
 _SIOCGIFADDR = 0x8915  # Linux: ask an interface for its IPv4 address
 _RTF_UP = 1  # linux/route.h
 
 
 def free_port() -> int:
-    """A TCP port of this machine that nothing listens on."""
+    """A TCP port of this machine on which nothing listens."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.bind(('', 0))
         port: int = probe.getsockname()[1]
@@ -28,17 +28,17 @@ def free_port() -> int:
 
 
 def require_port(addr: Optional[str], port: Optional[int]) -> None:
-    """Check that rank 0, which is to be on this machine, can listen where the options say.
+    """Check that rank 0, if it is on this machine, can listen at the given address and port.
 
     Args:
-        addr: What ``--master_addr`` says; None for this machine alone.
-        port: What ``--master_port`` says; None for a free one, which cannot be taken.
+        addr: Value of ``--master_addr``; None for this machine alone.
+        port: Value of ``--master_port``; None for a free one.
 
     Raises:
         console.UserError: The port is in use or reserved, or the address is unknown or another machine's.
     """
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        # As torch's store does; a port that is listened on is refused all the same.
+        # As torch's store does; a port on which something listens is still refused.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((resolve(addr) if addr else '', port or 0))
@@ -73,14 +73,14 @@ def resolve(host: str) -> str:
 def interface_towards(addr: str) -> Optional[str]:
     """The network interface through which this machine reaches another one, such as ``eth0``.
 
-    Collectives otherwise take the first interface that the host name resolves to, which is often the wrong one.
+    Without it, collectives take the first interface that the host name resolves to, which is often the wrong one.
 
     Args:
         addr: IPv4 address.
     """
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
-            probe.connect((addr, 9))  # sends nothing; only the route is looked up
+            probe.connect((addr, 9))  # sends nothing; only looks up the route
         except OSError:
             return None
         own = probe.getsockname()[0]
@@ -91,7 +91,7 @@ def interface_towards(addr: str) -> Optional[str]:
                 continue
             if socket.inet_ntoa(answer[20:24]) == own:
                 return name
-    # An interface's second address is none that the kernel gives for its name.
+    # The kernel does not give an interface's second address for its name.
     return route_interface(addr, Path('/proc/net/route'))
 
 
@@ -117,10 +117,10 @@ def route_interface(addr: str, table: Path) -> Optional[str]:
 
 
 def interface_names(given: str) -> List[str]:
-    """Interfaces that a variable such as NCCL_SOCKET_IFNAME asks for, by name or beginning of a name.
+    """Interfaces selected by a variable such as NCCL_SOCKET_IFNAME: names, or first letters of names.
 
     Args:
-        given: ``eth0,eth1`` and ``=eth0`` name interfaces; what begins with ``^`` excludes some and names none.
+        given: ``eth0,eth1`` and ``=eth0`` name interfaces; a value that begins with ``^`` excludes some and names none.
     """
     if given.startswith('^'):
         return []

@@ -1,4 +1,4 @@
-"""Folders of the recipe that other modules start from. Standard library only, Python 3.8 on."""
+"""Folders that other modules start from. Standard library only, Python 3.8 on."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Processes of this machine and how they end together. Linux; standard library only."""
+"""Processes of this machine, and how they end together. Linux; standard library only."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import time
 from pathlib import Path
 from typing import Collection, List, NamedTuple, Optional
 
-ENOUGH = signal.SIGRTMIN  # tells the agent that ranks which end are not to be started again
+ENOUGH = signal.SIGRTMIN  # tells the agent not to start failed ranks again
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class Process(NamedTuple):
-    """One row of the process table; a zombie is none."""
+    """One row of the process table; zombies are left out."""
 
     pid: int
     parent: int
@@ -23,11 +23,11 @@ class Process(NamedTuple):
 
 
 def die_with_parent(signum: signal.Signals, parent: int) -> None:
-    """Have the kernel send this process a signal when its parent ends, however it ends. Survives exec.
+    """Have the kernel send this process a signal when its parent ends, however it ends. This survives exec.
 
     Args:
-        signum: What to send.
-        parent: Process id of the parent; where it has ended already, this process ends at once.
+        signum: Signal to send.
+        parent: Process id of the parent; if it has ended already, this process ends at once.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_PDEATHSIG, int(signum), 0, 0, 0) != 0:
@@ -37,10 +37,10 @@ def die_with_parent(signum: signal.Signals, parent: int) -> None:
 
 
 def table() -> List[Process]:
-    """All running processes that can be seen."""
+    """All running processes that this process can see."""
     rows = []
     for folder in Path('/proc').glob('[0-9]*'):
-        # A process may end while it is looked at.
+        # A process may end while it is read.
         with contextlib.suppress(OSError):
             # The name, in parentheses, may itself hold spaces and parentheses.
             state, parent, _, session = (folder / 'stat').read_text(errors='replace').rpartition(')')[2].split()[:4]
@@ -50,7 +50,7 @@ def table() -> List[Process]:
 
 
 def state(pid: int) -> Optional[str]:
-    """The kernel's letter for what a process does, such as ``T`` for stopped; None where there is no such process."""
+    """The kernel's letter for a process's state, such as ``T`` for stopped; None if there is no such process."""
     try:
         return Path(f'/proc/{pid}/stat').read_text(errors='replace').rpartition(')')[2].split()[0]
     except OSError:
@@ -58,7 +58,7 @@ def state(pid: int) -> Optional[str]:
 
 
 def born(pid: int) -> Optional[str]:
-    """When a process started, in ticks since the machine did; None where there is none, or only a zombie."""
+    """When a process started, in clock ticks since boot; None if there is none, or only a zombie."""
     with contextlib.suppress(OSError):
         values = Path(f'/proc/{pid}/stat').read_text(errors='replace').rpartition(')')[2].split()
         if values[0] not in 'ZX':
@@ -70,11 +70,11 @@ def is_running(pid: int, since: str) -> Optional[bool]:
     """Whether a process runs.
 
     Args:
-        pid: Its id, which another one may have by now.
-        since: What ``born`` said of it.
+        pid: Its id, which may belong to another process by now.
+        since: Result of ``born`` for the process.
 
     Returns:
-        None where that cannot be seen: /proc may hide the processes of other users.
+        None if it cannot be seen: /proc may hide the processes of other users.
     """
     now = born(pid)
     if now is None and state(pid) is None:
@@ -100,10 +100,10 @@ def send(pids: List[int], signum: signal.Signals) -> None:
 
 
 def kill_sessions(leaders: Collection[int], seconds: float = 10) -> None:
-    """End everything that runs in sessions, such as a rank with its loader processes, at once.
+    """End at once everything that runs in some sessions, such as a rank with its loader processes.
 
     Args:
-        leaders: Process ids that the sessions are named by; these processes may have ended.
+        leaders: Process ids of the session leaders, which may have ended.
         seconds: How long to wait until all have gone; a process may be stuck in its device's driver.
     """
     deadline = time.monotonic() + seconds

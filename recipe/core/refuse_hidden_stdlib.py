@@ -1,7 +1,7 @@
-"""Ends a program, when imported, if a module on PYTHONPATH or in the current folder hides one of the standard library.
+"""Ends the program on import if a module on PYTHONPATH or in the current folder hides a standard module.
 
-Each program of the recipe imports it first: with another ``json.py`` on the way, the next import would fail somewhere
-inside Python. It uses only what the interpreter has loaded by then.
+Each program of the recipe imports it first: with another ``json.py`` on the path, the next import would fail somewhere
+inside Python. It uses only modules that the interpreter has already loaded.
 """
 
 import os
@@ -9,13 +9,13 @@ import sys
 
 # Annotations are strings: even ``from __future__ import annotations`` imports a module that may be hidden.
 
-# What nobody imports by accident, and what is meant to be found elsewhere.
+# Modules that nobody imports by accident, or that are meant to be found elsewhere.
 _HARMLESS = {'antigravity', 'idlelib', 'lib2to3', 'sitecustomize', 'test', 'this', 'turtle', 'turtledemo', 'venv'}
 _STDLIB = os.path.dirname(os.__file__)
 
 
 def hidden(path: 'list[str]', own: str) -> 'tuple[str, str] | None':
-    """Find the first module that hides one of the standard library.
+    """Find the first module that hides a standard module.
 
     Args:
         path: As ``sys.path``.

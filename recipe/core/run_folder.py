@@ -1,4 +1,4 @@
-"""Where a run keeps everything: a new folder for each run, never one that holds somebody's work. Standard library only.
+"""The folder of a run: a new one for each run, never one that holds other files. Standard library only.
 
 Default: ``test/output/<script>[_demo]/<YYYYmmdd_HHMMSS>/``. ``--work_dir=DIR`` is exactly DIR.
 """
@@ -16,7 +16,7 @@ from recipe.core import console, inputs, run_lock
 from recipe.core.paths import OUTPUT as OUTPUT
 
 COMMAND, CONFIG, VERSIONS, LOGS = 'command.txt', 'config.py', 'versions.json', 'logs'
-LAUNCHER_LOG = 'launcher.log'  # what the launcher has said
+LAUNCHER_LOG = 'launcher.log'  # the launcher's output
 CHECKPOINTS = '*.pth'
 _NAME = re.compile(r'(\d{8}_\d{6})(?:_(\d+))?')
 
@@ -26,17 +26,17 @@ def choose(script: str, demo: bool, work_dir: Optional[str], resume: bool, again
 
     Args:
         script: ``train_full_8p`` or ``train_performance_8p``.
-        demo: Demo runs have folders of their own.
-        work_dir: What ``--work_dir`` says.
-        resume: The newest folder with a checkpoint, instead of a new one.
-        again: A fresh run may begin where an earlier start ended before its first checkpoint.
+        demo: Whether it is a demo run; those have folders of their own.
+        work_dir: Value of ``--work_dir``.
+        resume: Take the newest folder with a checkpoint instead of a new one.
+        again: Allow a fresh run in a folder in which an earlier start ended before its first checkpoint.
 
     Returns:
-        An absolute path. A fresh run's may not exist yet.
+        An absolute path. The folder of a fresh run may not exist yet.
 
     Raises:
-        console.UserError: A training runs there, a fresh run would mix with another one's files, a resumed one finds
-            no checkpoint, or the folder cannot be written to.
+        console.UserError: A training runs there, a fresh run would mix with another one's files, a resumed run finds no
+            checkpoint, or the folder cannot be written to.
     """
     runs = OUTPUT / (f'{script}_demo' if demo else script)
     if resume:
@@ -56,11 +56,11 @@ def choose(script: str, demo: bool, work_dir: Optional[str], resume: bool, again
 
 
 def require_unused(folder: Path, again: bool = False) -> None:
-    """Check that a fresh run would mix with nobody's.
+    """Check that a fresh run in a folder would not mix with another run's files.
 
     Args:
         folder: Need not exist.
-        again: A start that ended before its first checkpoint does not count.
+        again: Ignore a start that ended before its first checkpoint.
 
     Raises:
         console.UserError: It would.
@@ -74,10 +74,10 @@ def require_unused(folder: Path, again: bool = False) -> None:
 
 
 def has_checkpoint(work_dir: str) -> bool:
-    """Whether there is something to resume in a folder.
+    """Whether a folder holds a checkpoint to resume from.
 
     Args:
-        work_dir: What ``--work_dir`` says.
+        work_dir: Value of ``--work_dir``.
     """
     return _holds(inputs.absolute(work_dir), CHECKPOINTS)
 
@@ -87,8 +87,7 @@ def make(folder: Path, named_by_user: bool) -> Path:
 
     Args:
         folder: From ``choose``, perhaps minutes ago.
-        named_by_user: It has to be this one. Otherwise another start that chose the same name may have been faster,
-            and then a new name is chosen.
+        named_by_user: Whether it must be this one. Otherwise a new name is chosen if another start took this one first.
 
     Returns:
         The folder.
@@ -109,11 +108,11 @@ def next_name(existing: Sequence[str], stamp: str) -> str:
     """Name a run, or the log folder of a start; as ``recipe.engine.runner.next_name``.
 
     Args:
-        existing: Names in the folder above.
-        stamp: Date and time of now.
+        existing: Names in the parent folder.
+        stamp: Current date and time.
 
     Returns:
-        A name that sorts behind those of all earlier ones, also after the clock was set back.
+        A name that sorts after all earlier ones, even if the clock was set back.
     """
     newest, count = max(map(_order, existing), default=('', 0))
     return stamp if stamp > newest else f'{newest}_{count + 1:03d}'
@@ -125,7 +124,7 @@ def _order(name: str) -> Tuple[str, int]:
 
 
 def _newest(runs: Path) -> Path:
-    """The newest run that has a checkpoint, or the folder of all runs where none has."""
+    """The newest run that has a checkpoint, or the folder of all runs if none has."""
     folders = sorted(runs.iterdir(), key=lambda path: (_order(path.name), path.name)) if runs.is_dir() else []
     return next((folder for folder in reversed(folders) if _holds(folder, CHECKPOINTS)), runs)
 
@@ -140,7 +139,7 @@ def _holds(folder: Path, pattern: str) -> bool:
 
 
 def legacy_folder(folder: Path) -> Path:
-    """Where the files of the ModelZoo convention go: ``test/output``, or the run folder if that cannot be written.
+    """Folder for the files of the ModelZoo convention: ``test/output`` if writable, else the run folder.
 
     Args:
         folder: Run folder.
@@ -149,10 +148,10 @@ def legacy_folder(folder: Path) -> Path:
 
 
 def require_writable(folder: Path) -> None:
-    """Check that a folder, or the nearest one above it that exists, can be written to.
+    """Check that a folder, or its nearest parent that exists, can be written to.
 
     Raises:
-        console.UserError: Names the part of the path that stands in the way.
+        console.UserError: Names the part of the path that cannot be used.
     """
     existing = existing_part(folder)
     if not existing.is_dir():
@@ -173,7 +172,7 @@ def require_space(folder: Path, needed_bytes: int, what: str) -> None:
 
     Args:
         folder: Need not exist yet.
-        needed_bytes: Free bytes wanted.
+        needed_bytes: Required free bytes.
         what: What needs them, for the message.
 
     Raises:

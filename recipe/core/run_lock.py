@@ -2,8 +2,8 @@
 
 The lock is the file ``lock.json`` in the folder; it names host and process. Whether its holder still runs is known
 
-- from flock(2), where the storage has it: the kernel lets go of it when the launcher and its torchrun have ended;
-- from the process table, where the holder is a process of this machine that can be seen from here;
+- from flock(2), if the storage supports it: the kernel releases it when the launcher and its torchrun have ended;
+- from the process table, if the holder's process can be seen from here;
 - otherwise, as on another machine, from the heartbeat: the holder touches the file every ``BEAT_S`` seconds. A lock
   that was not touched for ``STALE_S`` seconds, by the clock of the storage, is stale.
 
@@ -32,8 +32,8 @@ BEAT_S = 5.0
 STALE_S = 120.0
 _POLL_S = 0.2
 _OPEN = os.O_RDWR | os.O_CLOEXEC
-_WRITING_S = 5  # within that time a new lock file gets its content
-_SETTLE_S = 1  # two launchers that take over one stale lock, on storage without flock, see each other after that time
+_WRITING_S = 5  # time for the writer of a new lock file to fill it
+_SETTLE_S = 1  # after this time, two launchers that took over one stale lock without flock see each other
 
 
 @dataclass(frozen=True)
@@ -43,13 +43,14 @@ class Holder:
     Attributes:
         token: Differs between any two holders.
         host: Name of the machine.
-        boot: The kernel's id of its last boot; machines and containers may share a name, but machines not this.
-        namespace: Of the process id.
-        pid: The launcher.
-        born: When that process started, in the kernel's ticks since boot, as an id may be used again.
-        since: For people.
-        job: Where several machines meet, ``<machines>@<address>:<port>``; empty for one machine.
-        flock: Whether it holds the file with flock(2) too.
+        boot: The kernel's id of its last boot. Machines and containers may share a host name; machines never share
+            this.
+        namespace: PID namespace of the process.
+        pid: Process id of the launcher.
+        born: When that process started, in the kernel's ticks since boot; a process id may be used again.
+        since: Start time, for people.
+        job: ``<machines>@<address>:<port>`` with several machines; empty for one machine.
+        flock: Whether it also holds the file with flock(2).
     """
 
     token: str
@@ -67,7 +68,7 @@ class Holder:
 
     @property
     def runs_here(self) -> Optional[bool]:
-        """Whether its process runs; None where that cannot be seen from here."""
+        """Whether its process runs; None if that cannot be seen from here."""
         here = _identity()
         if not self.boot or not self.namespace or (self.boot, self.namespace) != (here['boot'], here['namespace']):
             return None
@@ -75,7 +76,7 @@ class Holder:
 
 
 def _identity() -> Dict[str, Any]:
-    """What tells this process from all others, as far as ``Holder`` has it."""
+    """The fields of ``Holder`` that identify this process."""
     boot = namespace = ''
     with contextlib.suppress(OSError):
         boot = Path('/proc/sys/kernel/random/boot_id').read_text().strip()
@@ -88,7 +89,7 @@ class LostError(console.UserError):
 
 
 class RunLock:
-    """The lock of one run folder, which exists; a context manager.
+    """The lock of one existing run folder; a context manager.
 
     Args:
         folder: The run folder.
@@ -97,7 +98,7 @@ class RunLock:
         stale_s: Seconds without a heartbeat after which a lock is stale.
 
     Raises:
-        console.UserError: On entering: somebody else holds it. Says who, and what to do.
+        console.UserError: On entering, if the lock is held. Names the holder and what to do.
     """
 
     def __init__(self, folder: Path, job: str = '', beat_s: float = BEAT_S, stale_s: float = STALE_S) -> None:
@@ -127,14 +128,14 @@ class RunLock:
 
     @property
     def descriptor(self) -> int:
-        """File descriptor; a child process that inherits it keeps the lock held until it has ended."""
+        """File descriptor. A child process that inherits it keeps the lock held until it ends."""
         return self._fd
 
     def require_held(self) -> None:
-        """Check that nobody has taken the lock over, as if this process had been stopped for minutes.
+        """Check that no other launcher has taken the lock over, as it may after this process stood for minutes.
 
         Raises:
-            LostError: Somebody has.
+            LostError: Another launcher has.
         """
         if self._taken_by is not None:
             raise LostError(
@@ -143,7 +144,7 @@ class RunLock:
             )
 
     def _try(self) -> None:
-        """Take the lock if nobody holds it; returns without it if somebody else was faster."""
+        """Try to take the lock; returns without it if another launcher was faster."""
         try:
             fd, left = os.open(self.path, _OPEN | os.O_CREAT | os.O_EXCL, 0o666), None
         except FileExistsError:
@@ -174,7 +175,7 @@ class RunLock:
         self._fd, self._own = fd, own
 
     def _beat(self) -> None:
-        """Touch the file now and then, and look whether it is still ours."""
+        """Touch the file at intervals, and check that it is still this launcher's."""
         while not self._ended.wait(self._beat_s):
             with contextlib.suppress(OSError):  # storage that is away for a while
                 try:
@@ -202,10 +203,10 @@ def require_free(folder: Path, patient: bool = False) -> None:
 
     Args:
         folder: A run folder, which need not exist.
-        patient: If the holder cannot be seen from here, wait for its heartbeat, for ``STALE_S`` at most.
+        patient: If the holder cannot be seen from here, wait for its heartbeat, at most ``STALE_S`` seconds.
 
     Raises:
-        console.UserError: One does; says who and what to do.
+        console.UserError: A training runs there; names it and what to do.
     """
     path = folder / NAME
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
@@ -218,7 +219,7 @@ def require_free(folder: Path, patient: bool = False) -> None:
 
 
 def require_same_job(folder: Path, job: str, beat_s: float = BEAT_S) -> None:
-    """Check, on a machine other than the first one, that no other job trains in the folder.
+    """Check, on a machine other than the first, that no other job trains in the folder.
 
     Args:
         folder: The run folder that all machines share.
@@ -226,7 +227,7 @@ def require_same_job(folder: Path, job: str, beat_s: float = BEAT_S) -> None:
         beat_s: Seconds between two heartbeats of the holder.
 
     Raises:
-        console.UserError: Another one does.
+        console.UserError: Another job does.
     """
     path, deadline, seen = folder / NAME, time.monotonic() + 2.5 * beat_s, None
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
@@ -241,7 +242,7 @@ def require_same_job(folder: Path, job: str, beat_s: float = BEAT_S) -> None:
 
 
 def is_same_job(one: str, other: str) -> bool:
-    """Whether two machines mean the same job; the first machine may know itself by a loopback address."""
+    """Whether two machines mean the same job. The first machine may use a loopback address for itself."""
     (machines, _, meeting), (others, _, elsewhere) = one.partition('@'), other.partition('@')
     (host, _, port), (other_host, _, other_port) = meeting.rpartition(':'), elsewhere.rpartition(':')
     loopback = any(name.startswith('127.') for name in (host, other_host))
@@ -252,10 +253,10 @@ def _left_behind(path: Path, stale_s: float) -> Optional[bytes]:
     """Wait until it is known whether the holder of a lock still runs.
 
     Returns:
-        Content of the lock of a holder that does not; None where there is no lock any more.
+        Content of the lock if its holder does not run; None if the lock is gone.
 
     Raises:
-        console.UserError: It does.
+        console.UserError: The holder runs.
     """
     before = None
     while True:
@@ -271,7 +272,7 @@ def _left_behind(path: Path, stale_s: float) -> Optional[bytes]:
             return content
         if runs_here is False and locked is None:
             return content
-        # What is left: a holder that may be anywhere, one whose torchrun is still ending, half a file.
+        # Remaining cases: the holder's machine is unknown, its torchrun is still ending, or the file is half written.
         if before is None or before[0] != content:
             age_s = _age_s(path) if holder else 0
             deadline = time.monotonic() + (stale_s - age_s if holder else _WRITING_S)
@@ -298,7 +299,7 @@ def _age_s(path: Path) -> float:
 
 
 def _parse(content: bytes) -> Optional[Holder]:
-    """What a lock holds; None for something else, or nothing yet."""
+    """Parse a lock file; None for other content, or if it is empty."""
     try:
         found = json.loads(content)
         return Holder(**{field.name: found[field.name] for field in fields(Holder)})
@@ -307,7 +308,7 @@ def _parse(content: bytes) -> Optional[Holder]:
 
 
 def _content(path: Path, fd: int) -> bytes:
-    """What an open lock holds; nothing if it is not the file of that name any more."""
+    """Content of an open lock file; empty if another file has its name by now."""
     try:
         return os.pread(fd, 1 << 16, 0) if os.path.samestat(os.fstat(fd), path.stat()) else b''
     except FileNotFoundError:
@@ -323,8 +324,8 @@ def _write(fd: int, holder: Holder) -> None:
 
 
 def _flock(fd: int, kind: int = fcntl.LOCK_EX) -> Optional[bool]:
-    """Lock an open file; False where somebody else has it locked, None where the storage has no locks."""
-    for _ in range(5):  # somebody may just look
+    """Lock an open file; False if another process has it locked, None if the storage has no locks."""
+    for _ in range(5):  # another process may be testing the lock
         try:
             fcntl.flock(fd, kind | fcntl.LOCK_NB)
             return True
@@ -336,7 +337,7 @@ def _flock(fd: int, kind: int = fcntl.LOCK_EX) -> Optional[bool]:
 
 
 def _is_locked(path: Path) -> Optional[bool]:
-    """Whether a process has a file locked; None where the storage has no locks."""
+    """Whether a process has a file locked; None if the storage has no locks."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         taken = _flock(fd, fcntl.LOCK_SH)

@@ -1,4 +1,4 @@
-"""What a user asked a launcher for; recipe/launch/options.py reads it from a command line."""
+"""What a user asked a launcher for. recipe/launch/options.py reads it from a command line."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ SCRIPTS = {'full': 'train_full_8p', 'performance': 'train_performance_8p'}
 
 @dataclass(frozen=True)
 class Options:
-    """What the user asked for. None: not given, so the config, or what the device allows, decides.
+    """What the user asked for. None means not given: the config or the device decides.
 
     Attributes:
         script: ``full`` or ``performance``.
@@ -18,15 +18,15 @@ class Options:
         num_workers: Loader processes per card.
         data_path: Cityscapes root; None with ``demo`` means the built-in data set.
         nproc: Cards, one process each, on this machine.
-        or_begin: Where ``resume`` finds no checkpoint, begin; ``read`` decides, and ``resume`` says what it found.
+        or_begin: Whether to begin if there is no checkpoint to resume; ``settle`` then sets ``resume``.
         pretrained: Weights file, or ``none``.
         engine: ``recipe`` (``recipe.engine.equip``) or ``upstream`` (mmengine's own loop and mmseg's transforms).
-        max_restarts: How often the ranks are started again after one has failed or hangs.
-        hang_timeout: Seconds without progress after which a rank hangs; 0: never.
+        max_restarts: How often the ranks are started again after one fails or hangs.
+        hang_timeout: Seconds without progress after which a rank counts as hung; 0: never.
         on_nan: Steps that are not finite to skip before the training ends.
         on_bad_image: Unreadable images to replace before the training ends.
-        fast: Whether the fast modules of ``recipe.models`` stand for upstream's.
-        overrides: ``key=value`` texts from behind ``--``.
+        fast: Whether the fast modules of ``recipe.models`` replace upstream's.
+        overrides: ``key=value`` texts after ``--``.
     """
 
     script: str
@@ -64,15 +64,15 @@ class Options:
 
     @property
     def writes_checkpoints(self) -> bool:
-        """A performance run leaves no checkpoint behind that a full run could pick up."""
+        """Whether the run writes checkpoints; a performance run must leave none that a full run could resume."""
         return self.script == 'full'
 
     @property
     def uses_demo_data(self) -> bool:
-        """Whether the built-in data set is trained on; a demo may be given another one."""
+        """Whether it trains on the built-in data set; a demo may be given another one."""
         return self.demo and self.data_path is None
 
     @property
     def is_first_node(self) -> bool:
-        """Whether this machine holds rank 0, which writes the run's files."""
+        """Whether this machine runs rank 0, which writes the run's files."""
         return not self.node_rank

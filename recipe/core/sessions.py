@@ -1,6 +1,6 @@
 """How long each session of the launcher took, kept in the run folder. Standard library only.
 
-A session is one call of the launcher. It holds one start of the trainer, or several where ranks were started again.
+A session is one call of the launcher. It holds one start of the trainer, or several if ranks were started again.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class Session(NamedTuple):
     """One session.
 
     Attributes:
-        seconds: From the start of the ranks to their end, by a clock that nobody sets.
+        seconds: From the start of the ranks to their end, by a monotonic clock.
         starts: Names of the log folders of its starts.
     """
 
@@ -34,10 +34,10 @@ def log_folders(run: Path) -> FrozenSet[str]:
 
 @contextlib.contextmanager
 def measured(run: Path) -> Iterator[None]:
-    """Note how long the block took, however it ends, and which starts it held.
+    """Record how long the block took, however it ends, and which starts it held.
 
     Args:
-        run: Run folder. Where nothing can be written, nothing is noted.
+        run: Run folder. If it cannot be written, nothing is recorded.
     """
     before, began = log_folders(run), time.monotonic()
     try:
@@ -50,7 +50,7 @@ def measured(run: Path) -> Iterator[None]:
 
 
 def read(run: Path) -> List[Session]:
-    """The sessions of a run, in order; lines that are damaged are left out, and their starts count by their logs."""
+    """The sessions of a run, in order. Damaged lines are left out; their starts count by their logs."""
     try:
         lines = (run / FILE).read_text(encoding='utf-8', errors='replace').splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""stdout and stderr that never end a process: their reader may go away, their disk fill up, their terminal hang up.
+"""stdout and stderr that never end a process: a closed pipe, a full disk or a lost terminal is only noted.
 
 Standard library only.
 """
@@ -14,15 +14,15 @@ import select
 import sys
 from typing import Any, Callable, Optional, Tuple
 
-_PATIENCE_S = 5  # for a reader that is slow, where the stream does not wait by itself (O_NONBLOCK)
+_PATIENCE_S = 5  # for a slow reader, if the stream itself does not wait (O_NONBLOCK)
 _GONE = (errno.EPIPE, errno.EBADF, errno.EIO, errno.ENXIO, errno.ECONNRESET)
 _ERRORS = 'recipe.encode_anyhow'
 
 
 def reopen_closed() -> None:
-    """Have /dev/null take the place of standard streams that are closed (``>&-``).
+    """Open /dev/null in place of standard streams that are closed (``>&-``).
 
-    Otherwise the next file that is opened gets the number, and what is printed goes into it.
+    Otherwise the next opened file gets the stream's number, and printed text goes into it.
     """
     while True:
         fd = os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
@@ -33,7 +33,7 @@ def reopen_closed() -> None:
 
 
 def _encode_anyhow(error: UnicodeError) -> Tuple[Any, int]:
-    """Write characters that the encoding lacks as the bytes of a file name, so that a path stays what it is."""
+    """Write characters that the encoding lacks as the bytes of a file name, so that a printed path stays correct."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     try:
@@ -46,7 +46,7 @@ codecs.register_error(_ERRORS, _encode_anyhow)
 
 
 class _Raw(io.RawIOBase):
-    """A file descriptor to write to; a failure is noted, and not raised."""
+    """A file descriptor to write to. A failure is noted, not raised."""
 
     def __init__(self, fd: int, on_failure: Callable[[OSError], None]) -> None:
         self._fd = fd
@@ -88,7 +88,7 @@ class _Raw(io.RawIOBase):
 
 
 class Stream(io.TextIOWrapper):
-    """One of the two streams.
+    """stdout or stderr.
 
     Args:
         fd: 1 or 2.
@@ -96,7 +96,7 @@ class Stream(io.TextIOWrapper):
         on_failure: Called with this stream when it fails for the first time.
 
     Attributes:
-        failure: The first one; None as long as all could be written.
+        failure: The first one; None as long as everything could be written.
     """
 
     def __init__(self, fd: int, encoding: str, on_failure: Callable[[Stream], None]) -> None:
@@ -107,7 +107,7 @@ class Stream(io.TextIOWrapper):
 
     @property
     def title(self) -> str:
-        """Name for people."""
+        """Name for messages."""
         return {1: 'stdout', 2: 'stderr'}[self.fileno()]
 
     def _note(self, error: OSError) -> None:
@@ -117,15 +117,15 @@ class Stream(io.TextIOWrapper):
 
 
 def install(on_failure: Callable[[Stream], None]) -> Optional[Stream]:
-    """Put such streams in the place of ``sys.stdout`` and ``sys.stderr``, to the end of the process.
+    """Replace ``sys.stdout`` and ``sys.stderr`` by such streams until the process ends.
 
-    One that somebody else, such as pytest, has replaced stays as it is.
+    A stream that other code, such as pytest, has replaced stays as it is.
 
     Args:
         on_failure: Called with a stream that fails for the first time.
 
     Returns:
-        The one for stdout, None if it was replaced.
+        The one for stdout, None if other code had replaced it.
     """
     reopen_closed()
     for name, fd in (('stdout', 1), ('stderr', 2)):

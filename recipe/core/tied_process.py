@@ -1,4 +1,4 @@
-"""Runs a program that ends with the process that started it, even where that one was killed by SIGKILL.
+"""Runs a program that ends with the process that started it, even if that process is killed by SIGKILL.
 
 A keeper (``python recipe keep``) stands between the two. It waits for the program, and for the end of a pipe whose
 other end only the starter holds. When the starter ends, the kernel closes the pipe, and the keeper ends the program and
@@ -23,23 +23,23 @@ from recipe.core import processes
 from recipe.core.paths import PACKAGE
 
 TERM_SECONDS = 3.0  # between SIGTERM and SIGKILL
-KILL_SECONDS = 10.0  # for the kernel to remove what was killed
+KILL_SECONDS = 10.0  # for the kernel to remove killed processes
 
-# Descriptors of the locks that this process holds. A program that works under a lock keeps it open, so that nobody
-# takes the lock while the program still ends.
+# Descriptors of the locks that this process holds. A program that works under a lock keeps it open, so that nobody can
+# take the lock while the program is still ending.
 held: List[int] = []
 
 
 @contextlib.contextmanager
 def lock(descriptor: int, waits: Callable[[str], None]) -> Iterator[None]:
-    """Hold the lock of an open file or folder; the programs that are started meanwhile hold it too.
+    """Hold the lock of an open file or folder. Programs started meanwhile hold it too.
 
     Args:
         descriptor: Of the file; closed at the end.
-        waits: Called once with the words for the holder, if somebody else holds the lock.
+        waits: Called once with a description of the holder, if another process holds the lock.
     """
     try:
-        # A file system without locks (some network ones) must not keep anybody from setting up.
+        # A file system without locks (some network ones) must not prevent the set-up.
         with contextlib.suppress(OSError):
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -56,12 +56,12 @@ def lock(descriptor: int, waits: Callable[[str], None]) -> Iterator[None]:
 
 
 def _holder(status: os.stat_result) -> str:
-    """The words for the process that took a file's lock."""
+    """Describe the process that holds a file's lock."""
     with contextlib.suppress(OSError):
         for line in Path('/proc/locks').read_text().splitlines():
-            # 1: FLOCK  ADVISORY  WRITE 4711 fd:01:132 0 EOF; a line with -> is of one that waits
+            # 1: FLOCK  ADVISORY  WRITE 4711 fd:01:132 0 EOF; a line with -> is of a process that waits
             fields = line.split()
-            # The device that is named here is not always that of the file's status (overlays, btrfs).
+            # The device number here can differ from that of the file's status (overlays, btrfs).
             if fields[1] == 'FLOCK' and fields[5].rpartition(':')[2] == str(status.st_ino):
                 pid = int(fields[4])
                 if processes.state(pid) in (None, 'Z'):
@@ -72,20 +72,20 @@ def _holder(status: os.stat_result) -> str:
 
 @contextlib.contextmanager
 def started(command: Sequence[str], **options: Any) -> Iterator[subprocess.Popen[Any]]:
-    """Start a program. When the block is left, the program is ended if it still runs, with all that it started.
+    """Start a program. When the block is left, the program and all that it started are ended if they still run.
 
     Args:
         command: The program and its arguments; it reads nothing from stdin.
-        **options: Of ``subprocess.Popen``.
+        **options: Options of ``subprocess.Popen``.
 
     Yields:
-        The keeper's process. Its exit status is the program's, or 128 and the signal that ended it, as in a shell.
+        The keeper's process. Its exit status is the program's, or 128 + the signal that ended it, as in a shell.
     """
     alive, mine = os.pipe()
     try:
-        # -E, -s and -S: nothing is imported but the standard library, which starts faster too.
+        # -E, -s and -S: nothing but the standard library is imported, which also starts faster.
         keeper = [sys.executable, '-E', '-s', '-S', str(PACKAGE), 'keep', str(alive), *command]
-        # In a session of its own the keeper gets no Ctrl-C and no hang-up of the terminal; the starter gets them.
+        # In a session of its own, the keeper gets neither Ctrl-C nor the terminal's hang-up; the starter gets them.
         process = subprocess.Popen(
             keeper, stdin=subprocess.DEVNULL, pass_fds=(alive, *held), start_new_session=True, **options
         )
@@ -102,10 +102,10 @@ def started(command: Sequence[str], **options: Any) -> Iterator[subprocess.Popen
 
 
 def _keep(alive: int, command: List[str]) -> int:
-    """The keeper: run a program to its end, or until the other end of a pipe is closed."""
+    """Run a program to its end, or until the other end of a pipe is closed."""
     keeper = os.getpid()
-    # Should the keeper itself be killed, the kernel ends at least the program. The locks stay with the keeper: a helper
-    # that outlives the program (git's cache of passwords) would hold them on.
+    # If the keeper itself is killed, the kernel ends at least the program. Only the keeper inherits the locks: a helper
+    # that outlives the program (git's cache of passwords) would keep holding them.
     process = subprocess.Popen(
         command,
         start_new_session=True,
@@ -114,7 +114,7 @@ def _keep(alive: int, command: List[str]) -> int:
     threading.Thread(target=_end_with_starter, args=(alive, process.pid), daemon=True).start()
     status = process.wait()
     if status:
-        # What a failed or killed program left behind would go on working beside the next try.
+        # Processes left by a failed or killed program would keep working beside the next try.
         _end_session(process.pid)
     return 128 - status if status < 0 else status
 
@@ -136,7 +136,7 @@ def _end_session(leader: int) -> None:
 
 
 def main() -> int:
-    """Be the keeper: ``keep DESCRIPTOR COMMAND``."""
+    """Run the keeper: ``keep DESCRIPTOR COMMAND``."""
     try:
         return _keep(int(sys.argv[1]), sys.argv[2:])
     except OSError as error:

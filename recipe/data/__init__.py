@@ -1,4 +1,4 @@
-"""Cityscapes: layout, prepare, verify, decoded cache, demo scenes.
+"""The Cityscapes data set: layout, prepare, verify, decoded cache, demo scenes.
 
 Imports ``core``.
 """

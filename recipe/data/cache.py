@@ -1,7 +1,7 @@
-"""Keeps the pictures and training labels of a data root decoded, so that training maps them instead of decoding them.
+"""Keeps the pictures and training labels of a data root decoded, so that training maps files and decodes nothing.
 
-The format and what makes an entry stale are mmseg's (``mmseg/datasets/transforms/decoded_cache.py`` of the patched
-checkout); here are the building, the room it takes and the check before a training.
+The format, and the test for a stale entry, are in mmseg (``mmseg/datasets/transforms/decoded_cache.py`` of the patched
+checkout). This module builds the cache, checks its disk space, and checks it before a training.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ SPOT_CHECKS = 8  # entries that are compared with their files pixel by pixel at 
 
 @dataclasses.dataclass(frozen=True)
 class Built:
-    """What a build did.
+    """Result of a build.
 
     Attributes:
-        pictures: Entries there are now.
+        pictures: Entries in the cache now.
         made: How many of them were made by this build.
     """
 
@@ -41,13 +41,13 @@ class _Job:
 
 
 def build(root: Path, folder: Path, workers: Optional[int] = None, progress: bool = True) -> Built:
-    """Decode what is not decoded yet, or has changed since.
+    """Decode the files that are not in the cache or have changed since.
 
-    May be killed at any time and started again: entries that are whole are kept, half-written ones are removed.
+    May be killed at any time and started again: complete entries are kept, half-written ones are removed.
 
     Args:
         root: Data root with labelTrainIds.
-        folder: Where the decoded pictures are kept.
+        folder: Folder of the decoded pictures.
         workers: Processes; by default one per core.
         progress: Whether to show progress on stdout.
 
@@ -80,14 +80,14 @@ def build(root: Path, folder: Path, workers: Optional[int] = None, progress: boo
 
 
 def require_fresh(root: Path, folder: Path) -> None:
-    """Check before a training that a cache holds every picture as it is now; reads no pixels.
+    """Check before a training that a cache is complete and current; reads no pixels.
 
     Args:
         root: Data root.
         folder: Its decoded cache.
 
     Raises:
-        console.UserError: It does not.
+        console.UserError: It is not.
     """
     root, folder = Path(root).absolute(), Path(folder).absolute()
     remake = f'run python tools/cityscapes.py cache --data_path {root} --to {folder}'
@@ -95,7 +95,7 @@ def require_fresh(root: Path, folder: Path) -> None:
         raise console.UserError(f'--decoded_cache: there is no folder {folder}', remake)
     stale = []
     jobs = _jobs(root, folder)
-    if not jobs:  # the demo's, before they are drawn: later nobody would look whether the cache holds them
+    if not jobs:  # the demo set before it is drawn: a later check would come too late
         raise console.UserError(
             f'--decoded_cache: {root} holds no pictures yet', f'train without it first, then {remake}'
         )
@@ -135,12 +135,12 @@ def _cache_of(folder: str, root: str):
 
 
 def _state_size(folder: Path, jobs: List[_Job], waiting: List[_Job]) -> None:
-    """Say how much room the build takes, and stop where there is less."""
+    """Print the disk space that the build needs, and stop if there is less."""
     needed = sum(map(_entry_bytes, waiting))
     place = folder
     while not place.exists():
         place = place.parent
-    # A stale entry is replaced only once its successor is written, so its room is not counted as free.
+    # A stale entry is replaced only after the new one is written, so its space does not count as free.
     free = shutil.disk_usage(str(place)).free
     console.say(
         f'{folder}: {len(waiting)} of {len(jobs)} pictures to decode, '
@@ -167,7 +167,7 @@ def _entry_bytes(job: _Job) -> int:
 
 
 def _decode(job: _Job) -> Optional[str]:
-    """Make one entry; returns what is wrong with its source."""
+    """Make one entry; returns what is wrong with its source, if anything."""
     from recipe.data.transforms import decoded_cache, picture_file
 
     path = Path(_cache(job).entry_path(job.source))
@@ -183,7 +183,7 @@ def _decode(job: _Job) -> Optional[str]:
 
 
 def _spot_check(jobs: List[_Job]) -> None:
-    """Compare some entries with what OpenCV and Pillow decode, as upstream's loading does."""
+    """Compare some entries with the decoding of OpenCV and Pillow, which upstream's loading uses."""
     import mmcv
     import numpy as np
 

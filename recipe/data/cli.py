@@ -5,7 +5,7 @@
     python tools/cityscapes.py cache --data_path ROOT [--to FOLDER]
     python tools/cityscapes.py demo --data_path ROOT --train 64 --val 16 --width 256 --height 128
 
-ROOT holds leftImg8bit/ and gtFine/. A demo set lacks labelTrainIds until prepare has run on it, as the real one does.
+ROOT holds leftImg8bit/ and gtFine/. Like the real set, a demo set has no labelTrainIds until prepare has run on it.
 """
 
 from __future__ import annotations
@@ -95,13 +95,13 @@ def main(argv: Optional[List[str]] = None) -> int:
         return 0 if report.ok else console.EXIT_FAILURE
     if args.command == 'cache':
         imported_packages.require()
-        from recipe.data import cache as cityscapes_cache  # it needs the patched mmseg, which a check of a set does not
+        from recipe.data import cache as cityscapes_cache  # needs the patched mmseg, which a check of a set does not
 
         folder = args.to or args.data_path / layout.DECODED
         built = cityscapes_cache.build(args.data_path, folder, args.num_workers)
         console.say(f'{folder}: {built.pictures} decoded pictures, {built.made} of them made now')
         return 0
-    from recipe.data import demo as cityscapes_demo  # it needs OpenCV, which a check of a real set does not
+    from recipe.data import demo as cityscapes_demo  # needs OpenCV, which a check of a real set does not
 
     wanted = cityscapes_demo.DemoSet(args.train, args.val, args.width, args.height, args.seed)
     made = cityscapes_demo.demo(args.data_path, wanted, args.num_workers)

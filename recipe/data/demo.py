@@ -11,7 +11,7 @@ from typing import Dict, List, Optional, Set
 from recipe.core import console, files
 from recipe.data import layout, parallel, scenes
 
-# Town of each split; a real Cityscapes keeps towns apart, too.
+# Town of each split; the real Cityscapes separates towns too.
 CITIES = {'train': 'musterstadt', 'val': 'probeburg'}
 SIZE_LIMITS = (64, 8192)  # pixels along either side
 MAX_SCENES = 999_999  # six digits in a file name
@@ -20,7 +20,7 @@ _MADE_BY = 'procedural street scenes of tools/cityscapes.py demo'
 
 @dataclasses.dataclass(frozen=True)
 class DemoSet:
-    """What a demo set holds.
+    """Content of a demo set.
 
     Args:
         train: Scenes to train on.
@@ -37,7 +37,7 @@ class DemoSet:
     seed: int
 
     def described(self) -> Dict[str, object]:
-        """Return what demo.json holds."""
+        """Return the content of demo.json."""
         return {'made_by': _MADE_BY, 'generator': scenes.GENERATOR_VERSION, **dataclasses.asdict(self)}
 
 
@@ -50,23 +50,23 @@ class _Job:
 
 
 def demo(root: Path, wanted: DemoSet, workers: Optional[int] = None, progress: bool = True) -> int:
-    """Make a demo set, or complete one that was interrupted; labelTrainIds are left to ``prepare``.
+    """Make a demo set, or complete an interrupted one. ``prepare`` makes its labelTrainIds.
 
     Args:
         root: An empty or new folder, or one that holds this very demo set.
-        wanted: What it shall hold.
+        wanted: Its content.
         workers: Processes; by default one per core.
         progress: Whether to show progress on stdout.
 
     Returns:
-        How many scenes were made; 0 where all were there.
+        How many scenes were made; 0 if all were there.
 
     Raises:
-        console.UserError: a size or count out of range, or a folder that holds anything else.
+        console.UserError: A size or count is out of range, or the folder holds anything else.
     """
     _check_range(wanted)
     _claim(root, wanted)
-    # The real one has a test split, too; upstream's converter lists it without asking.
+    # The real set has a test split too, and upstream's converter lists it without a check.
     for part in (layout.IMAGES, layout.LABELS):
         (root / part / 'test').mkdir(parents=True, exist_ok=True)
     jobs: List[_Job] = []
@@ -80,7 +80,7 @@ def demo(root: Path, wanted: DemoSet, workers: Optional[int] = None, progress: b
 
 
 def stem(split: str, index: int) -> str:
-    """Return the part of a scene's file names that all share: town, sequence, frame."""
+    """Return the common part of a scene's file names: town, sequence, frame."""
     return f'{CITIES[split]}_{index:06d}_000019'
 
 
@@ -99,7 +99,7 @@ def _check_range(wanted: DemoSet) -> None:
 
 
 def _claim(root: Path, wanted: DemoSet) -> None:
-    """Make sure that the folder is ours to write to, and say in it what it is to hold."""
+    """Check that the folder may be written to, and write demo.json into it."""
     described = wanted.described()
     path = root / layout.DEMO_FILE
     if root.exists() and not root.is_dir():
@@ -150,7 +150,7 @@ def _make(job: _Job) -> None:
     from cityscapesscripts.preparation.json2labelImg import json2labelImg
 
     if multiprocessing.parent_process() is not None:
-        cv2.setNumThreads(1)  # the other cores have their own scenes
+        cv2.setNumThreads(1)  # the other cores draw other scenes
     wanted = job.wanted
     scene = scenes.render(wanted.seed, job.split, job.index, wanted.width, wanted.height)
     name = stem(job.split, job.index)

@@ -1,4 +1,4 @@
-"""Recognises the usual wrong layouts of a data root, each with one line on what to do."""
+"""Recognises common wrong layouts of a data root, each with one line on what to do."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _HOLDS = f'the folder that holds {layout.IMAGES}/ and {layout.LABELS}/'
 
 
 def diagnose(root: Path) -> List[Diagnosis]:
-    """Return what is wrong with the folders of a data root; empty where both parts have both splits.
+    """Return what is wrong with the folders of a data root; empty if both parts have both splits.
 
     Args:
         root: The data root.

@@ -1,4 +1,4 @@
-"""Whether a picture is stored in another orientation than it is to be shown in, as its EXIF data says."""
+"""Detects pictures whose EXIF data asks for another orientation than the stored one."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import warnings
 from typing import Any, Optional
 
 TAG = 0x0112
-_TURNED = range(2, 9)  # 1 is upright; what is outside of 1 to 8 means nothing
+_TURNED = range(2, 9)  # 1 is upright; values outside of 1 to 8 mean nothing
 _PREFIX = b'Exif\0\0'
 
 
 def turned(picture: Any) -> Optional[int]:
-    """The orientation of a picture that is not stored upright, None of one that is.
+    """The orientation of a picture that is not stored upright; None if it is upright.
 
     Args:
-        picture: Of Pillow, loaded whole: a PNG file may hold its EXIF data behind the pixels.
+        picture: A Pillow image, loaded whole: a PNG file may hold its EXIF data after the pixels.
     """
     for value in (_as_opencv_reads(picture.info.get('exif') or b''), _as_pillow_reads(picture)):
         if value in _TURNED:
@@ -25,7 +25,7 @@ def turned(picture: Any) -> Optional[int]:
 
 
 def _as_opencv_reads(exif: bytes) -> Optional[int]:
-    """The orientation that OpenCV finds: 16 bits, whatever type the entry says, and also where the rest is cut off."""
+    """The orientation that OpenCV finds: 16 bits, whatever the entry's type, even if the rest is cut off."""
     exif = exif[len(_PREFIX) :] if exif.startswith(_PREFIX) else exif
     order = {b'II': '<', b'MM': '>'}.get(exif[:2])
     with contextlib.suppress(struct.error):
@@ -39,8 +39,8 @@ def _as_opencv_reads(exif: bytes) -> Optional[int]:
 
 
 def _as_pillow_reads(picture: Any) -> Optional[int]:
-    """The orientation that most programs find, also in what ImageMagick and Adobe write in place of EXIF data."""
-    with warnings.catch_warnings(), contextlib.suppress(Exception):  # damaged EXIF data says nothing
+    """The orientation that most programs find; it may also be in ImageMagick's or Adobe's metadata instead of EXIF."""
+    with warnings.catch_warnings(), contextlib.suppress(Exception):  # damaged EXIF data counts as none
         warnings.simplefilter('ignore')
         return picture.getexif().get(TAG)
     return None

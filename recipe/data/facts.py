@@ -1,7 +1,7 @@
-"""What a picture file of the data set is: read whole, checked, and summed up in a few numbers.
+"""Reads and checks a picture file of the data set, and sums it up in a few numbers, its facts.
 
-Facts of files that are whole are remembered, keyed by name, size and time of change, so that a check before each
-training costs a directory listing only. Whether a fact is a fault is judged afresh each time.
+Facts of undamaged files are cached by name, size and time of change, so a check before each training costs only a
+directory listing. Whether a fact is a fault is decided anew each time.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from recipe.data import exif_orientation
 CACHE_NAME = '.verify_cache.json'
 _CACHE_FORMAT = 2
 IGNORED = 255
-NO_CLASS = -1  # the highest class of a picture, and of a label in which every pixel is ignored
-_LABEL_IDS = 34  # Cityscapes' raw labels are 0 to 33 ...
-_TRAIN_IDS = 19  # ... and those to train on 0 to 18
+NO_CLASS = -1  # highest class of a picture, and of a label with every pixel ignored
+_LABEL_IDS = 34  # Cityscapes' raw labels are 0 to 33
+_TRAIN_IDS = 19  # labels for training are 0 to 18
 
-# (width, height, highest class) of a whole file.
+# (width, height, highest class) of an undamaged file.
 Facts = Tuple[int, int, int]
 
 
@@ -35,7 +35,7 @@ class Job:
     """A file to read.
 
     Args:
-        path: Where it is.
+        path: Its path.
         is_label: Whether it is a label rather than a picture.
         num_classes: Labels may hold 0 to num_classes - 1, and 255.
     """
@@ -47,19 +47,19 @@ class Job:
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """What reading a file found: its facts, or what is wrong with it."""
+    """Result of reading a file: its facts, or what is wrong with it."""
 
     facts: Optional[Facts] = None
     fault: Optional[str] = None
 
 
 def read(job: Job) -> Finding:
-    """Read and decode one file whole.
+    """Read and decode one whole file.
 
     Args:
         job: The file.
     """
-    # Imported here: a check that is answered from the cache needs neither.
+    # Imported here: a check that the cache answers needs neither.
     from PIL import Image
 
     try:
@@ -99,7 +99,7 @@ def read(job: Job) -> Finding:
 
 
 def _judge_values(size: Tuple[int, int], values: List[int], num_classes: int) -> Finding:
-    """Tell labelTrainIds from other labels by the values that occur."""
+    """Distinguish labelTrainIds from other labels by their values."""
     classes = [value for value in values if value != IGNORED]
     stray = [value for value in classes if value >= num_classes]
     if not stray:
@@ -124,10 +124,11 @@ def _unreadable(path: str, error: OSError) -> str:
 
 
 class Cache:
-    """Facts of whole files from earlier checks.
+    """Facts of undamaged files from earlier checks.
 
-    A cache that is damaged, of another format or edited is ignored. An entry counts only while its file has the same
-    size and time of change.
+    A cache that is damaged, edited or of another format is ignored. An entry counts only while its file has the same
+    size
+    and time of change.
 
     Args:
         path: The cache's file.
@@ -150,7 +151,7 @@ class Cache:
         return entry[2], entry[3], entry[4]
 
     def replace(self, known: Dict[str, Tuple[os.stat_result, Facts]]) -> None:
-        """Store the facts of all whole files; a cache that cannot be written is a warning only."""
+        """Store the facts of all undamaged files; a cache that cannot be written is only a warning."""
         entries = {name: [status.st_size, status.st_mtime_ns, *facts] for name, (status, facts) in known.items()}
         if entries == self.entries:
             return
@@ -168,9 +169,9 @@ def _digest(entries: Dict[str, List[int]]) -> str:
 
 
 def cache_path(root: Path, given: Optional[Path] = None) -> Path:
-    """Return where a data set's facts are kept: as given, under its root, or under the user's cache folder.
+    """Return the file for a data set's facts: as given, under its root, or under the user's cache folder.
 
-    The user's folder serves where the root is read-only.
+    The user's folder is used if the root is read-only.
     """
     if given is not None:
         return given

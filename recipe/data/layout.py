@@ -17,8 +17,8 @@ TRAIN_IDS_SUFFIX = '_gtFine_labelTrainIds.png'
 ZIPS = {IMAGES: 'leftImg8bit_trainvaltest.zip', LABELS: 'gtFine_trainvaltest.zip'}
 OFFICIAL_COUNTS = {'train': 2975, 'val': 500}
 OFFICIAL_SIZE = (2048, 1024)  # width, height in pixels
-DEMO_FILE = 'demo.json'  # what a demo set says about itself
-DECODED = 'decoded'  # where the decoded cache lies by default, below the root
+DEMO_FILE = 'demo.json'  # description of a demo set
+DECODED = 'decoded'  # default folder of the decoded cache, below the root
 
 # Prefix of files that are being written; readers skip them, the next run removes them.
 
@@ -26,8 +26,9 @@ DECODED = 'decoded'  # where the decoded cache lies by default, below the root
 def walk(folder: Path) -> Iterator[Tuple[str, os.DirEntry]]:
     """Yield every file below a folder as (path relative to it with '/', entry), in sorted order.
 
-    Symbolic links are followed, as the trainer does; a broken one is yielded as a file. Half-written files of ours
-    are left out.
+    Symbolic links are followed, as the trainer does; a broken one is yielded as a file. The recipe's half-written files
+    are
+    left out.
     """
     pending: List[Tuple[str, str]] = [('', str(folder))]
     while pending:

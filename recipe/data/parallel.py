@@ -1,4 +1,4 @@
-"""Many small independent jobs: over processes, with a progress bar on a terminal and plain lines elsewhere."""
+"""Runs many small independent jobs in processes, with a progress bar on a terminal and plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # rich is imported only where it is shown
 
 Job = TypeVar('Job')
 Result = TypeVar('Result')
-LINE_EVERY_S = 10.0  # between two progress lines where there is no terminal
+LINE_EVERY_S = 10.0  # between two progress lines without a terminal
 
 
 def default_workers() -> int:
@@ -31,17 +31,17 @@ def default_workers() -> int:
 def run(
     work: Callable[[Job], Result], jobs: Sequence[Job], title: str, workers: Optional[int] = None, progress: bool = True
 ) -> List[Result]:
-    """Do all jobs and return their results in order.
+    """Run all jobs and return their results in order.
 
     Args:
-        work: A module-level function, called in another process where there is more than one worker.
+        work: A module-level function; with more than one worker it is called in another process.
         jobs: Its arguments.
-        title: What the progress display calls them.
+        title: Their name in the progress display.
         workers: Processes; by default one per core, and never more than jobs.
         progress: Whether to show progress on stdout.
 
     Raises:
-        console.UserError: a worker died (killed, out of memory).
+        console.UserError: A worker died (killed, out of memory).
     """
     workers = min(workers or default_workers(), len(jobs))
     if not jobs:
@@ -62,7 +62,7 @@ def run(
                 'run the same command again with a smaller --num_workers',
             ) from None
         except BaseException:
-            # Leave at once: what is queued is not worth waiting for.
+            # Leave at once; do not wait for queued jobs.
             for process in list(getattr(executor, '_processes', None) or {}):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(process, signal.SIGTERM)
@@ -81,7 +81,7 @@ def _collect(results: Iterator[Result], bar: Optional[_Progress]) -> List[Result
 
 
 def _start_worker() -> None:
-    """Make a worker end with its parent, however that ends, and leave Ctrl-C to it."""
+    """Make a worker end with its parent, however that ends, and leave Ctrl-C to the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None, 'runs in a worker process'
@@ -94,10 +94,10 @@ def _start_worker() -> None:
 
 
 class _Progress:
-    """Shows how far the jobs are; a context manager.
+    """Shows the progress of the jobs; a context manager.
 
     Args:
-        title: What is being done.
+        title: Name of the work.
         total: Number of jobs.
     """
 
@@ -108,7 +108,7 @@ class _Progress:
 
     def __enter__(self) -> _Progress:
         if sys.stdout.isatty():
-            from rich import progress  # only where it is shown: importing it takes longer than a cached check
+            from rich import progress  # imported only when shown: the import takes longer than a cached check
 
             columns = (
                 progress.TextColumn('{task.description}'),

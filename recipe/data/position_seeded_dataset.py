@@ -1,4 +1,4 @@
-"""A data set in which the augmentation of a sample follows from its position in the training stream."""
+"""A data set whose augmentation of a sample depends on its position in the training stream."""
 
 from typing import Any
 
@@ -14,18 +14,20 @@ _MAX_TRIES = 20
 
 @DATASETS.register_module()
 class PositionSeededDataset(FileNamingDataset):
-    """Makes a sample's augmentation depend on its position in the stream alone.
+    """Makes a sample's augmentation depend only on its position in the stream.
 
-    Upstream's augmentation draws from the generators of whichever process prepares the sample, so it depends on the
-    number of loader processes and on all samples that these prepared before. Here ``random``, ``numpy.random`` and
-    torch's CPU generator are seeded with the position that a :class:`StreamIndex` carries, and are restored after the
-    sample: with ``num_workers=0`` they are the generators of the training process.
+    Upstream's augmentation draws from the generators of whichever process prepares the sample. It depends on the number
+    of
+    loader processes and on all samples that they prepared before. Here ``random``, ``numpy.random`` and torch's CPU
+    generator are seeded with the position that a :class:`StreamIndex` carries. They are restored after the sample: with
+    ``num_workers=0`` they are the generators of the training process.
 
     A plain ``int`` as index is passed on without seeding.
 
     Args:
         dataset: Config of the data set.
-        replace_unreadable: Whether a sample that cannot be read is replaced by another one, which also follows from its
+        replace_unreadable: Whether a sample that cannot be read is replaced by another one, which also depends only on
+            the
             position. The meta information ``unreadable`` of its data sample then says what was wrong.
 
     Raises:
@@ -53,7 +55,7 @@ class PositionSeededDataset(FileNamingDataset):
         return super().__getitem__(index)
 
     def _replacement(self, place: StreamIndex, fault: str) -> Any:
-        """A sample in place of one that cannot be read."""
+        """Make a sample in place of one that cannot be read."""
         draws = np.random.default_rng((place.seed, place.position))
         for _ in range(_MAX_TRIES):
             try:

@@ -21,11 +21,11 @@ DOWNLOAD = 'https://www.cityscapes-dataset.com/downloads/'
 
 @dataclasses.dataclass(frozen=True)
 class Converted:
-    """What became of one polygon file.
+    """Result of converting one polygon file.
 
     Args:
         path: The polygon file.
-        fault: One line that says what is wrong with it; None where its label was made.
+        fault: One line that says what is wrong with it; None if its label was made.
     """
 
     path: str
@@ -37,7 +37,7 @@ def prepare(
 ) -> int:
     """Unpack what is still packed and make every missing ``*_gtFine_labelTrainIds.png``.
 
-    May be killed at any time and started again: what is whole is kept, what is half-written is made anew.
+    May be killed at any time and started again: complete files are kept, half-written ones are made anew.
 
     Args:
         root: The data set's root; holds leftImg8bit/ and gtFine/ afterwards.
@@ -50,7 +50,7 @@ def prepare(
         How many labels were made.
 
     Raises:
-        console.UserError: no such folder, nothing to prepare, a damaged zip or polygon file.
+        console.UserError: No such folder, nothing to prepare, or a damaged zip or polygon file.
     """
     if not root.is_dir() and zips is None:
         raise console.UserError(
@@ -101,7 +101,7 @@ def convert(polygons: str) -> Converted:
 
     said = io.StringIO()
     try:
-        # The converter prints its usage and exits over a label that it does not know.
+        # The converter prints its usage and exits at a label that it does not know.
         with contextlib.redirect_stdout(said), files.whole(Path(label_of(polygons))) as partial:
             json2labelImg(polygons, str(partial), 'trainIds')
     except SystemExit:
@@ -120,12 +120,12 @@ def unpack(root: Path, zips: Optional[Path] = None, progress: bool = True) -> No
     """Unpack the official zips for the folders that need it.
 
     Args:
-        root: Where leftImg8bit/ and gtFine/ are to be.
-        zips: Folder of the zips; by default the root. Where it is given, both parts must be there, packed or unpacked.
-        progress: Whether to say what is being done.
+        root: Folder that receives leftImg8bit/ and gtFine/.
+        zips: Folder of the zips; by default the root. If given, both parts must be there, packed or unpacked.
+        progress: Whether to print each step.
 
     Raises:
-        console.UserError: a zip is missing or damaged, holds unsafe names, or the disk is too small.
+        console.UserError: A zip is missing or damaged, holds unsafe names, or the disk is too small.
     """
     if zips is not None and not zips.is_dir():
         raise console.UserError(
@@ -160,7 +160,7 @@ def _unpack_one(path: Path, root: Path, part: str, progress: bool) -> None:
             parallel.run(extract, waiting, f'unpacking {path.name}', workers=1, progress=progress)
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise console.UserError(f'{broken} ({error})') from None
-    except (NotImplementedError, RuntimeError) as error:  # a compression or an encryption that zipfile lacks
+    except (NotImplementedError, RuntimeError) as error:  # a compression or an encryption that zipfile does not support
         raise console.UserError(f'{path}: {error}', f'download it again from {DOWNLOAD}') from None
     except OSError as error:
         if error.filename is not None or error.errno is None:
@@ -177,7 +177,7 @@ def _extract(archive: zipfile.ZipFile, root: Path, member: zipfile.ZipInfo) -> N
 
 
 def _check_name(path: Path, member: zipfile.ZipInfo) -> None:
-    """Refuse a member that would land outside the folder it is unpacked to."""
+    """Refuse a member that would be written outside of its folder."""
     parts = PurePosixPath(member.filename).parts
     is_link = stat.S_ISLNK(member.external_attr >> 16)
     unsafe = not parts or '..' in parts or member.filename.startswith('/') or '\\' in member.filename or ':' in parts[0]
@@ -199,7 +199,7 @@ def _check_space(root: Path, needed: int) -> None:
 
 
 def _size(path: str) -> int:
-    """Return a file's size in bytes; 0 where there is none."""
+    """Return a file's size in bytes; 0 if there is none."""
     try:
         return Path(path).stat().st_size
     except OSError:

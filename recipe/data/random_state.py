@@ -1,4 +1,4 @@
-"""Random state of a process: captured, restored, derived from integers."""
+"""Captures, restores and seeds the random state of a process."""
 
 import random
 from contextlib import contextmanager
@@ -35,10 +35,10 @@ def capture(device: Optional[torch.device] = None) -> dict:
 def fault(state: Any) -> Optional[str]:
     """Say why :func:`restore` should not be given a state from a file.
 
-    numpy takes any place in its table of 624 words and reads what is there.
+    numpy accepts any position in its table of 624 words and reads what is there.
 
     Args:
-        state (Any): What may be a state that :func:`capture` returned.
+        state (Any): A candidate for a state that :func:`capture` returned.
 
     Returns:
         str, optional: What is wrong with it, None if nothing is.
@@ -78,8 +78,8 @@ def restore(state: dict, device: Optional[torch.device] = None) -> None:
     version, words, gauss = state['python']
     random.setstate((version, tuple(words), gauss))
     np.random.set_state(tuple(state['numpy']))
-    # A checkpoint loaded with map_location=<accelerator> has moved the states
-    # there, and set_rng_state takes tensors on the CPU only.
+    # A checkpoint loaded with map_location=<accelerator> has moved the states there, and set_rng_state takes only CPU
+    # tensors.
     torch.set_rng_state(state['torch'].cpu())
     if device is not None and state.get('device_type') == device.type:
         _generators_of(device).set_rng_state(state['device'].cpu(), device)
@@ -87,7 +87,7 @@ def restore(state: dict, device: Optional[torch.device] = None) -> None:
 
 @contextmanager
 def preserved(device: Optional[torch.device] = None) -> Iterator[None]:
-    """Leave all generators as they were, whatever the block draws.
+    """Leave all generators as they were, whatever the block draws from them.
 
     Args:
         device (torch.device, optional): See :func:`capture`.
@@ -111,6 +111,6 @@ def seed_host_generators(entropy: Sequence[int]) -> None:
     words = np.random.SeedSequence(tuple(entropy)).generate_state(10)
     random.seed(words[:4].tobytes())
     np.random.seed(words[4:8])
-    # Not torch.manual_seed, which would reseed the accelerators as well, and
-    # samples may be prepared in the training process itself.
+    # Not torch.manual_seed: it would reseed the accelerators as well, and samples may be prepared in the training
+    # process itself.
     torch.default_generator.manual_seed(int(words[8]) << 32 | int(words[9]))

@@ -1,4 +1,4 @@
-"""The endless stream of training samples, from any position in it."""
+"""The endless stream of training samples, from any position."""
 
 from typing import Iterator, List, Optional, Sized
 
@@ -11,8 +11,8 @@ from torch.utils.data import Sampler
 class StreamIndex(int):
     """The index of a sample that also carries its position in the training stream.
 
-    It is an ``int``, so any data set takes it. What it carries makes the augmentation of the sample the same in
-    whichever process the sample is prepared.
+    It is an ``int``, so any data set accepts it. Its position makes the augmentation of the sample the same in every
+    process.
 
     Args:
         index: Index in the data set.
@@ -31,7 +31,7 @@ class StreamIndex(int):
         return self
 
     def __reduce__(self):
-        # int would pickle the value alone on its way to a loader process
+        # int would pickle only its value on the way to a loader process
         return StreamIndex, (int(self), self.seed, self.position)
 
 
@@ -41,7 +41,7 @@ class ResumableInfiniteSampler(Sampler):
 
     With the same seed, rank and world size it yields the same indices as :class:`mmengine.dataset.InfiniteSampler`: one
     endless stream of permutations, dealt out to the ranks in turn. Skipping draws one permutation per skipped epoch and
-    touches no sample.
+    reads no sample.
 
     Args:
         dataset: The data set.
@@ -49,7 +49,7 @@ class ResumableInfiniteSampler(Sampler):
         seed: Seed of the permutations, the same on all ranks. None: a random one that the ranks agree on.
 
     Attributes:
-        start (int): Samples of all ranks together that were used before; the next iterator begins after them.
+        start (int): Number of samples that all ranks together used before; the next iterator begins after them.
     """
 
     def __init__(self, dataset: Sized, shuffle: bool = True, seed: Optional[int] = None) -> None:

@@ -1,4 +1,4 @@
-"""The data set of a training: the user's, verified, or the built-in demo set, made when it is first needed."""
+"""The data set of a training: the user's, verified, or the built-in demo set, made when first needed."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ DEMO_DATA = paths.OUTPUT / 'demo_data'
 
 
 def root(given: Optional[str], demo: bool) -> Path:
-    """The data root; the demo set need not exist yet. It is in the user's cache if test/output cannot be written.
+    """The data root. The demo set need not exist yet; it is in the user's cache if test/output cannot be written.
 
     Args:
-        given: What ``--data_path`` says.
-        demo: Whether the built-in set is used where nothing is given.
+        given: Value of ``--data_path``.
+        demo: Whether to use the built-in set if nothing is given.
 
     Raises:
         console.UserError: The folder is not a Cityscapes root.
@@ -28,7 +28,7 @@ def root(given: Optional[str], demo: bool) -> Path:
     if given is None and demo:
         from recipe.data import scenes
 
-        # Sets of another size, or of another generator, lie beside each other.
+        # Sets of another size or generator version have folders of their own.
         folder = DEMO_DATA / '_'.join(map(str, ('v' + str(scenes.GENERATOR_VERSION), *DEMO)))
         if folder.exists() or os.access(run_folder.existing_part(folder), os.W_OK):
             return folder
@@ -38,14 +38,14 @@ def root(given: Optional[str], demo: bool) -> Path:
 
 
 def verified(data_root: Path, progress: bool = True) -> str:
-    """Verify a data set; fast where it was verified before and has not changed.
+    """Verify a data set; fast if it was verified before and has not changed.
 
     Args:
         data_root: From ``root``.
         progress: Whether to show progress on stdout.
 
     Returns:
-        One line on the whole.
+        A summary, one line.
 
     Raises:
         console.UserError: The first fault, how many there are and how to see all.
@@ -61,7 +61,7 @@ def verified(data_root: Path, progress: bool = True) -> str:
 
 
 def require(data_root: Path) -> None:
-    """Verify a data set and say what it holds.
+    """Verify a data set and print its summary.
 
     Raises:
         console.UserError: As ``verified``.
@@ -70,10 +70,10 @@ def require(data_root: Path) -> None:
 
 
 def require_decoded(data_root: Path, folder: Path) -> None:
-    """Check that a decoded cache holds the data set as it is now.
+    """Check that a decoded cache holds the current data set.
 
     Raises:
-        console.UserError: It does not; says how to make it anew.
+        console.UserError: It does not; says how to rebuild it.
     """
     from recipe.data import cache as cityscapes_cache
 
@@ -81,7 +81,7 @@ def require_decoded(data_root: Path, folder: Path) -> None:
 
 
 def make_demo(data_root: Path) -> None:
-    """Make the demo set or what is missing of it, as the real one is made: polygons first, then training labels."""
+    """Make or complete the demo set, in the order of the real one: polygons first, then training labels."""
     from recipe.data import demo as cityscapes_demo
     from recipe.data import prepare
 

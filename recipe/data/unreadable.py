@@ -1,4 +1,4 @@
-"""Samples that cannot be read, and the name of the file."""
+"""Errors of samples that cannot be read; they name the file."""
 
 import errno
 from contextlib import contextmanager
@@ -14,8 +14,9 @@ class UnreadableSampleError(ValueError):
     """An image or its labels cannot be read.
 
     Args:
-        message: Names the file. torch raises the error of a loader process again with the whole traceback as its
-            message; of that only the message itself is kept.
+        message: Names the file. torch raises a loader process's error again with the whole traceback as its message;
+            only
+            the original message is kept.
     """
 
     def __init__(self, message: str) -> None:
@@ -28,16 +29,16 @@ def naming_the_file(dataset: Any, index: int) -> Iterator[None]:
     """Turn an error of reading a sample into one that names the file.
 
     Args:
-        dataset: With ``get_data_info``, as mmengine's data sets have.
-        index: Of the sample that the block reads.
+        dataset: A data set with ``get_data_info``, as mmengine's have.
+        index: Index of the sample that the block reads.
 
     Raises:
-        UnreadableSampleError: In place of what the loading transforms raise.
+        UnreadableSampleError: Replaces the error of the loading transforms.
     """
     try:
         yield
     except UnreadableSampleError:
-        raise  # named already
+        raise  # already names the file
     except (OSError, ValueError) as error:
         info = getattr(dataset, 'get_data_info', None)
         if info is None or getattr(error, 'errno', None) in _FAILURES_OF_MACHINE:

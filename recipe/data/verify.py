@@ -13,13 +13,13 @@ from typing import Dict, List, Optional, Tuple
 from recipe.data import diagnosis, facts, layout, parallel
 
 NUM_CLASSES = 19
-# So many training labels without the two highest classes are labels of fewer classes, not chance.
+# This many training labels without the two highest classes mean labels of fewer classes, not chance.
 ENOUGH_TO_MISS_A_CLASS = 20
 
 
 @dataclasses.dataclass(frozen=True)
 class Fault:
-    """One thing that is wrong.
+    """One fault.
 
     Args:
         path: The file or folder.
@@ -35,15 +35,15 @@ class Fault:
 
 @dataclasses.dataclass
 class VerifyReport:
-    """The outcome of a check.
+    """The result of a check.
 
     Args:
         n_pairs: Complete pairs of picture and label in each split.
         faults: Everything that is wrong, in the order found.
         seconds: How long the check took.
         from_cache: Files that had not changed since an earlier check and were not read again.
-        n_files: Files looked at.
-        n_ignored: Labels in which every pixel is ignored, in each split.
+        n_files: Files checked.
+        n_ignored: Labels with every pixel ignored, in each split.
     """
 
     n_pairs: Dict[str, int] = dataclasses.field(default_factory=dict)
@@ -59,7 +59,7 @@ class VerifyReport:
         return not self.faults
 
     def summary(self) -> str:
-        """Return one line on the whole."""
+        """Return a summary, one line."""
         pairs = ', '.join(f'{split} {count} pairs' for split, count in self.n_pairs.items()) or 'no pairs'
         verdict = 'no faults' if self.ok else f'{len(self.faults)} fault{"s" * (len(self.faults) > 1)}'
         ignored = sum(self.n_ignored.values())
@@ -91,10 +91,10 @@ def verify(
 
     Args:
         root: Folder that holds leftImg8bit/ and gtFine/.
-        expect: Pairs that each split must have; by default what demo.json says, or Cityscapes' own counts.
+        expect: Pairs that each split must have; by default the counts in demo.json, or Cityscapes' own.
         workers: Processes that read files; by default one per core.
         progress: Whether to show progress on stdout.
-        cache: Where to remember facts; by default see ``cityscapes_facts.cache_path``.
+        cache: File for the facts; by default see ``facts.cache_path``.
         num_classes: Number of classes; labels may hold 0 to num_classes - 1, and 255.
 
     Returns:
@@ -112,7 +112,7 @@ def verify(
             _check_counts(root, counts, expect or {}, report)
             _check_ignored(root, highest, report)
             _check_classes(root, highest['train'], num_classes, report)
-    except OSError as error:  # a folder that may not be listed, a disk that fails
+    except OSError as error:  # a folder that cannot be listed, a disk that fails
         message = f'cannot be read ({error.strerror}); check its permissions and the disk'
         report.faults.append(Fault(str(error.filename or root), message))
     report.seconds = time.monotonic() - start
@@ -141,7 +141,7 @@ def _expected(
 
 
 def _pairs(root: Path, report: VerifyReport) -> List[_Pair]:
-    """Match pictures with labels by name and report what has no partner."""
+    """Match pictures with labels by name and report files without a partner."""
     pairs: List[_Pair] = []
     seen: Dict[str, str] = {}
     for split in layout.SPLITS:
@@ -183,7 +183,7 @@ def _split_files(folder: Path, suffix: str, report: VerifyReport) -> Dict[str, s
 
 
 def _no_labels(root: Path, folder: Path) -> str:
-    """Say what to do where a split has pictures and no labelTrainIds at all."""
+    """Say what to do if a split has pictures and no labelTrainIds at all."""
     prepare = f'run prepare --data_path {root}'
     if layout.stems(folder, layout.POLYGON_SUFFIX):
         return f'no *{layout.TRAIN_IDS_SUFFIX}: they are not made yet; {prepare}'
@@ -226,7 +226,7 @@ def _check_files(
     num_classes: int,
     report: VerifyReport,
 ) -> Dict[str, Dict[str, int]]:
-    """Read the files that are not known yet, judge all, and return the highest class in each label of each split."""
+    """Read the files that the cache lacks, judge all, and return the highest class in each label of each split."""
     store = facts.Cache(facts.cache_path(root, cache))
     known: Dict[str, Tuple[os.stat_result, facts.Facts]] = {}
     status: Dict[str, Optional[os.stat_result]] = {}
@@ -282,10 +282,10 @@ def _judge_pair(
 
 
 def _check_counts(root: Path, expect: Dict[str, int], given: Dict[str, int], report: VerifyReport) -> None:
-    """Report splits with another number of pairs than expected, and empty ones that the user did not ask for."""
+    """Report splits with an unexpected number of pairs, and empty ones unless the user expects them."""
     for split in layout.SPLITS:
         found, wanted = report.n_pairs[split], expect.get(split, report.n_pairs[split])
-        if found == 0 and report.faults:  # why there is none has been said
+        if found == 0 and report.faults:  # the reason has been reported already
             continue
         if found == wanted and (found or split in given):
             continue
@@ -296,7 +296,7 @@ def _check_counts(root: Path, expect: Dict[str, int], given: Dict[str, int], rep
 
 
 def _check_ignored(root: Path, highest: Dict[str, Dict[str, int]], report: VerifyReport) -> None:
-    """Report a split in whose labels no pixel has a class: nothing to learn from, or no mIoU."""
+    """Report a split whose labels have no pixel with a class: nothing to learn from, or no mIoU."""
     for split, classes in highest.items():
         report.n_ignored[split] = sum(value == facts.NO_CLASS for value in classes.values())
         if classes and report.n_ignored[split] == len(classes):
@@ -308,7 +308,7 @@ def _check_ignored(root: Path, highest: Dict[str, Dict[str, int]], report: Verif
 
 
 def _check_classes(root: Path, highest: Dict[str, int], num_classes: int, report: VerifyReport) -> None:
-    """Report labels of fewer classes: in range one by one, but the highest classes never occur."""
+    """Report labels of fewer classes: each is in range, but the highest classes never occur."""
     found = max(highest.values(), default=-1) + 1
     if len(highest) >= ENOUGH_TO_MISS_A_CLASS and 0 < found <= num_classes - 2:
         message = (

@@ -1,4 +1,4 @@
-"""Versions of the Ascend software that is not a Python package: CANN and the driver. Standard library only."""
+"""Versions of the Ascend software outside Python: CANN and the driver. Standard library only."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ _DRIVER_INFO = 'usr/local/Ascend/driver/version.info'
 
 
 def cann(root: Path, env: Mapping[str, str]) -> Optional[Tuple[str, str]]:
-    """CANN's version and its folder, None where none is installed.
+    """CANN's version and its folder; None if it is not installed.
 
     Args:
-        root: Of the file system to look at.
-        env: Environment; what CANN's set_env.sh has set comes before the usual places.
+        root: Root of the file system to look at.
+        env: Environment variables; those set by CANN's set_env.sh take precedence over the usual folders.
     """
     named = [env[name] for name in ('ASCEND_TOOLKIT_HOME', 'ASCEND_HOME_PATH') if env.get(name)]
     for home in (*named, *_DEFAULT_HOMES):
         folder = root / home.lstrip('/')
-        # One folder for each architecture that is installed; a user runs one.
+        # There is one folder for each installed architecture; a user runs one of them.
         for info in [folder / _INSTALL_INFO, *sorted(folder.glob(f'*-linux/{_INSTALL_INFO}'))]:
             version = _line(info, 'version')
             if version:
@@ -30,7 +30,7 @@ def cann(root: Path, env: Mapping[str, str]) -> Optional[Tuple[str, str]]:
 
 
 def driver(root: Path) -> Optional[str]:
-    """The driver's version, None where none is installed or, as in a container, its note is not mounted."""
+    """The driver's version; None if it is not installed or, as in a container, its version file is not mounted."""
     return _line(root / _DRIVER_INFO, 'version')
 
 
@@ -45,7 +45,7 @@ def _line(path: Path, key: str) -> Optional[str]:
 
 
 def order(version: str) -> List[Tuple[int, int]]:
-    """Something to compare versions by: ``24.1.RC3`` < ``24.1.0`` < ``25.0.RC1``; a release is after its candidates."""
+    """A sort key for versions: ``24.1.RC3`` < ``24.1.0`` < ``25.0.RC1``; a release is after its candidates."""
     return [
         (-1, int(part[2:] or 0)) if part.startswith('rc') else (int(part), 0)
         for part in re.findall(r'\d+|rc\d*', version.lower())

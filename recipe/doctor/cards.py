@@ -1,4 +1,4 @@
-"""The cards that a training will use: are they there, healthy and free?"""
+"""Checks the cards that a training will use: are they there, healthy and free?"""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from recipe.doctor.subject import Subject
 VISIBLE = {'npu': 'ASCEND_RT_VISIBLE_DEVICES', 'cuda': 'CUDA_VISIBLE_DEVICES'}
 # An idle 910B reports some 3400 of 65536 MiB as used.
 BUSY = 0.15
-# What `npu-smi info -t health` distinguishes beside OK.
+# States of `npu-smi info -t health` besides OK in which a card still works.
 _USABLE = ('Warning',)
 
 
@@ -40,7 +40,7 @@ def chosen(cards: List[Card], nproc: int, visible: Optional[str]) -> List[Card]:
 
 
 def examine(subject: Subject) -> List[Finding]:
-    """Ask npu-smi or nvidia-smi; nothing to say on a CPU."""
+    """Ask npu-smi or nvidia-smi; no findings on a CPU."""
     if subject.device == 'cpu':
         return [Finding('cards', OK, 'none is used, the training is on the CPU')]
     tool = {'npu': 'npu-smi', 'cuda': 'nvidia-smi'}[subject.device]

@@ -1,4 +1,4 @@
-"""Is the clock of this machine right? Run folders are named by it, and the newest one is resumed."""
+"""Checks the clock of this machine. It names the run folders, and the newest one is resumed."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from recipe.core.paths import ROOT
 from recipe.doctor.finding import OK, WARNING, Finding
 from recipe.doctor.subject import Subject
 
-AHEAD_S = 60  # storage that other machines write to may be a little ahead
+AHEAD_S = 60  # other machines that write to the storage may be a little ahead
 
 
 def examine(subject: Subject) -> List[Finding]:
-    """Compare the clock with when files here were last written."""
+    """Compare the clock with the newest file written here."""
     return judge(time.time(), _newest([ROOT, *ROOT.glob('*.*'), ROOT / 'test' / 'output']))
 
 
@@ -26,8 +26,8 @@ def judge(now_s: float, written_s: Optional[float]) -> List[Finding]:
     """Findings on one clock.
 
     Args:
-        now_s: What it shows, seconds since 1970.
-        written_s: When the newest file was written; None where there is none.
+        now_s: Current time, seconds since 1970.
+        written_s: When the newest file was written; None if there is none.
     """
     shown = time.strftime('%Y-%m-%d %H:%M:%S %Z', time.localtime(now_s))
     if written_s is not None and written_s > now_s + AHEAD_S:

@@ -1,4 +1,4 @@
-"""The compilers that torch.compile calls while a training runs, for one that trains in graphs."""
+"""Checks the compilers that torch.compile calls during a training in graphs."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any, List, Tuple
 from recipe.doctor.finding import FAILURE, OK, Finding
 from recipe.doctor.subject import Subject
 
-# By device: the variable that names a compiler, and those that are looked for without it. On a CPU inductor writes C++;
-# on a GPU Triton builds what starts its kernels, in C.
+# By device: the variable that names a compiler, and the defaults. On a CPU inductor writes C++; on a GPU Triton
+# compiles its kernel launcher in C.
 COMPILERS = {'cpu': ('CXX', ('g++',)), 'cuda': ('CC', ('gcc', 'clang'))}
 _WITHOUT = 'or train without --compile=1'
 
 
 def examine(subject: Subject) -> List[Finding]:
-    """Look for the compilers; nothing where the training has no graphs that inductor compiles."""
+    """Look for the compilers; no findings if inductor compiles no graphs of the training."""
     if subject.device not in COMPILERS or not _has_inductor(subject.config):
         return []
     variable, names = COMPILERS[subject.device]
@@ -32,7 +32,7 @@ def examine(subject: Subject) -> List[Finding]:
 
 
 def _command(subject: Subject, variable: str, names: Tuple[str, ...]) -> Tuple[str, str]:
-    """What the environment asks for, and the path of the program that would run; empty where there is none."""
+    """The requested compiler and the path of the program that would run; the path is empty if there is none."""
     path, asked = subject.env.get('PATH'), subject.env.get(variable, '').strip()
     for name in (asked, *asked.split()[:1]) if asked else names:  # a program, or one with arguments
         found = shutil.which(name, path=path)

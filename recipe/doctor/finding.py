@@ -1,4 +1,4 @@
-"""What a check of the doctor says: one line on what it found, and one on how to mend it."""
+"""A finding of the doctor: one line on what it found, and one on how to fix it."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ LEVELS = (OK, WARNING, FAILURE)
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at.
+    """Result of one check.
 
     Attributes:
-        check: What was looked at, a few words.
+        check: What was checked, a few words.
         level: One of ``LEVELS``. A warning may cost speed or hours later; a failure would end the training.
-        found: What is there, one line.
-        fix: What to do, one line; empty where all is well.
+        found: What was found, one line.
+        fix: What to do, one line; empty if all is well.
     """
 
     check: str
@@ -37,7 +37,7 @@ class Finding:
 
 
 def failure(check: str, error: console.UserError) -> Finding:
-    """An error as a finding.
+    """Convert an error to a finding.
 
     Args:
         check: Name of the finding.
@@ -47,11 +47,11 @@ def failure(check: str, error: console.UserError) -> Finding:
 
 
 def attempt(check: str, act: Callable[[], str]) -> List[Finding]:
-    """Turn a function that refuses with ``console.UserError`` into a finding.
+    """Convert a function that may raise ``console.UserError`` to a finding.
 
     Args:
         check: Name of the finding.
-        act: Gives what was found.
+        act: Returns what was found.
     """
     try:
         return [Finding(check, OK, act())]

@@ -1,4 +1,4 @@
-"""Limits of this machine that a training meets hours after its start: cores, shared memory, open files, processes."""
+"""Limits of this machine that may end a training hours after its start: cores, shared memory, open files, processes."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from recipe.doctor.finding import FAILURE, OK, WARNING, Finding
 from recipe.doctor.subject import Subject
 from recipe.engine import size
 
-# Open at any time in a rank: its sockets, logs, libraries and device nodes. Counted generously.
+# Open at any time in a rank: sockets, logs, libraries and device nodes. A generous estimate.
 FILES_PER_RANK = 256
-# Threads of a rank beside its loader processes: torch's, the collective library's, the device's.
+# Threads of a rank besides its loader processes: torch's, the collective library's, the device's.
 THREADS_PER_RANK = 64
 # A loader process and the threads that feed and empty it.
 THREADS_PER_WORKER = 4
@@ -23,12 +23,12 @@ THREADS_PER_WORKER = 4
 
 @dataclass(frozen=True)
 class Limits:
-    """What this machine gives; None for no limit.
+    """Limits of this machine; None for no limit.
 
     Attributes:
-        cores: That this process may run on.
-        shm_bytes: Free bytes of /dev/shm, None where there is none.
-        files: Open files a process may have.
+        cores: Cores that this process may use.
+        shm_bytes: Free bytes of /dev/shm; None if there is none.
+        files: Open files that a process may have.
         threads: Processes and threads that may still be started.
     """
 
@@ -39,15 +39,15 @@ class Limits:
 
 
 def examine(subject: Subject) -> List[Finding]:
-    """Compare what the machine gives with what the training will ask for."""
+    """Compare the limits with the needs of the training."""
     return judge(subject, measure(subject.root))
 
 
 def measure(root: Path = Path('/')) -> Limits:
-    """Look up the limits of this process.
+    """Read the limits of this process.
 
     Args:
-        root: Of the file system to look at.
+        root: Root of the file system to look at.
     """
     shm = root / 'dev' / 'shm'
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
@@ -60,7 +60,7 @@ def measure(root: Path = Path('/')) -> Limits:
 
 
 def _cores_given(root: Path) -> int:
-    """Cores that this process may use: those it may run on, or fewer where a container has a quota."""
+    """Cores that this process may use: its CPU affinity, or fewer if a container has a quota."""
     cores = len(os.sched_getaffinity(0))
     try:
         quota, period = (root / 'sys/fs/cgroup/cpu.max').read_text().split()
@@ -70,9 +70,9 @@ def _cores_given(root: Path) -> int:
 
 
 def _threads_left(root: Path) -> Optional[int]:
-    """How many more processes and threads the container allows, or the user's own limit; root has none."""
+    """Further processes and threads that the container and the user's limit allow; root has no user's limit."""
     left = []
-    # The second one is cgroups' older version.
+    # The second folder is the older version of cgroups.
     for folder in (root / 'sys/fs/cgroup', root / 'sys/fs/cgroup/pids'):
         try:
             most, used = ((folder / name).read_text().strip() for name in ('pids.max', 'pids.current'))
@@ -91,7 +91,7 @@ def judge(subject: Subject, limits: Limits) -> List[Finding]:
 
     Args:
         subject: The training.
-        limits: What the machine gives.
+        limits: Limits of the machine.
     """
     return [*_cores(subject, limits), *_shm(subject, limits), *_files(subject, limits), *_threads(subject, limits)]
 
@@ -120,7 +120,7 @@ def _shm(subject: Subject, limits: Limits) -> List[Finding]:
     if limits.shm_bytes is None:
         return [Finding('/dev/shm', FAILURE, 'there is none, and loader processes hand batches over in it', fix)]
     found = f'{_mib(limits.shm_bytes)} free, batches in flight take up to {_mib(needed)}'
-    # Beside the training's loaders there are those of the validation.
+    # Validation has loaders too, besides those of the training.
     level = FAILURE if limits.shm_bytes < needed else WARNING if limits.shm_bytes < 2 * needed else OK
     return [Finding('/dev/shm', level, found, fix if level != OK else '')]
 
@@ -133,7 +133,7 @@ def _level(given: Optional[int], needed: int) -> str:
 
 def _files(subject: Subject, limits: Limits) -> List[Finding]:
     loader = subject.loader()
-    # Each tensor on its way from a loader process is an open file: picture and label of each image.
+    # Each tensor sent by a loader process is an open file: picture and label of each image.
     tensors = 2 * loader['batch_size'] * loader['num_workers'] * loader['prefetch_factor']
     level = _level(limits.files, FILES_PER_RANK + tensors)
     found = f'{_count(limits.files)} in a process, needed up to {FILES_PER_RANK + tensors}'
@@ -143,7 +143,7 @@ def _files(subject: Subject, limits: Limits) -> List[Finding]:
 
 def _threads(subject: Subject, limits: Limits) -> List[Finding]:
     workers = subject.loader()['num_workers']
-    # Loader processes of the training and of the validation live side by side.
+    # Loader processes of the training and of the validation exist at the same time.
     needed = subject.nproc * (THREADS_PER_RANK + 2 * workers * THREADS_PER_WORKER)
     level = _level(limits.threads, needed)
     found = f'{_count(limits.threads)} more may be started, needed up to {needed}'

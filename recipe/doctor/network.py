@@ -1,4 +1,4 @@
-"""Where the ranks meet: the port, the network interface towards rank 0's machine, this machine's own name."""
+"""Checks where the ranks meet: the port, the interface towards rank 0's machine, and this machine's own name."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from recipe.doctor.subject import Subject
 
 
 def examine(subject: Subject) -> List[Finding]:
-    """Look at the port, the interface and the host name; one machine needs little of it."""
+    """Check the port, the interface and the host name; little of it matters with one machine."""
     return [*_port(subject), *_interface(subject), *_host_name(subject)]
 
 

@@ -1,4 +1,4 @@
-"""How findings reach the user: as a table, as JSON, or as the launcher's few lines."""
+"""Shows findings to the user: as a table, as JSON, or as the launcher's few lines."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def worst(findings: List[Finding]) -> str:
 
 
 def counts(findings: List[Finding]) -> str:
-    """How many findings there are of each level: ``12 ok, 1 warning, 0 failure``."""
+    """Count the findings of each level: ``12 ok, 1 warning, 0 failure``."""
     return ', '.join(f'{sum(finding.level == level for finding in findings)} {level}' for level in LEVELS)
 
 
 def as_dict(findings: List[Finding]) -> Dict[str, Any]:
-    """For ``--json``: the findings in order, and the worst level."""
+    """The content of ``--json``: the findings in order, and the worst level."""
     return {'worst': worst(findings), 'findings': [vars(finding) for finding in findings]}
 
 
@@ -58,7 +58,7 @@ def _print_coloured(findings: List[Finding]) -> None:
     for name in ('', 'check', 'found'):
         table.add_column(name, overflow='fold')
     for finding in findings:
-        # Text: square brackets in a path are no markup.
+        # Text, because square brackets in a path are not markup.
         found = Text(finding.found)
         if finding.fix:
             found.append(f'\nfix: {finding.fix}', style='italic')
@@ -67,7 +67,7 @@ def _print_coloured(findings: List[Finding]) -> None:
 
 
 def require(findings: List[Finding]) -> None:
-    """Say what the launcher's checks found; warnings do not stop it.
+    """Report what the launcher's checks found; warnings do not stop it.
 
     Raises:
         console.UserError: The first failure with its fix, and how many more there are.

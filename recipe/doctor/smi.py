@@ -1,4 +1,4 @@
-"""Reads what ``npu-smi`` and ``nvidia-smi`` say of the cards of a machine. Standard library only."""
+"""Parses the output of ``npu-smi`` and ``nvidia-smi`` on the cards of a machine. Standard library only."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Dict, List, Optional, Tuple
 
 from recipe.core import console
 
-TIMEOUT_S = 30  # the first call after a start loads the driver; a card that hangs answers never
+TIMEOUT_S = 30  # the first call after boot loads the driver; a hung card never answers
 OK = 'OK'
 MEMORY_ERRORS = 'uncorrected memory errors'
 GPU_QUERY = 'index,uuid,name,memory.used,memory.total,ecc.errors.uncorrected.volatile.total,driver_version'
@@ -25,10 +25,10 @@ class Card:
     """One card as a training sees it: a chip of an NPU, or a GPU.
 
     Attributes:
-        index: Number that the device's libraries count by, from 0.
+        index: Number of the card in the device's libraries, from 0.
         name: ``910B3``, ``NVIDIA H100``.
-        health: ``OK``, or what the tool says instead.
-        used_mib, total_mib: Memory of the card; total 0 where the tool does not say.
+        health: ``OK``, or the state that the tool reports.
+        used_mib, total_mib: Memory of the card in MiB; total 0 if the tool does not report it.
         uuid: Of a GPU.
         pids: Processes that hold memory on it, as far as the tool sees them.
     """
@@ -47,8 +47,8 @@ class Listing:
     """All cards of a machine.
 
     Attributes:
-        cards: In the order of their index.
-        driver: Version of the driver, or of the tool, which comes with it; None where it is not said.
+        cards: Sorted by index.
+        driver: Version of the driver, or of the tool that comes with it; None if it is not reported.
     """
 
     cards: List[Card] = field(default_factory=list)
@@ -56,10 +56,12 @@ class Listing:
 
 
 def parse_npu(text: str) -> Listing:
-    """Read the table of ``npu-smi info``.
+    """Parse the table of ``npu-smi info``.
 
-    Two lines a chip: NPU number, name and health; chip number, on some servers the chip's number in the whole machine
-    (Phy-ID), bus address and memory. Below them the processes by NPU and chip number.
+    Each chip has two lines. The first holds NPU number, name and health. The second holds chip number, on some servers
+    the
+    chip's number in the whole machine (Phy-ID), bus address and memory. Below them are the processes by NPU and chip
+    number.
     """
     rows: List[dict] = []
     pids: Dict[Tuple[int, int], List[int]] = {}
@@ -69,7 +71,7 @@ def parse_npu(text: str) -> Listing:
         if process and not upper:
             pids.setdefault((int(process[1]), int(process[2])), []).append(int(process[3]))
         elif chip and upper:
-            # On cards with high-bandwidth memory this is the last figure; the others have nothing behind it.
+            # On cards with high-bandwidth memory this is the last figure; other cards have nothing after it.
             memory = [(int(used), int(total)) for used, total in _MEMORY.findall(chip[3]) if int(total)]
             used, total = memory[-1] if memory else (0, 0)
             where = int(upper[1]), int(chip[1])
@@ -85,7 +87,7 @@ def parse_npu(text: str) -> Listing:
 
 
 def parse_gpu(text: str, processes: str = '') -> Listing:
-    """Read ``nvidia-smi --query-gpu=GPU_QUERY`` and ``--query-compute-apps=gpu_uuid,pid`` in CSV without units."""
+    """Parse ``nvidia-smi --query-gpu=GPU_QUERY`` and ``--query-compute-apps=gpu_uuid,pid`` in CSV without units."""
     pids: Dict[str, List[int]] = {}
     for line in processes.splitlines():
         uuid, _, pid = (part.strip() for part in line.partition(','))
@@ -106,16 +108,16 @@ def parse_gpu(text: str, processes: str = '') -> Listing:
 
 
 def ask(device: str) -> Optional[Listing]:
-    """Ask the device's tool.
+    """Run the device's tool.
 
     Args:
         device: ``npu`` or ``cuda``.
 
     Returns:
-        None where the tool is not installed, as in many containers.
+        None if the tool is not installed, as in many containers.
 
     Raises:
-        console.UserError: It fails, hangs, or says something else than a table of cards.
+        console.UserError: It fails, hangs, or prints something other than a table of cards.
     """
     tool = {'npu': 'npu-smi', 'cuda': 'nvidia-smi'}[device]
     if shutil.which(tool) is None:

@@ -1,4 +1,4 @@
-"""Are the packages that Python imports the patched checkouts, and the others the environment's?"""
+"""Checks that Python imports the patched checkouts, and all other packages from the environment."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from recipe.doctor.subject import Subject
 
 
 def examine(subject: Subject) -> List[Finding]:
-    """Find the packages without importing them. Whether the checkouts are unmodified is ``checkouts``' to say."""
+    """Find the packages without importing them. ``checkouts`` checks whether the checkouts are unmodified."""
     findings = _findings(imported_packages.misplaced_checkouts())
     if not any(finding.level == FAILURE for finding in findings):
         names = ', '.join(imported_packages.PACKAGES)

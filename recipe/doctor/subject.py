@@ -1,4 +1,4 @@
-"""What the doctor examines: a training that is about to start, as far as it could be worked out."""
+"""The training that the doctor checks, as far as it is known before its start."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Subject:
         asked: The launcher's options.
         device: ``npu``, ``cuda`` or ``cpu``.
         nproc: Ranks on this machine.
-        config: Resolved ``mmengine.Config``; None where it could not be read.
-        root: Of the file system to look at; tests give another one.
+        config: Resolved ``mmengine.Config``; None if it could not be read.
+        root: Root of the file system to look at; tests give another one.
         env: Environment variables of the training.
     """
 
@@ -37,14 +37,15 @@ class Subject:
         return network.resolve(self.asked.master_addr) if self.asked.master_addr else network.LOCAL
 
     def loader(self) -> Dict[str, int]:
-        """What the loader of the training takes.
+        """Settings of the training's loader.
 
         Returns:
             Images per card (``batch_size``), loader processes per card (``num_workers``), and batches that each of
-            these prepares ahead (``prefetch_factor``).
+            these
+            prepares ahead (``prefetch_factor``).
         """
         given = (self.config or {}).get('train_dataloader') or {}
         workers = int(given.get('num_workers') or 0)
-        # 2 is torch's own default, which None stands for.
+        # 2 is torch's default for None.
         ahead = int(given.get('prefetch_factor') or 2) if workers else 0
         return {'batch_size': int(given.get('batch_size') or 1), 'num_workers': workers, 'prefetch_factor': ahead}

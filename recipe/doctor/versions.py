@@ -1,4 +1,7 @@
-"""Do Python, torch, torch_npu, CANN, the driver and mx_driving belong together? Known-good combinations are data."""
+"""Checks that Python, torch, torch_npu, CANN, the driver and mx_driving fit together.
+
+The known-good versions are in known_good.json.
+"""
 
 from __future__ import annotations
 
@@ -19,11 +22,11 @@ TABLE = Path(__file__).resolve().with_name('known_good.json')
 
 
 class Versions(NamedTuple):
-    """What is installed; None for what is not.
+    """Installed versions; None if something is not installed.
 
     Attributes:
-        cuda: That torch was built for.
-        driver_cuda: Newest that the NVIDIA driver runs.
+        cuda: Version that torch was built for.
+        driver_cuda: Newest version that the NVIDIA driver supports.
         cann_home: Folder of CANN.
     """
 
@@ -39,12 +42,12 @@ class Versions(NamedTuple):
 
 
 def examine(subject: Subject) -> List[Finding]:
-    """Compare what is installed with the table."""
+    """Compare the installed versions with the table."""
     return judge(subject.device, installed(subject), json.loads(TABLE.read_text(encoding='utf-8')))
 
 
 def installed(subject: Subject) -> Versions:
-    """Look up the versions on this machine."""
+    """Read the installed versions on this machine."""
     cuda = driver_cuda = None
     if subject.device == 'cuda':
         import torch
@@ -80,7 +83,7 @@ def judge(device: str, have: Versions, table: Dict[str, Any]) -> List[Finding]:
 
     Args:
         device: ``npu``, ``cuda`` or ``cpu``.
-        have: What is installed.
+        have: Installed versions.
         table: Content of known_good.json.
     """
     findings = _stack(device, have, table['stacks']['rows'][device])
@@ -100,7 +103,7 @@ def _within(version: str, bounds: Sequence[Optional[str]], end_included: bool) -
 
 
 def _numbers(version: str) -> List[int]:
-    """``2.1.0.post17`` as [2, 1, 0]."""
+    """Convert ``2.1.0.post17`` to [2, 1, 0]."""
     found = re.match(r'(?:\d+(?:\.\d+)*)?', version)
     assert found is not None, 'the pattern matches the empty string too'
     return [int(part) for part in found[0].split('.') if part]
@@ -148,7 +151,7 @@ def _torch_npu(have: Versions, table: Dict[str, Any]) -> List[Finding]:
 
 
 def _same_release(version: str, known: str) -> bool:
-    """Patch releases such as 8.0.0.1, and what a beta adds to the name, count as the release."""
+    """Whether a version counts as a known release; patch releases such as 8.0.0.1 and a beta's suffix do."""
     key = ascend.order(known)
     return ascend.order(version)[: len(key)] == key
 
@@ -190,7 +193,7 @@ def _cuda(have: Versions) -> List[Finding]:
     if have.cuda is None or have.driver_cuda is None:
         return []
     shown = '.'.join(map(str, have.driver_cuda))
-    # Within a major version newer CUDA libraries run on an older driver.
+    # Within a major version, newer CUDA libraries run on an older driver.
     if _numbers(have.cuda)[0] > have.driver_cuda[0]:
         found = f'torch {have.torch} is built for CUDA {have.cuda}, and the driver runs CUDA up to {shown}'
         return [Finding('CUDA', FAILURE, found, 'update the driver, or: pip install "torch<2.11"')]

@@ -1,4 +1,4 @@
-"""Options, checks, ranks, watchdog, restarts, progress: from a command line to a finished training.
+"""The launcher: options, checks, ranks, watchdog, restarts and progress.
 
 Imports ``doctor``, ``report``, ``engine``, ``data``, ``upstream`` and ``core``.
 """

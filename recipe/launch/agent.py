@@ -1,9 +1,14 @@
 """Runs torchrun for ``ranks``: ``agent FD TORCHRUN_ARGUMENTS``.
 
-Exit status 0: all ranks ended well. Each time that ranks have failed, a line of JSON goes to the file descriptor FD:
-``failures``, the first one first, each with ``rank``, ``exitcode`` (negative: minus the signal) and ``folder`` (of its
-stdout.log and stderr.log), ``hang`` (what the watchdog found, or null), ``pids`` of all ranks, and ``again``, whether
-they are started again. Not 0 and no such line: torchrun itself failed, and its words are in its log.
+Exit status 0: all ranks ended well. After each failed attempt the agent writes one line of JSON to file descriptor FD:
+
+- ``failures``, the likeliest cause first, each with ``rank``, ``exitcode`` (negative: minus the signal) and ``folder``
+  (which holds stdout.log and stderr.log);
+- ``hang``: what the watchdog found, or null;
+- ``pids`` of all ranks;
+- ``again``: whether the ranks are started again.
+
+If the status is not 0 and no line was written, torchrun itself failed; its log says why.
 """
 
 from __future__ import annotations
@@ -21,12 +26,12 @@ from recipe.core.exit_status import WITHOUT_RESTART
 from recipe.launch.pulse import Pulses
 from recipe.launch.watchdog import Hang, Watchdog
 
-GRACE_S = 5  # after one rank has failed, the others, which may hang in a collective, have this long to end
+GRACE_S = 5  # after a rank fails, the others get this long to end; they may hang in a collective
 HANG_VARIABLE = 'RECIPE_HANG_TIMEOUT_S'  # 0 or not set: no watchdog
 
 
 def _shorten_grace() -> None:
-    """Give the other ranks GRACE_S after a failure; torchrun's own 30 s cannot be set in all versions."""
+    """Give the other ranks GRACE_S after a failure. Not all versions of torchrun have an option for their 30 s."""
     from torch.distributed.elastic.multiprocessing.api import SubprocessContext
 
     close = SubprocessContext._close
@@ -38,15 +43,19 @@ def _shorten_grace() -> None:
 
 
 def causes_first(failures: Dict[int, Any], log_dir: Path, hung: Tuple[int, ...] = ()) -> List[Dict[str, Any]]:
-    """Failures of torchrun as plain data, the likeliest cause first.
+    """Convert torchrun's failures to plain data, the likeliest cause first.
 
-    torchrun knows to the second when it saw a rank end. Ranks of the same second are told apart by how they ended:
-    SIGTERM comes from torchrun, which ends the other ranks, and SIGABRT is how a collective gives up on a peer that is
-    gone; any other signal is a cause rather than an exit status, and of these 1 is how Python reports a lost peer.
+    torchrun records the second in which it saw a rank end. Within one second, failures are sorted by how the rank
+    ended:
+
+    - SIGTERM and SIGABRT are consequences: torchrun ends the other ranks with SIGTERM, and a collective aborts when a
+      peer is gone.
+    - Any other signal is a likelier cause than an exit status.
+    - Exit status 1 is the least likely status: Python ends with it when a peer is lost.
 
     Args:
         failures: ``torch.distributed.elastic.multiprocessing.errors.ProcessFailure`` by rank.
-        log_dir: torchrun's ``--log_dir``, used for this start alone.
+        log_dir: torchrun's ``--log_dir``, used for this start only.
         hung: Local ranks that the watchdog has ended.
     """
     consequences = (-signal.SIGTERM, -signal.SIGABRT)
@@ -68,19 +77,19 @@ def causes_first(failures: Dict[int, Any], log_dir: Path, hung: Tuple[int, ...] 
 
 
 def _newest_log(log_dir: Path, local_rank: int) -> Path:
-    """Folder of a rank's logs in the last attempt; torchrun makes one for each."""
+    """Log folder of a rank in the last attempt; torchrun makes one for each attempt."""
     attempts = log_dir.glob(f'*/attempt_*/{local_rank}')
     return max(attempts, key=lambda folder: int(folder.parent.name.rpartition('_')[2]), default=log_dir)
 
 
 class _Reporter:
-    """Reports failed attempts, and has torchrun start no further one where that is of no use.
+    """Reports failed attempts, and stops torchrun from another attempt that cannot help.
 
     Args:
-        fd: Where the lines go.
+        fd: File descriptor that receives the lines.
         log_dir: torchrun's ``--log_dir``.
         pulses: Marks of the ranks.
-        watchdog: None where nobody watches.
+        watchdog: None if there is no watchdog.
 
     Attributes:
         enough: Whether the launcher wants no further attempt.
@@ -94,11 +103,11 @@ class _Reporter:
         self._watchdog = watchdog
 
     def on_signal(self, *_: object) -> None:
-        """The launcher was asked to end."""
+        """Note that the launcher was asked to end."""
         self.enough = True
 
     def hook_into_torchrun(self) -> None:
-        """Be told when ranks have failed, before torchrun decides what to do."""
+        """Have torchrun call this reporter after a failure, before it decides whether to restart."""
         from torch.distributed.elastic.agent.server import local_elastic_agent as module
 
         monitor = module.LocalElasticAgent._monitor_workers
@@ -113,7 +122,7 @@ class _Reporter:
         module.LocalElasticAgent._monitor_workers = monitor_and_report  # type: ignore[method-assign]  # no hook
 
     def _report(self, failures: Dict[int, Any], restarts_left: int) -> int:
-        """Report an attempt, of which no rank runs any more; returns how many more there may be."""
+        """Report a failed attempt after all its ranks have ended; returns how many attempts may follow."""
         hang: Optional[Hang] = self._watchdog.found if self._watchdog else None
         causes = causes_first(failures, self._log_dir, tuple(hang.ranks) if hang else ())
         if self.enough or causes[0]['exitcode'] in WITHOUT_RESTART:
@@ -127,7 +136,7 @@ class _Reporter:
         }
         os.write(self._fd, json.dumps(line).encode() + b'\n')
         if restarts_left:
-            processes.kill_sessions(pids)  # loader processes; memory and cards have to be free
+            processes.kill_sessions(pids)  # ends loader processes, which frees memory and cards
             self._pulses.clear()
             if self._watchdog:
                 self._watchdog.found = None
@@ -137,7 +146,7 @@ class _Reporter:
 def main() -> int:
     """Entry point; see the module's docstring."""
     processes.die_with_parent(signal.SIGTERM, int(os.environ['RECIPE_LAUNCHER_PID']))
-    # A scheduler may send it to all processes of a job; ranks inherit this until they have a handler.
+    # A scheduler may send SIGUSR1 to all processes of a job. The ranks ignore it until they install a handler.
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     os.environ['RECIPE_AGENT_PID'] = str(os.getpid())
     from torch.distributed import run

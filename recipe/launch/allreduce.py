@@ -1,7 +1,7 @@
-"""One rank of the doctor's all-reduce; torchrun starts it: ``allreduce DEVICE BYTES REPETITIONS RESULT.json``.
+"""One rank of the doctor's all-reduce, started by torchrun: ``allreduce DEVICE BYTES REPETITIONS RESULT.json``.
 
-All ranks add up a tensor and check the sum. Rank 0 writes the result: seconds of each repetition, and by how many
-seconds the machines' clocks differ.
+All ranks add up a tensor and check the sum. Rank 0 writes the result: the seconds of each repetition, and the
+difference between the machines' clocks in seconds.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-TIMEOUT_S = 120  # until ranks give up on each other
+TIMEOUT_S = 120  # for a rank to wait for the others
 
 
 def main() -> None:
@@ -30,14 +30,14 @@ def main() -> None:
     dist.init_process_group(backend, timeout=datetime.timedelta(seconds=TIMEOUT_S))
     rank, world_size = dist.get_rank(), dist.get_world_size()
     seconds = []
-    for _ in range(repetitions + 1):  # the first one sets up the connections
+    for _ in range(repetitions + 1):  # the first repetition sets up the connections
         tensor = torch.full((size_bytes // 4,), float(rank + 1), device=device)
         dist.barrier()
         began = time.perf_counter()
         dist.all_reduce(tensor)
         total = tensor.sum().item()  # waits for the device
         seconds.append(time.perf_counter() - began)
-        # Small whole numbers: exact in float32, whatever the order of adding.
+        # Small whole numbers are exact in float32, in any order of addition.
         if not bool((tensor == world_size * (world_size + 1) / 2).all()):
             raise ArithmeticError(f'rank {rank}: the sum over all ranks is wrong (mean {total / tensor.numel()})')
     dist.barrier()

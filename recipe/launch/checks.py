@@ -1,6 +1,6 @@
 """All checks of a training, in one order: the launcher stops at the first failure, the doctor collects them.
 
-Each check reads what earlier ones have put into the plan, and adds what it has found out itself.
+Each check reads what earlier checks have put into the plan, and adds its own results.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ class Check(NamedTuple):
     """One check.
 
     Attributes:
-        name: Of its findings.
-        examine: Looks, and yields what it finds; may raise ``console.UserError`` in place of a failure.
-        needs: Names of checks without whose success it makes no sense.
+        name: Name of the check, used in its findings.
+        examine: Yields findings; may raise ``console.UserError`` instead of a failure.
+        needs: Names of checks that must pass first.
         line: First word of the line that the launcher prints if all is well; empty for none.
     """
 
@@ -51,7 +51,7 @@ def _packages(plan: Plan) -> Iterator[Finding]:
 
 
 def _device(plan: Plan) -> Iterator[Finding]:
-    """Which accelerators are there, and are they as many as asked for? Comes before anything imports torch."""
+    """Which accelerators are there, and are there as many as asked for? Runs before anything imports torch."""
     asked = plan.options
     plan.device, plan.nproc = devices.likely_device(asked.device), asked.nproc or devices.DEFAULT_NPROC
     plan.device, count = devices.find(asked.device)
@@ -88,12 +88,12 @@ def _run_folder(plan: Plan) -> Iterator[Finding]:
 def _batch(plan: Plan) -> Iterator[Finding]:
     (batch, _), *consequences = batch_rule.says(plan.config, plan.options.nnodes, plan.nproc)
     yield Finding('batch', OK, batch)
-    for found, fix in consequences if plan.options.writes_checkpoints else ():  # a performance run has no result
+    for found, fix in consequences if plan.options.writes_checkpoints else ():  # a performance run keeps no result
         yield Finding('batch', WARNING, found, fix)
 
 
 def _weights_file(plan: Plan) -> Iterator[Finding]:
-    """Is the file of pretrained weights there? The launcher downloads it."""
+    """Is the file of pretrained weights there? The launcher downloads it if not."""
     from recipe.engine import config as run_config
     from recipe.engine import weights
 
@@ -152,7 +152,7 @@ def _weights(plan: Plan) -> Iterator[Finding]:
 
 
 def _checkpoint(plan: Plan) -> Iterator[Finding]:
-    """Which is the newest checkpoint that loads whole and fits the config? The training goes on from it."""
+    """Find the newest checkpoint that loads completely and fits the config; the training continues from it."""
     from recipe.engine import config as run_config
     from recipe.engine.checkpoint import CheckpointError, find_resumable, misfit
 
@@ -183,7 +183,7 @@ def _disk(plan: Plan) -> Iterator[Finding]:
     yield Finding('disk', OK, f'room for {needed >> 20} MiB of checkpoints and logs at {place}')
 
 
-# What takes longest comes last.
+# The slowest checks come last.
 TRAINING = (
     Check('checkouts', _checkouts),
     Check('hidden packages', _hidden_packages),
@@ -201,7 +201,7 @@ TRAINING = (
     Check('checkpoint', _checkpoint, ('model', 'run folder'), line='resume'),
     Check('disk', _disk, ('model', 'run folder')),
 )
-# In the order in which one thing rests upon another.
+# Each check may rely on those before it.
 MACHINE: Tuple[Callable[[Subject], List[Finding]], ...] = (
     versions.examine,
     cards.examine,
@@ -213,7 +213,7 @@ MACHINE: Tuple[Callable[[Subject], List[Finding]], ...] = (
 
 
 def require(plan: Plan) -> None:
-    """Check everything that can stop a training, and work its plan out. Only weights may be downloaded.
+    """Run all checks and fill in the plan. Downloads nothing but weights.
 
     Args:
         plan: Its options passed ``options.read``; the rest is filled in.
@@ -237,11 +237,12 @@ def require(plan: Plan) -> None:
 
 
 def machine(subject: Subject) -> List[Finding]:
-    """Look the machine over.
+    """Check the machine.
 
     Returns:
-        Findings. The all-reduce, which takes longest, is left out where something else has failed, and on a CPU, where
-        there are no cards and starting the ranks twice would cost more than it finds.
+        Findings. The all-reduce takes longest. It is left out if another check failed, and on a CPU: there are no
+        cards,
+        and starting the ranks twice would cost more than it finds.
     """
     findings = [finding for examine in MACHINE for finding in examine(subject)]
     if subject.device != 'cpu' and report.worst(findings) != FAILURE:
@@ -250,10 +251,10 @@ def machine(subject: Subject) -> List[Finding]:
 
 
 def collect(plan: Plan) -> List[Finding]:
-    """Check everything, also behind a failure.
+    """Run all checks, and go on after a failure.
 
     Args:
-        plan: Its options passed ``options.settle``; as much as can be worked out is filled in.
+        plan: Its options passed ``options.settle``; as much of the rest as possible is filled in.
     """
     findings: List[Finding] = []
     failed: Set[str] = set()
@@ -269,7 +270,7 @@ def collect(plan: Plan) -> List[Finding]:
         if report.worst(made) == FAILURE:
             failed.add(check.name)
         findings += made
-    if 'hidden packages' in failed:  # whatever follows would import them
+    if 'hidden packages' in failed:  # the next checks would import them
         return findings
     findings += [finding for examine in MACHINE for finding in examine(plan.subject)]
     if 'device' not in failed:

@@ -1,6 +1,6 @@
 """Checks a training, starts its ranks, follows them and reports.
 
-Runs in the set-up environment; test/lib.sh calls it. Nothing is written before the last check has passed.
+Runs in the environment made by the set-up; test/lib.sh calls it. Nothing is written before the last check has passed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PACKAGES = ('torch', 'torch_npu', 'mx_driving', 'mmengine', 'mmcv', 'mmcv-lite',
 
 
 def write_run_files(plan: Plan, argv: List[str]) -> Path:
-    """Write what belongs to this start into the run folder.
+    """Write the files of this start into the run folder.
 
     Args:
         plan: What will be run.
@@ -66,10 +66,10 @@ def train(plan: Plan, config_file: Path, lock: run_lock.RunLock) -> None:
     Args:
         plan: What to run.
         config_file: From ``write_run_files``.
-        lock: Of the folder of ``config_file``.
+        lock: Lock of the folder of ``config_file``.
 
     Raises:
-        console.UserError: A rank failed, or a signal ended the training; bears the exit status to leave with.
+        console.UserError: A rank failed, or a signal ended the training; carries the exit status.
     """
     from recipe.launch import progress, ranks, restarts
 
@@ -122,7 +122,7 @@ def train(plan: Plan, config_file: Path, lock: run_lock.RunLock) -> None:
 
 
 def report(plan: Plan) -> None:
-    """Work out the figures of the run, write its files and print the lines that tools grep, last.
+    """Compute the figures of the run, write its files and print, last, the lines that tools grep.
 
     Args:
         plan: What was run.
@@ -147,7 +147,7 @@ def report(plan: Plan) -> None:
 
 
 def _write_legacy(plan: Plan, result: Any) -> List[Path]:
-    """Write the files of the ModelZoo convention, to the run folder if test/output cannot be written."""
+    """Write the files of the ModelZoo convention; they go to the run folder if test/output cannot be written."""
     folder = run_folder.legacy_folder(plan.folder)
     try:
         return _write_legacy_to(folder, plan, result)
@@ -165,7 +165,7 @@ def _write_legacy_to(folder: Path, plan: Plan, result: Any) -> List[Path]:
 
 
 def _write_log(plan: Plan, legacy: Path) -> Path:
-    """Put rank 0's logs of all starts into one file."""
+    """Join rank 0's logs of all starts into one file."""
     logs = sorted(path for path in plan.folder.glob('*/*.log') if path.stem == path.parent.name)
     with files.whole(legacy) as beside, beside.open('wb') as file:
         for log in logs:
@@ -175,10 +175,10 @@ def _write_log(plan: Plan, legacy: Path) -> Path:
 
 @contextlib.contextmanager
 def hold_folder(plan: Plan) -> Iterator[run_lock.RunLock]:
-    """Make the run folder and hold its lock; on a machine other than the first one, that of the machine's own folder.
+    """Make the run folder and hold its lock. Machines other than the first lock their own folder in it.
 
     Args:
-        plan: Its folder may have been taken by another start since the plan was made; then it gets another one.
+        plan: If another start has taken its folder since the plan was made, it gets another folder.
 
     Yields:
         The lock.
@@ -198,7 +198,7 @@ def hold_folder(plan: Plan) -> Iterator[run_lock.RunLock]:
         plan.own_folder.mkdir(parents=True, exist_ok=True)
     with run_lock.RunLock(plan.own_folder, job) as lock:
         if asked.is_first_node and not asked.resume:
-            run_folder.require_unused(plan.folder, asked.or_begin)  # somebody may have run there meanwhile
+            run_folder.require_unused(plan.folder, asked.or_begin)  # another run may have used it meanwhile
         console.log_to(plan.own_folder / run_folder.LAUNCHER_LOG)
         yield lock
 

@@ -1,4 +1,4 @@
-"""Can the cards speak to each other? A small all-reduce, started through torchrun as the training will be."""
+"""Can the cards communicate? A small all-reduce, started through torchrun as the training will be."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from recipe.launch import ranks
 
 SIZE_BYTES = 4 << 20
 REPETITIONS = 5
-PATIENCE_S = 180  # from the start of torchrun on; loading an NPU's libraries takes a while
-CLOCKS_APART_S = 5  # machines are started by hand within seconds, but their clocks are read at one barrier
+PATIENCE_S = 180  # from the start of torchrun; loading an NPU's libraries takes a while
+CLOCKS_APART_S = 5  # all clocks are read at one barrier, so starting the machines by hand adds no difference
 _SEE = {
     'npu': 'HCCL: EI0006 is a time-out, EI0015 the wrong network interface; plog files: ~/ascend/log',
     'cuda': 'start again with NCCL_DEBUG=INFO to see where it ends',
@@ -31,7 +31,7 @@ def examine(subject: Subject, all_machines: bool = False) -> List[Finding]:
 
     Args:
         subject: The training.
-        all_machines: Over the cards of all machines, on each of which this is started; otherwise of this one only.
+        all_machines: Use the cards of all machines, each of which must call this; otherwise of this machine only.
     """
     asked = subject.asked
     together = all_machines and asked.nnodes > 1
@@ -88,7 +88,7 @@ def _run(subject: Subject, together: bool, log_dir: Path, result: Path) -> None:
 
 
 def judge(figures: Dict[str, Any]) -> List[Finding]:
-    """Findings on a finished all-reduce.
+    """Findings of a finished all-reduce.
 
     Args:
         figures: What ``allreduce`` wrote.

@@ -1,11 +1,11 @@
-"""Looks a machine over before a training: versions, cards, all-reduce, data, weights, disk, limits, network, clock.
+"""Checks a machine before a training: versions, cards, all-reduce, data, weights, disk, limits, network, clock.
 
     python tools/doctor.py --data_path=/data/cityscapes      # the options of train_full_8p.sh; --json for programs
     python tools/doctor.py performance --device=npu          # as train_performance_8p.sh would start
 
-Starts no training; all that it writes is the note of which files of the data set were whole. Takes seconds. Exit
-status 0: no failure, warnings at most. The launchers make the same checks before they start a rank. With --nnodes and
-started on every machine, all of them take part in the all-reduce.
+Starts no training and takes seconds. It writes only the list of data set files that were found whole. Exit status 0:
+no failure, at most warnings. The launchers make the same checks before they start a rank. With --nnodes, start it on
+every machine; all of them take part in the all-reduce.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def main() -> Optional[int]:
         console.say(__doc__ or '')
         return None
     asked, as_json = options.settle(given[0]), given[1]
-    # What a check says on its way, such as the progress of a download, is not part of the answer.
+    # Messages of a check, such as the progress of a download, are not part of the answer.
     with contextlib.redirect_stdout(sys.stderr):
         findings = checks.collect(Plan(asked, starts=False))
     (report.print_json if as_json else report.print_table)(findings)

@@ -1,4 +1,4 @@
-"""Puts what explains a failure into one file that can be sent to somebody: logs, config, versions and CANN's plog."""
+"""Packs the files that explain a failure into one archive to send: logs, config, versions and CANN's plog."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Iterator, List, Sequence, Tuple
 from recipe.core import files, run_folder
 from recipe.launch.ranks import Failure, tail
 
-MOST_BYTES = 16 << 20  # of one file: its end
+MOST_BYTES = 16 << 20  # per file; its end is kept
 OTHER_LINES = 200  # of each log of the ranks that did not fail first
 
 
@@ -21,7 +21,7 @@ def write(folder: Path, log_dir: Path, failure: Failure) -> Path:
     """Write ``failure_<time>.tar.gz``.
 
     Args:
-        folder: Where it goes, and what holds the run's config, command and versions.
+        folder: Folder of the archive; holds the run's config, command and versions.
         log_dir: torchrun's folder, with the logs of all ranks.
         failure: What happened.
 
@@ -52,7 +52,7 @@ def _contents(folder: Path, log_dir: Path, failure: Failure) -> Iterator[Tuple[s
     for log in sorted(log_dir.rglob('*.log')):
         member = f'logs/{log.relative_to(log_dir)}'
         with contextlib.suppress(OSError):
-            if log.parent in (failure.log.parent, log_dir):  # the rank's own, and torchrun's
+            if log.parent in (failure.log.parent, log_dir):  # logs of the failed rank and of torchrun
                 yield member, _end(log)
             elif log.stat().st_size:
                 yield member, '\n'.join([*tail(log, OTHER_LINES), '']).encode()
@@ -65,7 +65,7 @@ def plogs(pids: Sequence[int]) -> List[Path]:
     """CANN's own log files of some processes.
 
     Args:
-        pids: Their process ids, which the files' names hold: ``plog-4711_20260101120000000.log``.
+        pids: Process ids; the file names hold them: ``plog-4711_20260101120000000.log``.
     """
     root = Path(os.environ.get('ASCEND_PROCESS_LOG_PATH') or Path.home() / 'ascend' / 'log')
     return sorted(path for pid in pids for path in root.rglob(f'*-{pid}_*') if path.is_file())

@@ -1,4 +1,4 @@
-"""The launchers' options: one table, and the checks that need nothing but a bare Python 3.8."""
+"""The launchers' options: one table, and the checks that need only a bare Python 3.8."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _OVERRIDE = re.compile(r'[A-Za-z_]\w*(\.\w+)*=.+', re.ASCII | re.DOTALL)
 
 
 def _whole(least: int, most: int) -> Callable[[str], int]:
-    """A reader of whole numbers in a range."""
+    """A parser of whole numbers from ``least`` to ``most``."""
 
     def read(text: str) -> int:
         wanted = f'a whole number from {least} to {most}'
@@ -42,7 +42,7 @@ def _one_of(choices: Sequence[str]) -> Callable[[str], str]:
 
 
 def _stop_or_skip(text: str) -> int:
-    """``stop``, which is 0, or the N of ``skip:N``."""
+    """Read ``stop`` as 0 and ``skip:N`` as N."""
     if text == 'stop':
         return 0
     word, _, count = text.partition(':')
@@ -52,7 +52,7 @@ def _stop_or_skip(text: str) -> int:
 
 
 def _text(text: str) -> str:
-    """A path or a name. One that begins with a dash is an option whose value was forgotten."""
+    """Read a path or a name. A leading dash means that the value was forgotten and the next option was taken for it."""
     if not text.strip():
         raise argparse.ArgumentTypeError('needs a value, and got an empty one')
     if '{{' in text:
@@ -141,7 +141,7 @@ def make_parser(script: str) -> argparse.ArgumentParser:
 
 
 def _split(argv: Sequence[str]) -> Tuple[List[str], List[str]]:
-    """Options, and the overrides behind the first ``--``."""
+    """Split the options from the overrides after the first ``--``."""
     if '--' not in argv:
         return list(argv), []
     cut = list(argv).index('--')
@@ -206,7 +206,7 @@ def _check_override(text: str) -> None:
 
 
 def require_consistent(options: Options) -> None:
-    """Stop where options contradict each other.
+    """Stop if options contradict each other.
 
     Raises:
         console.UserError: Names both options and what to do.
@@ -250,7 +250,7 @@ def require_consistent(options: Options) -> None:
 
 
 def settle(options: Options) -> Options:
-    """Stop where options contradict each other, and have --resume=auto continue or begin, by what is in its folder.
+    """Stop if options contradict each other, and resolve --resume=auto by what is in its folder.
 
     Raises:
         console.UserError: As ``require_consistent``.
@@ -262,7 +262,7 @@ def settle(options: Options) -> Options:
 
 
 def read(script: str, argv: Sequence[str]) -> Options:
-    """Parse the options and make every check that needs no installed package and writes nothing.
+    """Parse the options and run every check that needs no installed package and writes nothing.
 
     Args:
         script: ``full`` or ``performance``.

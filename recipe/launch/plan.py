@@ -1,4 +1,4 @@
-"""What a start of the launcher will run; ``checks`` fills it in."""
+"""The plan of one start of the launcher; ``checks`` fills it in."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from recipe.doctor.subject import Subject
 
 @dataclass
 class Plan:
-    """A training, as far as it is worked out.
+    """A training, as far as it is known.
 
     Attributes:
         options: What the user asked for.
-        starts: Whether the training will start; otherwise nothing is downloaded, and no progress is shown.
+        starts: Whether the training will start; if not, nothing is downloaded and no progress is shown.
         device: ``npu``, ``cuda`` or ``cpu``.
         nproc: Ranks on this machine.
         pins: Commits of each checkout, for versions.json.
-        data_root: Of the data set.
+        data_root: Root of the data set.
         config: Resolved ``mmengine.Config``.
         folder: Run folder, absolute.
-        backbone: File of pretrained weights; None where the training needs none.
-        model: Built from the config, with weights of no meaning.
+        backbone: File of pretrained weights; None if the training needs none.
+        model: Built from the config for its shapes and size; its weights have no meaning.
     """
 
     options: Options
@@ -41,20 +41,20 @@ class Plan:
 
     @property
     def world_size(self) -> int:
-        """Ranks on all machines."""
+        """Number of ranks on all machines."""
         return self.nproc * self.options.nnodes
 
     @property
     def own_folder(self) -> Path:
-        """Where this machine keeps what belongs to it alone: config, command, logs of its ranks."""
+        """Folder of this machine's own files: config, command, logs of its ranks."""
         return self.folder if self.options.is_first_node else self.folder / 'nodes' / str(self.options.node_rank)
 
     @property
     def case(self) -> str:
-        """Name of the script, which the legacy files bear."""
+        """Name of the script, used in the names of the legacy files."""
         return SCRIPTS[self.options.script]
 
     @property
     def subject(self) -> Subject:
-        """The training as the doctor looks at it."""
+        """The training in the form that the doctor's checks take."""
         return Subject(self.options, self.device, self.nproc, self.config)

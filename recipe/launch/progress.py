@@ -1,4 +1,4 @@
-"""Shows how far the training is, from the files of rank 0: a bar on a terminal, now and then a line elsewhere."""
+"""Shows the progress of a training from rank 0's files: a bar on a terminal, otherwise a line now and then."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ if TYPE_CHECKING:  # rich is imported only for a terminal
     from rich import progress
 
 LINE_EVERY_S = 30
-_LOOK_EVERY_S = 3  # for something new to show; reading a log over a network is not free
-_SPEED_STEPS = 50  # recent iterations that the speed and the ETA are taken from
+_LOOK_EVERY_S = 3  # between reads; reading a log over a network takes time
+_SPEED_STEPS = 50  # recent iterations that the speed and the ETA are computed from
 _VALIDATING = re.compile(r'Iter\(val\) \[\s*(\d+)/(\d+)\]')
 
 
 @dataclass(frozen=True)
 class State:
-    """What the files tell.
+    """Progress as read from the files.
 
     Attributes:
         iteration: Last iteration that ended, from 1; 0 before the first one.
         step_s: Mean seconds of the last iterations; None before the first one.
-        loss: Last one that was logged.
-        validating: Batches done and of how many, while validation runs.
+        loss: The loss logged last.
+        validating: Batches done and their total, while validation runs.
     """
 
     iteration: int = 0
@@ -55,7 +55,7 @@ def read(run: Path, earlier: Collection[str] = ()) -> State:
     log = tail(newest.parent / f'{newest.parent.name}.log', 1)
     match = _VALIDATING.search(log[0]) if log else None
     return State(
-        # steps.csv is written now and then, and not at all without the recipe's train loop.
+        # steps.csv is written at intervals, and only by the recipe's train loop.
         iteration=max(steps[-1][0] if steps else 0, int(logged.get('step', 0))),
         step_s=sum(seconds for _, seconds in steps) / len(steps) if steps else logged.get('time'),
         loss=logged.get('loss'),
@@ -64,7 +64,7 @@ def read(run: Path, earlier: Collection[str] = ()) -> State:
 
 
 def _steps(path: Path) -> List[Tuple[int, float]]:
-    """Iteration and its seconds, of the last lines that are whole."""
+    """Iteration and its seconds, from the last complete lines."""
     rows = []
     for line in tail(path, _SPEED_STEPS):
         cells = line.split(',')
@@ -72,17 +72,17 @@ def _steps(path: Path) -> List[Tuple[int, float]]:
             try:
                 rows.append((int(cells[0]), float(cells[2])))
             except ValueError:
-                continue  # the line that is being written
+                continue  # an incomplete line, still being written
     return rows
 
 
 def _logged(path: Path) -> Dict[str, float]:
-    """The last line of training in scalars.json, empty before there is one."""
+    """The last training line of scalars.json; empty before there is one."""
     for line in reversed(tail(path)):
         try:
             row = json.loads(line)
         except ValueError:
-            continue  # the line that is being written
+            continue  # an incomplete line, still being written
         if isinstance(row, dict) and 'loss' in row:
             return row
     return {}
@@ -132,14 +132,14 @@ class Progress:
             self._bar.stop()
 
     def look(self) -> None:
-        """Read the files and show what is new; cheap enough for twice a second."""
+        """Read the files and show what is new. Cheap enough to call twice a second."""
         now = time.monotonic()
         if now < self._next_look:
             return
         self._next_look = now + (0.5 if self._bar else _LOOK_EVERY_S)
         try:
             state = read(self._run, self._earlier)
-        except OSError:  # a disk that fails, or a mount that has gone, is the ranks' business
+        except OSError:  # the ranks report a disk that fails or a mount that is gone
             return
         what = 'training' if state.iteration else 'starting'
         if state.validating:
@@ -155,7 +155,7 @@ class Progress:
         facts = []
         if state.loss is not None:
             facts.append(f'loss {state.loss:.4g}')
-        if state.step_s and state.step_s > 0:  # without steps.csv by a clock, which may have been set
+        if state.step_s and state.step_s > 0:  # without steps.csv the times come from a clock that may have been set
             facts.append(f'{self._global_batch / state.step_s:.3g} images/s')
             facts.append(f'ETA {clock(max(0, self._max_iters - state.iteration) * state.step_s)}')
         return '  '.join(facts)

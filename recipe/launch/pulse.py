@@ -1,6 +1,6 @@
-"""How the ranks of a machine show that they go on: a slot each in memory that they share with the agent.
+"""How the ranks of a machine show progress: each has a slot in memory that it shares with the agent.
 
-No disk is involved, which may be full or gone, and a mark costs microseconds. Linux; standard library only.
+This needs no disk, which may be full or gone, and a mark costs microseconds. Linux; standard library only.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import time
 from dataclasses import dataclass
 from typing import List, Optional
 
-VARIABLE = 'RECIPE_PULSE'  # the memory, as a path
-_SLOT = struct.Struct('<qdqq')  # process, time.monotonic() of the mark, steps, whether slow
+VARIABLE = 'RECIPE_PULSE'  # path of the shared memory
+_SLOT = struct.Struct('<qdqq')  # pid, time.monotonic() of the mark, steps, slow
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,9 @@ class Pulse:
     Attributes:
         rank: Local rank.
         pid: Its process.
-        at: ``time.monotonic()`` of the mark; that clock is the same for all processes of a machine.
-        steps: Stages of iterations that were entered so far; of ranks that stand still, the least is the farthest back.
-        slow: Whether something is going on that may take much longer than an iteration.
+        at: ``time.monotonic()`` of the mark in seconds; all processes of a machine share this clock.
+        steps: Stages of iterations entered so far. If the ranks hang, the one with the least is farthest back.
+        slow: Whether the rank does something that may take much longer than an iteration.
     """
 
     rank: int
@@ -37,10 +37,10 @@ class Pulse:
 
 
 class Pulses:
-    """The memory, as the agent holds it.
+    """The shared memory, on the agent's side.
 
     Args:
-        ranks: Ranks of this machine.
+        ranks: Number of ranks on this machine.
     """
 
     def __init__(self, ranks: int) -> None:
@@ -61,10 +61,10 @@ class Pulses:
 
 
 class Heartbeat:
-    """The slot of one rank, as that rank holds it.
+    """The slot of one rank, on that rank's side.
 
     Args:
-        path: The memory; None where nobody watches.
+        path: The shared memory; None if there is no watchdog.
         rank: Local rank.
     """
 
@@ -72,7 +72,7 @@ class Heartbeat:
         self._memory: Optional[mmap.mmap] = None
         self._offset = rank * _SLOT.size
         self._steps = 0
-        # Another user's process may not be looked into: then nobody watches.
+        # The memory of another user's process cannot be opened: then there is no watchdog.
         with contextlib.suppress(OSError):
             if path:
                 with open(path, 'r+b') as file:
@@ -80,15 +80,15 @@ class Heartbeat:
 
     @classmethod
     def of_this_rank(cls) -> Heartbeat:
-        """The slot that the environment names."""
+        """The slot that the environment variables name."""
         return cls(os.environ.get(VARIABLE), int(os.environ.get('LOCAL_RANK', '0')))
 
     def mark(self, step: bool = False, slow: bool = False) -> None:
-        """Show that the rank goes on.
+        """Show that the rank makes progress.
 
         Args:
-            step: Whether a stage of an iteration is entered, which all ranks do in the same order.
-            slow: Whether what follows may take much longer than an iteration.
+            step: Whether a stage of an iteration is entered; all ranks enter the stages in the same order.
+            slow: Whether the next stage may take much longer than an iteration.
         """
         self._steps += step
         if self._memory is not None:

@@ -1,4 +1,4 @@
-"""Starts the ranks of one machine through torchrun, passes signals on, and says which rank failed first."""
+"""Starts the ranks of one machine through torchrun, passes signals on, and names the rank that failed first."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Set,
 from recipe.core import paths, processes
 from recipe.core.exit_status import HUNG
 
-PATIENCE_S = 300  # to write a checkpoint after SIGTERM; a shared storage may be slow
+PATIENCE_S = 300  # to write a checkpoint after SIGTERM; shared storage may be slow
 LAST_LINES = 20
 _LOOK_S = 0.5
 
@@ -27,12 +27,12 @@ class Failure:
     """What ended the job, or one attempt of it.
 
     Attributes:
-        what: In words, names the rank: ``rank 1 was killed by signal 9 (SIGKILL)``.
+        what: One phrase that names the rank: ``rank 1 was killed by signal 9 (SIGKILL)``.
         log: File to look into.
-        status: For the shell: the rank's exit status, or 128 + the signal that ended it.
-        last_lines: End of that file; of a rank that hung, where it stood.
+        status: Exit status for the shell: the rank's own, or 128 + the signal that ended it.
+        last_lines: End of the log; for a rank that hung, its stack.
         again: Whether the ranks were started again.
-        pids: Processes of the ranks of this machine, as far as they are known.
+        pids: Processes of the ranks of this machine, as far as known.
     """
 
     what: str
@@ -47,17 +47,17 @@ class Ranks:
     """The ranks of one machine.
 
     Args:
-        arguments: Of torchrun, up to the script and its own arguments, without ``--log_dir``.
+        arguments: Arguments of torchrun, up to the script and its own arguments, without ``--log_dir``.
         log_dir: A new folder for torchrun's log and each rank's stdout.log and stderr.log.
         env: Additional environment variables.
-        keep: File descriptors that stay open until torchrun has ended, whatever becomes of this process.
+        keep: File descriptors that stay open until torchrun has ended, even if this process ends first.
     """
 
     def __init__(self, arguments: Sequence[str], log_dir: Path, env: Dict[str, str], keep: Sequence[int] = ()) -> None:
         self.log_dir = log_dir
         self._log = log_dir / 'torchrun.log'
         log_dir.mkdir(parents=True)
-        self._reports, writing = os.pipe()  # not a file: the disk may be what has failed
+        self._reports, writing = os.pipe()  # a pipe, not a file: the failure may be a full disk
         os.set_blocking(self._reports, False)
         command = [sys.executable, str(paths.PACKAGE), 'agent', str(writing), f'--log_dir={log_dir}']
         with self._log.open('wb') as log:
@@ -73,29 +73,29 @@ class Ranks:
         os.close(writing)
         self._unread = b''
         self._failures: List[Failure] = []
-        self._leaders: Set[int] = set()  # ranks that were seen, also those that have ended since
-        self._told: Set[int] = set()  # those that were asked to end
+        self._leaders: Set[int] = set()  # ranks seen so far, including those that have ended
+        self._told: Set[int] = set()  # ranks that were asked to end
         self._asked: Optional[signal.Signals] = None
         self._deadline = float('inf')
 
     def wait(self, look: Callable[[], None], on_failure: Callable[[Failure], None] = lambda failure: None) -> int:
-        """Wait until all ranks have ended; SIGINT, SIGTERM, SIGUSR1 and SIGHUP are passed on meanwhile.
+        """Wait until all ranks have ended. SIGINT, SIGTERM, SIGUSR1 and SIGHUP are passed on meanwhile.
 
-        The first signal asks the ranks to end (they write a checkpoint), a second one ends them at once.
+        The first signal asks the ranks to end (they write a checkpoint); a second one ends them at once.
 
         Args:
             look: Called about twice a second.
-            on_failure: Called with each attempt that fails, soon after.
+            on_failure: Called soon after each failed attempt, with its failure.
 
         Returns:
-            0, or the exit status that the launcher should have: see ``Failure.status``; 128 + signal after a signal.
+            0, or the exit status for the launcher: ``Failure.status``, or 128 + signal after a signal.
         """
         try:
             with self._signals():
                 while self._agent.poll() is None:
                     self._leaders.update(processes.session_leaders(self._agent.pid))
                     if self._asked is not None:
-                        self._tell()  # those that were started again meanwhile
+                        self._tell()  # ranks that were started again meanwhile
                     with contextlib.suppress(subprocess.TimeoutExpired):
                         self._agent.wait(_LOOK_S)
                     look()
@@ -116,7 +116,7 @@ class Ranks:
         return self._asked
 
     def failure(self) -> Optional[Failure]:
-        """What went wrong first in the attempt that ended the job, None if nothing did."""
+        """The first failure of the attempt that ended the job; None if nothing failed."""
         status = self._agent.poll()
         if status == 0:
             return None
@@ -140,7 +140,7 @@ class Ranks:
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
         handled = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1]
-        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup: the training outlives its terminal
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # under nohup the training outlives its terminal
             handled.append(signal.SIGHUP)
         before = {signum: signal.signal(signum, self._on_signal) for signum in handled}
         try:
@@ -160,14 +160,14 @@ class Ranks:
 
     def _tell(self) -> None:
         """Ask the ranks to end that were not asked yet."""
-        # Not through torchrun: it would signal the loader processes too, and have the ranks' patience at 30 s. SIGTERM,
-        # whichever it was: that also ends a rank that has not come to its training yet.
+        # Not through torchrun: it would signal the loader processes too, and allow the ranks 30 s only. Always SIGTERM:
+        # it also ends a rank that has not begun to train.
         new = set(processes.session_leaders(self._agent.pid) or [self._agent.pid]) - self._told
         self._told |= new
         processes.send(list(new), signal.SIGTERM)
 
     def _kill(self) -> None:
-        """End what is left at once: torchrun, the ranks, their loader processes."""
+        """End all that is left at once: torchrun, the ranks, their loader processes."""
         self._leaders.update(processes.session_leaders(self._agent.pid))
         if self._agent.poll() is None:
             self._agent.kill()
@@ -176,7 +176,7 @@ class Ranks:
 
 
 def _failure(report: Dict[str, Any]) -> Failure:
-    """One report of the agent in words."""
+    """Convert one report of the agent."""
     first, hang = report['failures'][0], report['hang']
     code = int(first['exitcode'])
     log = _last_written(Path(first['folder']))
@@ -190,7 +190,7 @@ def _failure(report: Dict[str, Any]) -> Failure:
 
 
 def _hung(rank: str, hang: Dict[str, Any], lines: List[str]) -> Tuple[str, List[str]]:
-    """What the watchdog found in words, with the stack to show."""
+    """Describe what the watchdog found, with the stack to show."""
     since = f'nothing went on for {hang["seconds"]:.0f} s (--hang_timeout)'
     if hang['stopped']:
         return f'{rank} was stopped by a signal (SIGSTOP or a debugger): {since}', lines
@@ -200,7 +200,7 @@ def _hung(rank: str, hang: Dict[str, Any], lines: List[str]) -> Tuple[str, List[
 
 
 def stack(lines: List[str]) -> List[str]:
-    """The stack of the main thread in what faulthandler has written last, innermost call first; empty without one.
+    """The main thread's stack in faulthandler's last output, innermost call first; empty if there is none.
 
     Args:
         lines: End of a rank's log.
@@ -208,8 +208,8 @@ def stack(lines: List[str]) -> List[str]:
     starts = [number for number, line in enumerate(lines) if line.startswith(('Current thread ', 'Thread '))]
     if not starts:
         return []
-    # The current one is whichever took the signal, and of a process that was stopped that may be any; the main one
-    # is the oldest, which comes last.
+    # The main thread is the oldest, which comes last. "Current thread" is the one that took the signal; in a stopped
+    # process that may be any thread.
     calls = itertools.takewhile(lambda line: line.startswith('  File '), lines[starts[-1] + 1 :])
     return list(calls)[:LAST_LINES]
 
@@ -224,7 +224,7 @@ def _killed_by(number: int) -> str:
 
 
 def _last_written(folder: Path) -> Path:
-    """Of a rank's two logs the one that it wrote to last; a folder without logs stands for itself."""
+    """The newest log of a rank, or its folder if there is none."""
     logs = [log for log in folder.glob('std*.log') if log.stat().st_size]
     return max(logs, key=lambda log: log.stat().st_mtime_ns, default=folder)
 
@@ -233,8 +233,8 @@ def tail(path: Path, lines: int = LAST_LINES) -> List[str]:
     """The last lines of a text file, without reading more than its end.
 
     Args:
-        path: Empty result where it is no file.
-        lines: At most that many, none empty.
+        path: The result is empty if it is not a file.
+        lines: At most this many, none empty.
     """
     if not path.is_file():
         return []

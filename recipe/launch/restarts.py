@@ -1,4 +1,4 @@
-"""What the launcher says of ranks that fail or hang, and of their starting again."""
+"""Messages of the launcher about ranks that fail or hang, and about their restart."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from recipe.core import console, exit_status
 from recipe.launch import failure_archive
 from recipe.launch.ranks import Failure, tail
 
-# Before NCCL gives up on a collective (600 s), whose ranks would then be the ones that fail, not the one that hangs.
-# An iteration on cards takes seconds, one on a CPU may take minutes, and gloo waits for 1800 s.
+# Less than NCCL's timeout of a collective (600 s): after that, the ranks that wait would fail instead of the one that
+# hangs. An iteration takes seconds on cards and may take minutes on a CPU; gloo waits for 1800 s.
 HANG_TIMEOUT_S = {'npu': 480, 'cuda': 480, 'cpu': 1500}
-_TO_START_S = 600  # another machine's ranks, once they have ended
+_TO_START_S = 600  # for another machine's ranks to start, once they have ended
 
 
 def environment(device: str, hang_timeout_s: Optional[int]) -> Dict[str, str]:
-    """What the agent and the ranks need to know.
+    """Environment variables for the agent and the ranks.
 
     Args:
         device: ``npu``, ``cuda`` or ``cpu``.
-        hang_timeout_s: What ``--hang_timeout`` says.
+        hang_timeout_s: Value of ``--hang_timeout`` in seconds.
     """
     seconds = HANG_TIMEOUT_S[device] if hang_timeout_s is None else hang_timeout_s
     return {'RECIPE_HANG_TIMEOUT_S': str(seconds), 'RECIPE_RESTART_PATIENCE_S': str(seconds + _TO_START_S)}
 
 
 class Restarts:
-    """Tells of attempts that have failed while the next one starts.
+    """Reports failed attempts while the next one starts.
 
     Args:
-        folder: Of this machine's run files.
+        folder: Folder of this machine's run files.
         log_dir: torchrun's folder.
         most: ``--max_restarts``.
     """
@@ -42,7 +42,7 @@ class Restarts:
         self._count = 0
 
     def note(self, failure: Failure) -> None:
-        """Say that an attempt has failed, unless the job ends with it."""
+        """Print that an attempt has failed, unless the job ends with it."""
         if failure.again:
             self._count += 1
             console.warn(
@@ -52,10 +52,10 @@ class Restarts:
 
 
 def describe(folder: Path, log_dir: Path, failure: Failure) -> str:
-    """A failure in one line, with its log and an archive of all that explains it.
+    """Describe a failure in one line, with its log and an archive of the files that explain it.
 
     Args:
-        folder: Of this machine's run files; the archive goes there.
+        folder: Folder of this machine's run files; the archive goes there.
         log_dir: torchrun's folder.
         failure: What happened.
     """
@@ -70,8 +70,8 @@ def explain(failure: Failure) -> str:
     """Say in one line what ended a training and what to do.
 
     Args:
-        failure: The rank's last line on stderr that begins with ``error:`` says what was wrong. Of its two logs,
-            written in one moment, ``failure.log`` may be the other one.
+        failure: The rank's last ``error:`` line on stderr says what was wrong. If both logs were written in the same
+            moment, ``failure.log`` may be the one of stdout.
     """
     lines = failure.last_lines + tail(failure.log.with_name('stderr.log'))
     said = [line[len('error: ') :] for line in lines if line.startswith('error: ')]

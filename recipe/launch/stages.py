@@ -19,7 +19,7 @@ ENVIRONMENTS = {'npu': 'npu', 'cuda': 'gpu', 'cpu': 'cpu'}
 
 
 def _environment(argv: List[str]) -> None:
-    """Print which test/env_*.sh suits; without torch, which would read its variables too early."""
+    """Print which test/env_*.sh suits. torch is not imported: it would read its variables too early."""
     from recipe.engine import devices
 
     console.say(ENVIRONMENTS[devices.likely_device(options.parse(argv[0], argv[1:]).device)])

@@ -1,7 +1,6 @@
 """Runs ``recipe.engine.train`` as one rank: ``train CONFIG --work-dir=DIR ARGUMENTS``, run by ``start``.
 
-Shows the watchdog that the rank makes progress. If the ranks were started again, it has all of them go on from the same
-good checkpoint.
+Shows the watchdog that the rank makes progress. After a restart, all ranks continue from the same good checkpoint.
 """
 
 from __future__ import annotations
@@ -26,16 +25,16 @@ _STAGES = ('before_train_iter', 'after_train_iter', 'before_val_iter', 'after_va
 
 
 def show_progress(runner_class: Any, heartbeat: Heartbeat) -> None:
-    """Have a runner leave a mark at each stage that it comes to.
+    """Make a runner leave a mark at each stage that it reaches.
 
     Hooks may write checkpoints or logs, and the first iterations may compile. Both can take long.
 
     Args:
         runner_class: ``mmengine.runner.Runner``, whose ``call_hook`` is called at each stage.
-        heartbeat: Where the marks go.
+        heartbeat: Receives the marks.
     """
     call_hook = runner_class.call_hook
-    begun = set()  # kinds of iterations of which one has ended
+    begun = set()  # kinds of iterations of which at least one has ended
 
     def call_and_mark(self: Any, fn_name: str, **kwargs: Any) -> None:
         is_stage = fn_name in _STAGES
@@ -57,7 +56,7 @@ def store_of_attempt(attempt: int) -> None:
     """
     from torch.distributed import PrefixStore
 
-    rendezvous: Any = importlib.import_module('torch.distributed.rendezvous')  # a function there bears the same name
+    rendezvous: Any = importlib.import_module('torch.distributed.rendezvous')  # a function has the same name
     create = rendezvous._create_c10d_store
 
     def create_anew(*args: Any, **kwargs: Any) -> PrefixStore:
@@ -67,17 +66,17 @@ def store_of_attempt(attempt: int) -> None:
 
 
 def agree_on_checkpoint(work_dir: Path, attempt: int) -> Optional[str]:
-    """The checkpoint that all ranks go on from: rank 0's choice.
+    """The checkpoint from which all ranks continue, chosen by rank 0.
 
     Args:
         work_dir: Run folder.
         attempt: How often the ranks were started before.
 
     Returns:
-        Its path; None where none was written yet.
+        Its path; None if none was written yet.
 
     Raises:
-        console.UserError: There are checkpoints and none is good, or another machine does not come back.
+        console.UserError: There are checkpoints but none is good, or another machine does not come back.
     """
     from torch.distributed import TCPStore
 
@@ -89,12 +88,12 @@ def agree_on_checkpoint(work_dir: Path, attempt: int) -> Optional[str]:
         store = TCPStore(address, port, is_master=False, timeout=patience)
         if os.environ['LOCAL_RANK'] == '0':
             store.set(f'{key}/machine_{os.environ["GROUP_RANK"]}', 'here')
-        # A machine that is lost would be waited for by the collectives.
+        # Without this, the collectives would wait for a machine that is lost.
         store.wait([f'{key}/machine_{number}' for number in range(machines)], patience)
         if os.environ['RANK'] == '0':
             store.set(key, _choose(work_dir))
         chosen = store.get(key).decode()
-    except RuntimeError as error:  # DistStoreError and DistNetworkError are such
+    except RuntimeError as error:  # base class of DistStoreError and DistNetworkError
         raise console.UserError(
             f'the machines do not meet again at {address}:{port} ({str(error).splitlines()[0]})',
             'start all of them again with --resume=1',
@@ -106,7 +105,7 @@ def agree_on_checkpoint(work_dir: Path, attempt: int) -> Optional[str]:
 
 
 def _choose(work_dir: Path) -> str:
-    """Path of the newest good checkpoint, nothing where there is no checkpoint, or an exclamation mark and why none."""
+    """The path of the newest good checkpoint, '' if there are none, or '!' and why none is good."""
     from recipe.engine.checkpoint import CheckpointError, find_resumable
 
     if not any(work_dir.glob(run_folder.CHECKPOINTS)):
@@ -121,13 +120,13 @@ def _choose(work_dir: Path) -> str:
 
 
 def prepare(argv: List[str]) -> Tuple[argparse.Namespace, Optional[str]]:
-    """Do what comes before the training begins.
+    """Prepare the start of the training.
 
     Args:
         argv: Arguments of ``recipe.engine.train``.
 
     Returns:
-        The arguments as read, and the checkpoint to go on from.
+        The parsed arguments, and the checkpoint to continue from.
 
     Raises:
         console.UserError: As ``agree_on_checkpoint``.
@@ -157,4 +156,4 @@ def main() -> None:
     except console.UserError as error:
         print(f'error: {error}', file=sys.stderr)
         sys.exit(error.status)
-    train.train(asked.config, asked.work_dir, asked.device, checkpoint)  # what it raises keeps its traceback
+    train.train(asked.config, asked.work_dir, asked.device, checkpoint)  # its errors keep their traceback

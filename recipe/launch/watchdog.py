@@ -1,4 +1,4 @@
-"""Ends a job whose ranks stand still, and says which of them the others wait for."""
+"""Ends a job whose ranks hang, and names the ranks that the others wait for."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Callable, List, Optional, Sequence
 from recipe.core import processes
 from recipe.launch.pulse import Pulse, Pulses
 
-DUMP = signal.SIGUSR2  # a rank answers it with the Python stacks of its threads on stderr; see ``trainer``
-SLOW = 4  # so many times longer may it take to start, to compile, and to write checkpoints
+DUMP = signal.SIGUSR2  # on this signal a rank writes the Python stacks of its threads to stderr; see ``trainer``
+SLOW = 4  # factor on the timeout while a rank starts, compiles or writes checkpoints
 DUMP_S = 2  # to write the stacks
 
 
 @dataclass(frozen=True)
 class Hang:
-    """A job that stands still.
+    """A job whose ranks hang.
 
     Attributes:
         ranks: Local ranks that are farthest back.
@@ -36,15 +36,15 @@ class Hang:
 def find_hang(
     pulses: Sequence[Pulse], now: float, timeout_s: float, state: Callable[[int], Optional[str]] = processes.state
 ) -> Optional[Hang]:
-    """Judge whether the ranks of this machine stand still.
+    """Judge whether the ranks of this machine hang.
 
-    As long as one rank does something that may take it so long, the others may wait for it.
+    As long as one rank is within its timeout, the others may be waiting for it.
 
     Args:
         pulses: Last mark of each rank.
         now: ``time.monotonic()``.
-        timeout_s: Seconds without a mark; ``SLOW`` times as long where that was said.
-        state: Gives the kernel's letter for a process, None where it has ended.
+        timeout_s: Seconds without a mark; ``SLOW`` times as long if the mark is slow.
+        state: Gives the kernel's letter for a process, or None if it has ended.
 
     Returns:
         None as long as all may be well.
@@ -53,7 +53,7 @@ def find_hang(
     pulses = [pulse for pulse in pulses if states[pulse.rank] not in (None, 'Z', 'X')]
     if not pulses or any(now - pulse.at <= timeout_s * (SLOW if pulse.slow else 1) for pulse in pulses):
         return None
-    # A rank that computes when it is stopped may have entered no fewer stages than those that wait for it.
+    # A rank that is stopped while it computes may have entered as many stages as the ranks that wait for it.
     stopped = [pulse.rank for pulse in pulses if states[pulse.rank] in ('T', 't')]
     least = min(pulse.steps for pulse in pulses)
     behind = stopped or [pulse.rank for pulse in pulses if pulse.steps == least]
@@ -61,12 +61,12 @@ def find_hang(
 
 
 class Watchdog(threading.Thread):
-    """Looks at the ranks now and then; ends those that hang, after all have written their stacks.
+    """Checks the ranks at intervals; ends those that hang, after all ranks have written their stacks.
 
     Args:
-        pulses: Where the ranks leave their marks.
+        pulses: Holds the marks of the ranks.
         timeout_s: As for ``find_hang``.
-        several_machines: Whether ranks of other machines can be what those of this one wait for.
+        several_machines: Whether the ranks of this machine may wait for ranks of other machines.
     """
 
     def __init__(self, pulses: Pulses, timeout_s: float, several_machines: bool) -> None:
@@ -83,7 +83,7 @@ class Watchdog(threading.Thread):
             if self.found is None:
                 pulses = self._pulses.read()
                 hang = find_hang(pulses, time.monotonic(), self._timeout_s)
-                # Where it is not one of these, another machine's watchdog comes first and names it.
+                # If another machine's rank is the cause, that machine's watchdog gets the time to name it first.
                 patience = 1.25 if hang and hang.all_ranks and self._several_machines and not hang.stopped else 1
                 if hang and find_hang(pulses, time.monotonic(), patience * self._timeout_s):
                     self._end(pulses, hang)
@@ -94,5 +94,5 @@ class Watchdog(threading.Thread):
         processes.send(pids, signal.SIGCONT)  # a stopped one writes its stacks as well
         time.sleep(DUMP_S)
         self.found = hang
-        # The others end of it, or torchrun ends them.
+        # The others fail because of it, or torchrun ends them.
         processes.send([pulse.pid for pulse in pulses if pulse.rank in hang.ranks], signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""From the logs of a run to figures, plots, result.json and the files that Ascend's tools read.
+"""Turns the logs of a run into figures, plots, result.json and the files that Ascend's tools read.
 
 Imports ``core``.
 """

@@ -1,4 +1,4 @@
-"""Computes the figures of a run and finds what is missing or not a number."""
+"""Computes the figures of a run and finds those that are missing or not a number."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def collect(
 
     Args:
         path: Run folder or log.
-        require: Names out of ``FIGURES`` that must be there.
-        batch_size: Images per card, instead of what the run says.
-        nproc: Processes, instead of what the run says.
-        e2e_duration_s: What the launcher measured for its own (the last) start.
+        require: Names from ``FIGURES`` that must be there.
+        batch_size: Images per card, instead of the run's own record.
+        nproc: Processes, instead of the run's own record.
+        e2e_duration_s: Seconds of the last start, as measured by the launcher.
         partial: Accept a training that stopped before its last iteration.
 
     Raises:
@@ -104,7 +104,7 @@ def _describe(run: metrics_run.Run) -> Result:
 
 def _figures_of(validation: scalars.Validation) -> Dict[str, Any]:
     figures = dataclasses.asdict(validation)
-    for key in ('after_iter', 'saved_iter'):  # they only served to find iter
+    for key in ('after_iter', 'saved_iter'):  # needed only to find iter
         del figures[key]
     return figures
 
@@ -147,7 +147,7 @@ def _add_miou(result: Result, run: metrics_run.Run, required: bool) -> List[str]
                 'class? This command tells: python tools/cityscapes.py verify --data_path ROOT'
             ]
     if required and result.complete and run.val_interval and result.iters_planned:
-        # mmengine 0.10.3 does not validate after the last iteration unless it is a multiple of the interval.
+        # mmengine 0.10.3 validates after the last iteration only if it is a multiple of the interval.
         due = result.iters_planned // run.val_interval * run.val_interval
         if last.placed_iter < due:
             return [
@@ -172,13 +172,13 @@ def _add_speed(result: Result, run: metrics_run.Run, required: bool) -> List[str
     excluded = []
     for start in run.starts:
         if start.last_iter < start.first_iter:
-            continue  # a later start did all of it again
+            continue  # a later start repeated all of it
         if start.global_batch != result.global_batch:
             excluded.append(f'{start.first_iter}-{start.last_iter} (global batch {start.global_batch})')
             continue
         samples = _steps(start) if measured else _logged(start)
         lost = start.last_iter - start.first_iter + 1 - len(samples) if measured else 0
-        if not measured:  # by the clock, which may have been set
+        if not measured:  # times of the wall clock, which may have been set
             before, samples = len(samples), [sample for sample in samples if sample.step_s > 0]
             if len(samples) < before:
                 excluded.append(f'{before - len(samples)} logged means that are no time, as after the clock was set')
@@ -227,7 +227,7 @@ def _steps(start: metrics_run.Start) -> List[window.Sample]:
 
 
 def _logged(start: metrics_run.Start) -> List[window.Sample]:
-    """Means in the log: each over the last ``window_size`` iterations, which need not fill the logging interval."""
+    """Means in the log, each over the last ``window_size`` iterations, which may be fewer than the logging interval."""
     size = _log_window(start)
     samples = []
     before = start.first_iter - 1
@@ -245,7 +245,7 @@ def _log_window(start: metrics_run.Start) -> int:
 
 
 def _e2e(run: metrics_run.Run, measured_s: Optional[float], warnings: List[str]) -> Optional[float]:
-    """Seconds of all sessions and, by their text logs, of all starts that belong to none."""
+    """Seconds of all sessions plus, from their text logs, those of all starts outside of a session."""
     measured = {name for session in run.sessions for name in session.starts}
     starts = sorted([*run.starts, *run.other_starts], key=lambda start: start.name)
     logged = [start for start in starts if start.name not in measured]

@@ -11,7 +11,7 @@ CASE_SUFFIX = {'full': 'miou', 'performance': 'perf'}
 
 
 def lines(result: Result) -> List[str]:
-    """Lines for stdout; a figure that was not measured has none."""
+    """Lines for stdout; a figure that was not measured is left out."""
     found = []
     if result.fps_images_per_s is not None:
         found.append(f'Final Performance images/sec : {_fps(result)}')
@@ -25,12 +25,12 @@ def lines(result: Result) -> List[str]:
 
 
 def case_name(result: Result, network: str, mode: str) -> str:
-    """Such as ``mask2former_swin_8p_miou``: network, processes, what the run was for."""
+    """Case name from network, processes and purpose, such as ``mask2former_swin_8p_miou``."""
     return f'{network}_{result.world_size}p_{CASE_SUFFIX[mode]}'
 
 
 def figures(result: Result, network: str, case: str) -> str:
-    """Content of ``<case>.log``. BatchSize is per card; DeviceType is the host's machine, as the convention has it."""
+    """Content of ``<case>.log``. By convention BatchSize is per card and DeviceType is the host's architecture."""
     pairs = [
         ('Network', network),
         ('RankSize', result.world_size),
@@ -49,11 +49,11 @@ def figures(result: Result, network: str, case: str) -> str:
 
 def _fps(result: Result) -> str:
     assert result.fps_images_per_s is not None, 'the callers ask for it only if it was measured'
-    # Small machines: two digits of 0.05 images/s would be one.
+    # On small machines, 0.05 images/s would keep only one digit.
     digits = 2 if result.fps_images_per_s >= 10 else 3
     return f'{result.fps_images_per_s:.{digits}f}'
 
 
 def _step(result: Result) -> str:
-    """Mean seconds per iteration over the FPS window, global batch / FPS."""
+    """Mean seconds per iteration over the FPS window: global batch / FPS."""
     return f'{result.step_time_mean_s:.3f}'

@@ -22,7 +22,7 @@ from recipe.report.result import Result
 
 
 def legacy_lines(result: Result) -> List[str]:
-    """The lines that tools grep for, of a complete training only; a figure that was not measured has no line."""
+    """The lines that tools grep for, of a complete training only; a figure that was not measured is left out."""
     return legacy.lines(result) if result.complete else []
 
 
@@ -31,7 +31,7 @@ def write_legacy(result: Result, folder: Path, mode: str = 'full', network: str 
 
     Args:
         result: Of a complete training with FPS and E2E duration.
-        folder: Made if it is not there.
+        folder: Made if it does not exist.
         mode: ``full`` or ``performance``.
         network: First part of the file names.
 
@@ -66,8 +66,8 @@ def write(result: Result, folder: Path, pictures: bool = True) -> List[Path]:
 
     Args:
         result: From ``collect``.
-        folder: Made if it is not there.
-        pictures: Draw the two pictures.
+        folder: Made if it does not exist.
+        pictures: Whether to draw the two pictures.
 
     Returns:
         The files written. A picture that cannot be drawn is a warning.
@@ -125,7 +125,7 @@ def summary(result: Result) -> List[str]:
 
 def _json_text(result: Result) -> str:
     text = json.dumps(result.as_dict(), indent=2, allow_nan=False)
-    # Pairs of numbers on one line: a curve of 1800 points is for plotting, not for scrolling past.
+    # Pairs of numbers go on one line: a curve of 1800 points is for plotting, not for reading.
     return re.sub(r'\[\s+([^][{}"]+?)\s+\]', lambda pair: f'[{" ".join(pair[1].split())}]', text) + '\n'
 
 

@@ -1,4 +1,4 @@
-"""Draws a run: curves over the iterations, and a sheet of predictions beside their ground truth."""
+"""Plots a run: curves over the iterations, and predictions beside their ground truth."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from recipe.core import config_text, console
 from recipe.report.result import Result
 from recipe.report.run import Run
 
-matplotlib.rcdefaults()  # not what somebody's matplotlibrc says, such as text.usetex, which needs LaTeX
+matplotlib.rcdefaults()  # ignores the user's matplotlibrc, such as text.usetex, which needs LaTeX
 
 MAX_ROWS = 8
 TILE_WIDTH = 640  # pixels; Cityscapes' 2048 would make a sheet of 100 MB in memory
 # mmseg's SegVisualizationHook: <mode>_<image file name>_<iteration>.png
 _PICTURE = re.compile(r'^val_(?P<image>.+)_(?P<iter>\d+)\.png$')
-# Losses of the last decoder layer; those of the layers before it carry d0, d1 ... in their names.
+# Losses of earlier decoder layers have d0, d1 ... in their names; the last layer's do not.
 _EARLIER_LAYER = re.compile(r'(^|\.)d\d+\.')
 
 
 class Picture(NamedTuple):
-    """A picture that validation saved: ground truth left, prediction right."""
+    """A picture saved by validation: ground truth left, prediction right."""
 
     path: Path
     image: str
@@ -72,7 +72,7 @@ def curves(result: Result, path: Path) -> Path:
 def predictions(result: Result, path: Path) -> Optional[Path]:
     """Compose image, ground truth and prediction of the last validation.
 
-    The image column is there only if the config tells where the data set lies and it still lies there.
+    The image column is there only if the data set is still where the config says.
 
     Args:
         result: From ``metrics.collect``.
@@ -178,7 +178,7 @@ def _draw_step_time(axis: Any, result: Result) -> None:
         return _note(axis)
     iters, seconds = (numpy.array(column) for column in zip(*times))
     axis.plot(iters, seconds, '.', markersize=3, color='tab:gray', label='step')
-    # One slow step (the first one compiles) would press all others flat.
+    # One slow step (the first one compiles) would flatten the rest of the curve.
     top = 1.15 * float(numpy.percentile(seconds, 98)) if len(seconds) > 20 else 1.15 * float(seconds.max())
     above = int((seconds > top).sum())
     for label, value, color in (
@@ -218,13 +218,13 @@ def _last_pictures(result: Result) -> List[Picture]:
 
 
 def _spread(pictures: List[Picture]) -> List[Picture]:
-    """At most ``MAX_ROWS``, evenly over all, so that several cities are seen."""
+    """At most ``MAX_ROWS`` pictures, evenly spread, so that several cities are shown."""
     count = min(MAX_ROWS, len(pictures))
     return [pictures[index * len(pictures) // count] for index in range(count)]
 
 
 def _row(picture: Picture, result: Result) -> Optional[Tuple[Picture, Dict[str, numpy.ndarray]]]:
-    """Tiles of one picture, uint8 arrays (height, width, 3) by column; None, after a warning, if it is unreadable."""
+    """Tiles of one picture by column, uint8 (height, width, 3); None, after a warning, if it is unreadable."""
     try:
         with Image.open(picture.path) as opened:
             both = opened.convert('RGB')
@@ -249,14 +249,14 @@ def _row(picture: Picture, result: Result) -> Optional[Tuple[Picture, Dict[str, 
 
 
 def _source_image(name: str, result: Result) -> Optional[Path]:
-    """The image of a picture, where the validation set of the config still lies."""
+    """The source image of a picture, if the config's validation set is still there."""
     config = _run_of(result).starts[-1].config
     root = config_text.lookup(config, 'val_dataloader.dataset.data_root')
     below = config_text.lookup(config, 'val_dataloader.dataset.data_prefix.img_path')
     if not isinstance(root, str) or not isinstance(below, str):
         return None
     folder = Path(root) / below
-    # Cityscapes keeps one folder for each city, whose name begins the file name; other sets keep none.
+    # Cityscapes has one folder for each city, whose name begins the file name; other sets have none.
     for candidate in (folder / name.split('_')[0] / name, folder / name):
         if candidate.is_file():
             return candidate

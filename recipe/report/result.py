@@ -1,4 +1,4 @@
-"""The figures of a run and what they mean: the content of result.json."""
+"""The figures of a run and their definitions: the content of result.json."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ class Window:
     Attributes:
         first_iter: First iteration in it.
         last_iter: Last iteration in it.
-        iterations: Number of iterations in it (excluded ones are missing in between).
-        source: Where the times come from.
+        iterations: Number of iterations in it, without the excluded ones.
+        source: Source of the times.
         warm_up_iters: First and last iteration of each warm-up, which are left out.
         excluded: Everything that was left out, in words.
     """
@@ -66,7 +66,7 @@ class Window:
 
 @dataclass
 class Result:
-    """Everything that result.json holds; see ``DEFINITIONS``. None: not measured."""
+    """Content of result.json; see ``DEFINITIONS``. None means not measured."""
 
     schema: int
     run_name: str

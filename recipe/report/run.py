@@ -1,7 +1,7 @@
 """Finds the logs of a run and merges its starts into one training.
 
-Every start (fresh or resumed) of mmengine has its own ``<timestamp>/`` folder. A later start repeats iterations that an
-earlier one did after its last checkpoint; what the earlier one says of them is dropped.
+Every start (fresh or resumed) of mmengine has its own ``<timestamp>/`` folder. A later start repeats the iterations
+that an earlier one did after its last checkpoint; the earlier records of them are dropped.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ class Start:
     """One start of the trainer.
 
     Attributes:
-        name: Its time stamp, or the name of the log where there is no folder.
+        name: Its time stamp, or the name of the log if there is no folder.
         files: The files that were read, by role: ``scalars``, ``text``, ``steps``, ``config``.
         log: Points and validations that no later start repeated, with the header of the text log.
         steps: Measured iterations that no later start repeated; empty without steps.csv.
-        config: The config it ran with, empty where unknown.
-        first_logged_iter: First iteration it trained, or was to train; None where nothing was logged.
-        last_iter: Last iteration known of it that no later start repeated.
-        world_size: Processes; None where unknown.
-        batch_size: Images per process and iteration; None where unknown.
-        images: Folder of the pictures that validation saved, None without.
+        config: The config that it ran with; empty if unknown.
+        first_logged_iter: First iteration that it trained, or was to train; None if nothing was logged.
+        last_iter: Its last known iteration that no later start repeated.
+        world_size: Processes; None if unknown.
+        batch_size: Images per process and iteration; None if unknown.
+        images: Folder of the pictures saved by validation; None if there is none.
     """
 
     name: str
@@ -63,13 +63,13 @@ class Start:
 
 @dataclass
 class Run:
-    """A training, possibly of several starts.
+    """A training of one or more starts.
 
     Attributes:
-        path: What the user named: a run folder or a log.
+        path: The run folder or log that the user named.
         starts: Starts that logged at least one iteration or validation, in time order.
-        other_starts: Starts that logged none: crashed at once, or nothing was left to train.
-        sessions: What the launcher measured; empty for a single log, and for runs without the launcher.
+        other_starts: Starts that logged none: they crashed at once, or nothing was left to train.
+        sessions: Durations measured by the launcher; empty for a single log, and for runs without the launcher.
         launcher: Content of versions.json, which the launcher writes.
         warnings: One line each.
     """
@@ -103,13 +103,13 @@ class Run:
 
     @property
     def planned_iters(self) -> Optional[int]:
-        """Iterations that the last start was to reach; None where no file tells."""
+        """Last iteration that the last start was to reach; None if no file tells."""
         last = self.starts[-1]
         return config_text.lookup_int(last.config, 'train_cfg.max_iters') or last.log.planned_iters
 
     @property
     def val_interval(self) -> Optional[int]:
-        """Iterations between validations; None where no file tells."""
+        """Iterations between validations; None if no file tells."""
         return config_text.lookup_int(self.starts[-1].config, 'train_cfg.val_interval')
 
 
@@ -118,8 +118,8 @@ def read_run(path: Path, batch_size: Optional[int] = None, nproc: Optional[int] 
 
     Args:
         path: Folder or file.
-        batch_size: Images per process, instead of what the run says.
-        nproc: Processes, instead of what the run says.
+        batch_size: Images per process, instead of the run's own record.
+        nproc: Processes, instead of the run's own record.
 
     Raises:
         UserError: Nothing to read there, or a damaged file.
@@ -202,7 +202,7 @@ def _launcher(root: Path) -> Dict[str, Any]:
 
 def _read_start(name: str, files: Dict[str, Path]) -> Start:
     log = text_log.read_text(files['text']) if 'text' in files else scalars.Log()
-    if 'scalars' in files:  # more digits than the text
+    if 'scalars' in files:  # has more digits than the text log
         text, log = log, scalars.read_scalars(files['scalars'])
         _take_from_text(log, text)
     steps: List[scalars.Step] = []
@@ -228,7 +228,7 @@ def _read_start(name: str, files: Dict[str, Path]) -> Start:
 
 
 def _take_from_text(log: scalars.Log, text: scalars.Log) -> None:
-    """Complete scalars.json by what only the text log has."""
+    """Add to scalars.json the values that only the text log has."""
     for name in ('world_size', 'device', 'versions', 'config_text', 'resumed_iter', 'seconds', 'clock_steps'):
         setattr(log, name, getattr(text, name))
     log.planned_iters = text.planned_iters
@@ -237,7 +237,7 @@ def _take_from_text(log: scalars.Log, text: scalars.Log) -> None:
         validation.saved_iter = twin.saved_iter
         if validation.iter is None:
             validation.iter = twin.iter
-        # The text rounds to 4 digits; another figure there means that the two files do not belong together.
+        # The text log rounds to 4 digits. A larger difference means that the two files do not belong together.
         if math.isclose(validation.miou_percent, twin.miou_percent, abs_tol=1e-3):
             validation.class_iou_percent = twin.class_iou_percent
 
@@ -247,7 +247,7 @@ def _first_iter(start: Start) -> Optional[int]:
         return start.steps[0].iter
     points, resumed = start.log.points, start.log.resumed_iter
     if not points:
-        # Resumed to make up for a validation, then ended.
+        # A start that was resumed for a missing validation only.
         return resumed + 1 if start.log.validations and resumed is not None else None
     if resumed is not None and resumed < points[0].iter:
         return resumed + 1
@@ -256,7 +256,7 @@ def _first_iter(start: Start) -> Optional[int]:
 
 
 def _place_validations(start: Start) -> None:
-    """Find the iterations of validations whose record does not tell them."""
+    """Find the iterations of validations whose record lacks them."""
     interval = config_text.lookup_int(start.config, 'train_cfg.val_interval')
     planned = config_text.lookup_int(start.config, 'train_cfg.max_iters') or start.log.planned_iters
     before = (start.first_iter or 1) - 1
@@ -272,7 +272,7 @@ def _place_validations(start: Start) -> None:
 
 
 def _supersede(starts: List[Start]) -> None:
-    """Drop what a later start did again."""
+    """Drop the records that a later start repeated."""
     cutoff: float = math.inf
     validation_cutoff: float = math.inf
     for start in reversed(starts):

@@ -1,8 +1,8 @@
-"""What a training logs, and the parsers of scalars.json and steps.csv (``metrics_text`` reads the text log).
+"""Records of a training, and the parsers of scalars.json and steps.csv (``text_log`` parses the text log).
 
 Reference: ``mmengine/hooks/logger_hook.py`` and ``mmengine/runner/log_processor.py`` (0.10.3 to 0.10.7 write the same).
-A half-written last line, left by a killed process, is dropped with a warning; damage anywhere else is an error that
-names file and line.
+A killed process may leave a half-written last line, which is dropped with a warning. Damage anywhere else is an error
+that names file and line.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class TrainPoint:
         iter: Iteration, counted from 1.
         loss: Total loss.
         terms: The other losses by their logged name.
-        learning_rate: Base learning rate where parameter groups differ, otherwise that of the first group.
+        learning_rate: Base learning rate if parameter groups differ, otherwise that of the first group.
         step_s: Seconds per iteration.
         data_s: Seconds of it spent waiting for the batch.
         memory_mb: Peak device memory of rank 0 since the last logged iteration, in MiB, which mmengine calls MB.
@@ -45,10 +45,10 @@ class TrainPoint:
 
 @dataclass
 class Validation:
-    """One validation; percent, as IoUMetric logs it.
+    """One validation; values in percent, as IoUMetric logs them.
 
     Attributes:
-        iter: Iteration after which it ran; None until it is known (see ``metrics_run``).
+        iter: Iteration after which it ran; None until it is known (see ``run``).
         after_iter: Last training iteration logged before it.
         saved_iter: Iteration of the last checkpoint saved before it.
         miou_percent: Mean IoU over the classes.
@@ -73,7 +73,7 @@ class Validation:
 
 
 class Step(NamedTuple):
-    """One line of steps.csv, in seconds; ``step_s`` is the whole iteration, ``data_s`` included."""
+    """One line of steps.csv, in seconds. ``step_s`` is the whole iteration, ``data_s`` included."""
 
     iter: int
     data_s: float
@@ -82,20 +82,20 @@ class Step(NamedTuple):
 
 @dataclass
 class Log:
-    """What one log file says.
+    """Content of one log file.
 
     Attributes:
         points: Logged training iterations, ascending.
         validations: In the order in which they ran.
         warnings: One line each.
         world_size: Processes, from the header of a text log.
-        device: Device of that header, None where it does not tell.
-        versions: Package versions of that header.
-        config_text: The config that a text log repeats.
+        device: Device in that header, None if it is not named.
+        versions: Package versions in that header.
+        config_text: The copy of the config in a text log.
         planned_iters: Iterations that the training was to run.
-        by_epoch: The training counts in epochs.
-        resumed_iter: Last iteration of the checkpoint from which it went on, 0 for a fresh start, None where unknown.
-        seconds: From the first to the last record, without the moments in which the clock was set.
+        by_epoch: Whether the training counts in epochs.
+        resumed_iter: Last iteration of the checkpoint that it resumed; 0 for a fresh start, None if unknown.
+        seconds: From the first to the last record, without the gaps in which the clock was set.
         clock_steps: How often the clock was set meanwhile.
     """
 
@@ -114,7 +114,7 @@ class Log:
 
 
 def read_scalars(path: Path) -> Log:
-    """Read scalars.json (or ``<timestamp>.json``): one JSON object a line, training and validation mixed.
+    """Parse scalars.json (or ``<timestamp>.json``): one JSON object on each line, training and validation mixed.
 
     Raises:
         UserError: A line other than the last is no JSON object, an iteration goes back, a figure is no number.
@@ -136,7 +136,7 @@ def read_scalars(path: Path) -> Log:
 
 
 def read_steps(path: Path) -> Tuple[List[Step], List[str]]:
-    """Read steps.csv.
+    """Parse steps.csv.
 
     Returns:
         The steps, ascending by iteration, and warnings.
@@ -145,7 +145,7 @@ def read_steps(path: Path) -> Tuple[List[Step], List[str]]:
         UserError: Wrong header, a damaged line, a time that is no positive number, an iteration that goes back.
     """
     lines = lines_of(path)
-    # A number that lost its last digits still reads as a number: only the line end proves that a line is whole.
+    # A number that lost its last digits is still a number: only the line end proves that a line is complete.
     cut = bool(lines) and not ends_whole(path)
     warnings = [f'{path}:{len(lines)}: half-written last line dropped'] if cut else []
     whole = lines[:-1] if cut else lines
@@ -194,7 +194,7 @@ def goes_back(where: str, last: int, now: int) -> console.UserError:
 
 
 def add_point(log: Log, iteration: int, values: Dict[str, Any], where: str) -> None:
-    """Append a training iteration, given its figures by their logged names and its ``file:line``."""
+    """Append a training iteration, given its logged values by name and its ``file:line``."""
     if 'loss' not in values:
         raise damaged(where)
     if log.points and iteration <= log.points[-1].iter:
@@ -215,12 +215,12 @@ def add_point(log: Log, iteration: int, values: Dict[str, Any], where: str) -> N
 def validation(
     values: Dict[str, Any], at: Optional[int], log: Log, saved_iter: int, classes: Dict[str, Optional[float]]
 ) -> Validation:
-    """Make a validation of its figures by their logged names; ``at`` is its iteration where the record tells."""
+    """Make a validation from its logged values by name; ``at`` is its iteration if the record has it."""
     return Validation(
         iter=at,
         after_iter=log.points[-1].iter if log.points else 0,
         saved_iter=saved_iter,
-        # IoUMetric rounds to 2 digits in float32; 4 digits hide what float32 adds.
+        # IoUMetric rounds to 2 digits in float32; rounding to 4 removes the float32 error.
         miou_percent=round(float(values['mIoU']), 4),
         macc_percent=round(float(values['mAcc']), 4) if 'mAcc' in values else None,
         aacc_percent=round(float(values['aAcc']), 4) if 'aAcc' in values else None,
@@ -229,7 +229,7 @@ def validation(
 
 
 def _add_row(log: Log, row: Dict[str, Any], where: str) -> None:
-    # log_with_hierarchy puts train/ or val/ before each key, a metric's prefix its own name.
+    # log_with_hierarchy puts train/ or val/ before each key; a metric's prefix puts its own name there.
     values = {key.rsplit('/', 1)[-1]: value for key, value in row.items()}
     for key, value in values.items():
         if not isinstance(value, (int, float)) and (key in _FIGURES or 'loss' in key):

@@ -1,4 +1,4 @@
-"""Parses mmengine's text log, from its file or as it came through the console.
+"""Parses mmengine's text log, from its file or from the console's output.
 
 Reference: ``mmengine/runner/log_processor.py`` and ``mmengine/logging/logger.py``; ``IoUMetric`` of mmseg writes the
 table of classes.
@@ -25,7 +25,7 @@ _PAIR = re.compile(r'(?:^|\s)([A-Za-z_][\w./-]*): (\S+)')
 _RESUMED = re.compile(r'^resumed epoch: \d+, iter: (?P<iter>\d+)')
 _SAVED = re.compile(r'^Saving checkpoint at (?P<iter>\d+) iterations')
 _YEAR_2000_S = 366 * 86400
-_LONG_S = 6 * 3600  # shorter gaps between two records are never taken for a clock that was set
+_LONG_S = 6 * 3600  # shorter gaps between two records never count as a clock that was set
 _HEADER_VERSIONS = {
     'Python': 'python',
     'PyTorch': 'torch',
@@ -37,7 +37,7 @@ _HEADER_VERSIONS = {
 
 
 def read_text(path: Path) -> Log:
-    """Read a text log, of mmengine's file handler or as it came through the console (colours, no year).
+    """Parse a text log from mmengine's file handler or from the console (colours, no year).
 
     Raises:
         UserError: A record of training or validation is damaged, or an iteration goes back.
@@ -66,7 +66,7 @@ def read_text(path: Path) -> Log:
                 add_point(log, done + (int(epoch) - 1) * total if epoch else done, _pairs(position, where), where)
             else:
                 values = _pairs(position, where)
-                if 'mIoU' in values:  # the other validation records only show its progress
+                if 'mIoU' in values:  # other validation records only show its progress
                     at = int(position['epoch']) * epoch_iters if position['epoch'] and epoch_iters else None
                     log.validations.append(validation(values, at, log, saved_iter, classes))
                     classes = {}
@@ -92,7 +92,7 @@ class _Record(NamedTuple):
     number: int
     clock: str
     message: str
-    rest: List[str]  # the lines that follow it up to the next record
+    rest: List[str]  # the lines after it, up to the next record
     cut: bool  # its line is the last of the file and has no line end
 
 
@@ -116,12 +116,13 @@ def _records(path: Path) -> Iterator[_Record]:
 def _span(clocks: List[str]) -> Tuple[float, int]:
     """Seconds from the first to the last record, and how often the clock was set meanwhile.
 
-    The clock was set where a record is older than the one before, or younger by far more than is usual. What passed
-    between those two records is not known, and counts nothing.
+    The clock was set if a record is older than the one before it, or newer by far more than usual. The time between
+    these
+    two records is unknown and is not counted.
     """
     times = list(map(_clock, clocks))
     gaps = [(after - before).total_seconds() for before, after in zip(times, times[1:])]
-    if clocks[0][4] != '/':  # a console log, which has no year, over New Year's Eve
+    if clocks[0][4] != '/':  # a console log has no year and may run over New Year's Eve
         gaps = [gap + _YEAR_2000_S if gap < -_YEAR_2000_S / 2 else gap for gap in gaps]
     usual = sorted(gaps)[int(0.9 * len(gaps))] if gaps else 0.0
     whole = [gap for gap in gaps if 0 <= gap <= max(_LONG_S, 10 * usual)]
@@ -129,7 +130,7 @@ def _span(clocks: List[str]) -> Tuple[float, int]:
 
 
 def _clock(text: str) -> datetime:
-    # 2000 is a leap year, so that a console log of 29 February reads too.
+    # 2000 is a leap year, so a console log of 29 February can be parsed too.
     return datetime.strptime(text if text[4] == '/' else f'2000/{text}', '%Y/%m/%d %H:%M:%S')
 
 

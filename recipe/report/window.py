@@ -15,9 +15,9 @@ class Sample(NamedTuple):
     Attributes:
         first_iter: First iteration of the mean.
         last_iter: Last iteration of the mean.
-        iterations: How many it stands for: fewer than are in the mean where means overlap.
+        iterations: Number of iterations that it represents; fewer than in the mean if means overlap.
         step_s: Seconds of a whole iteration.
-        data_s: Seconds of it spent waiting for the batch, None where the log does not tell.
+        data_s: Seconds of it spent waiting for the batch; None if the log does not tell.
     """
 
     first_iter: int
@@ -49,7 +49,7 @@ def after_warm_up(samples: Sequence[Sample], first_iter: int, last_iter: int) ->
     """Samples of one start that hold no iteration of its warm-up.
 
     Args:
-        samples: Of one start, ascending.
+        samples: Samples of one start, ascending.
         first_iter: First iteration that the start trained.
         last_iter: Last iteration that the start trained.
     """

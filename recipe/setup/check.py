@@ -1,4 +1,4 @@
-"""Prints, as JSON, what an environment lacks of a set-up.
+"""Prints, as JSON, what is missing or damaged in an environment.
 
     .venv/bin/python recipe check '{"requirements": [FILE], "no_deps": [FILE], "packages": {NAME: FOLDER}}'
 
@@ -23,17 +23,17 @@ def _plain(name: str) -> str:
 
 
 def _distributions() -> Dict[str, metadata.Distribution]:
-    """Installed distributions by name; of two, the one that Python finds first."""
+    """Installed distributions by name. If there are two of a name, the one that Python finds first."""
     found: Dict[str, metadata.Distribution] = {}
     for one in metadata.distributions():
-        # One that was left half removed has no name and no version.
+        # A half-removed distribution has no name and no version.
         if one.metadata['Name'] and one.metadata['Version']:
             found.setdefault(_plain(one.metadata['Name']), one)
     return found
 
 
 def _lines(file: str) -> Iterator[str]:
-    """The requirements of a requirements file; those of included files come by the files' own names."""
+    """The requirements in a file. Included files are not followed: the caller lists them too."""
     for line in Path(file).read_text('utf-8').splitlines():
         text = re.sub(r'(^|\s)#.*', '', line).strip()
         if text and not text.startswith('-'):
@@ -41,7 +41,7 @@ def _lines(file: str) -> Iterator[str]:
 
 
 class Check:
-    """A comparison of what is required with what is installed.
+    """Compares required with installed packages.
 
     Attributes:
         missing: Requirements that are not met, such as ``torch==2.1.0 (2.0.1 is installed)``.
@@ -55,7 +55,7 @@ class Check:
         self._seen: Set[Tuple[str, str]] = set()
 
     def require(self, files: List[str], follow: bool) -> None:
-        """Look for what requirements files name.
+        """Look for the packages that requirements files name.
 
         Args:
             files: Requirements files.
@@ -71,7 +71,7 @@ class Check:
             self._seen.add((text, extra))
             try:
                 requirement = Requirement(text)
-            except InvalidRequirement:  # of an old package; pip passes over it too
+            except InvalidRequirement:  # of an old package; pip skips it too
                 continue
             if requirement.marker and not requirement.marker.evaluate({'extra': extra}):
                 continue
@@ -87,7 +87,7 @@ class Check:
 
     def _look_at_files(self, found: metadata.Distribution) -> None:
         name = f'{found.metadata["Name"]}=={found.version}'
-        # Without a RECORD (packages of the operating system) nobody knows the files.
+        # Without a RECORD (packages of the operating system) the files are unknown.
         if name in self.damaged or not found.read_text('RECORD'):
             return
         for file in found.files or []:
@@ -95,7 +95,7 @@ class Check:
                 whole = Path(str(found.locate_file(file))).stat().st_size > 0 or not file.size
             except OSError:
                 whole = False
-            # A file that somebody edited is left alone; what is compiled comes and goes.
+            # A file that was edited is accepted; compiled files come and go.
             if not whole and file.suffix != '.pyc':
                 self.damaged[name] = str(file)
                 return
@@ -115,9 +115,9 @@ def misplaced(packages: Dict[str, str]) -> List[str]:
 
 
 def main() -> None:
-    """Print what is lacking; see the module's text."""
+    """Print what is missing or damaged; see the module's docstring."""
     asked = json.loads(sys.argv[1])
-    # Not the folder of this file, nor the one where Python was started.
+    # Search neither the folder of this file nor the folder in which Python was started.
     sys.path[:] = [place for place in sys.path[1:] if place]
     check = Check()
     try:

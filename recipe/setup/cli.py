@@ -5,10 +5,10 @@
     bash tools/setup.sh --no_venv            # installs into the active environment
     bash tools/setup.sh --with_ops           # compiles mmcv's operators too (20 minutes on two cores; not needed)
 
-Steps that are done are not done again, and after a failure the same command goes on where it stopped. What was made is
-checked each time: a package that is gone or damaged is installed again. Choices are kept in .setup/recipe.json, so that
-later calls need no options; to start over, remove .setup and .venv. Of the shell's settings for pip those hold that say
-where packages come from (PIP_INDEX_URL, pip.conf, ...); PYTHONPATH and what would install elsewhere are left out.
+Finished steps are not repeated. After a failure, the same command continues where it stopped. Each call checks the
+results: a package that is gone or damaged is installed again. Choices are kept in .setup/recipe.json, so later calls
+need no options; to start over, remove .setup and .venv. The shell's settings of package sources (PIP_INDEX_URL,
+pip.conf, ...) are used; PYTHONPATH and settings that would install elsewhere are not.
 """
 
 from __future__ import annotations
@@ -36,20 +36,19 @@ from recipe.setup.stack import STACKS, Python
 from recipe.upstream import pins
 from recipe.upstream import state as upstream_state
 
-# What a stack takes on disk, the archives that pip unpacks included.
+# Disk space of a stack, including the archives that pip unpacks.
 FREE_GB = {'npu-2.1': 8, 'npu-2.7': 12, 'cuda': 14, 'cpu': 3}
 OLDEST_PIP = (22, 2)  # the first with --config-settings; also knows manylinux_2_28 and editable wheels
 
-# What must be done again after a step, whatever the stamps say: a new checkout is not patched. Every step undoes the
-# last one, which tries all packages together.
+# Steps that must be repeated after a step, whatever the stamps say: a new checkout is not patched. The last step, which
+# imports all packages together, is repeated after every step.
 _UNDOES = {'sources': ('patches',)}
 _LAST = 'imports'
 
 _CANN = '/usr/local/Ascend/ascend-toolkit/set_env.sh'
 _MARK = '.made_by_setup'
 
-# Each name is imported; the device package may fail where its driver's libraries are not on the path yet.
-_OF_A_TRAINING = ('torch.distributed.run', 'mmseg.datasets', 'recipe.engine.components', 'recipe.launch.cli')
+# Imports each name. The device package may fail if its driver's libraries are not on the path yet.
 _IMPORTS = """
 import importlib, json, os, sys
 os.environ['TORCH_DEVICE_BACKEND_AUTOLOAD'] = '0'
@@ -74,10 +73,10 @@ class Step(NamedTuple):
     """One step of the set-up.
 
     Attributes:
-        name: Of its stamp and its log.
-        key: Gives the hash of its inputs; while the stamp holds the same, the step was done.
-        run: Does it.
-        faults: What it should have made and is not there, one text each.
+        name: Name of its stamp and its log.
+        key: Gives the hash of its inputs; the step is done while the stamp holds the same hash.
+        run: Does the step.
+        faults: Results of the step that are missing, one text each.
     """
 
     name: str
@@ -87,7 +86,7 @@ class Step(NamedTuple):
 
 
 def digest(*parts: object) -> str:
-    """A hash of some inputs; a path stands for its content."""
+    """A hash of some inputs; a path is hashed by its content."""
     total = hashlib.sha256()
     for part in parts:
         if isinstance(part, Path):
@@ -125,7 +124,7 @@ class Setup:
     Args:
         root: The recipe's folder.
         args: Options, see ``parse``.
-        command: The command line, to show how to try again.
+        command: The command line, shown in messages as the way to try again.
     """
 
     def __init__(self, root: Path, args: argparse.Namespace, command: str) -> None:
@@ -135,16 +134,16 @@ class Setup:
         self.venv = root / '.venv'
         self.record_file = self.folder / 'recipe.json'
         self.pins = pins.load(root)
-        self.stack = STACKS['cpu']  # settled by ready() or choose(), as are the next two
+        self.stack = STACKS['cpu']  # set by ready() or choose(), as are the next two
         self.python = ''  # the interpreter that everything is installed into
-        self._base: Optional[Python] = None  # what .venv is to be made with; None: the one that is there stays
+        self._base: Optional[Python] = None  # interpreter to make .venv with; None keeps the existing one
         self._out = sys.stderr if args.print_python else sys.stdout
-        self._found: Optional[Dict[str, Any]] = None  # by ``check``, since pip ran last
+        self._found: Optional[Dict[str, Any]] = None  # result of ``check`` since pip ran last
         self._calls = Caller(root, self.folder / 'logs', command, self._out)
         self._recall()
 
     def _recall(self) -> None:
-        """Read what earlier calls did and chose; options add to it."""
+        """Read what earlier calls did and chose; the options of this call are added."""
         self.record = _load(self.record_file)
         self.with_ops = self.args.with_ops or bool(self.record.get('with_ops'))
         self.with_tests = self.args.with_tests or bool(self.record.get('with_tests'))
@@ -154,13 +153,13 @@ class Setup:
         files.write_text(self.record_file, json.dumps(self.record, indent=2) + '\n')
 
     def say(self, text: str) -> None:
-        """Print one line; to stderr where stdout is for the interpreter's path."""
+        """Print one line, to stderr if stdout is reserved for the interpreter's path."""
         print(text, file=self._out, flush=True)
 
-    # What is there already
+    # Current state
 
     def ready(self) -> bool:
-        """Whether nothing is left to do, asked cheaply: no process is started."""
+        """Whether nothing is left to do. Cheap: no process is started."""
         record = self.record
         if self.args.python or not os.access(record.get('python', ''), os.X_OK) or record.get('stack') not in STACKS:
             return False
@@ -168,7 +167,8 @@ class Setup:
         wants = (self.args.stack in (None, self.stack.name), self.use_venv == bool(record.get('venv')))
         if not all(wants) or not all(self._done(step) for step in self.steps()):
             return False
-        # Packages that came or went, in an environment of ours; in the user's own that is the user's business.
+        # Compares the installed packages, in the recipe's own environment only; the user's environment is left to the
+        # user.
         return not self.use_venv or record.get('installed') == self._installed()
 
     def _done(self, step: Step) -> bool:
@@ -181,10 +181,10 @@ class Setup:
         python = stack.probe(self.args.python or 'python3')
         return python.path if python and not python.missing else None
 
-    # What to do
+    # Choice of stack and steps
 
     def choose(self) -> None:
-        """Settle stack and interpreter.
+        """Choose stack and interpreter.
 
         Raises:
             console.UserError: No interpreter fits, ``.venv`` is somebody else's, or the disk is too full.
@@ -227,7 +227,7 @@ class Setup:
             self.record['steps'].pop('venv', None)
 
     def steps(self) -> List[Step]:
-        """Everything to be done, in order."""
+        """All steps, in order."""
         first = [Step('venv', self._venv_key, self._make_venv)] if self.use_venv else []
         return [
             *first,
@@ -257,7 +257,10 @@ class Setup:
         self.say(f'ready in {time.monotonic() - started:.1f} s: {self.python}')
 
     def _do(self, step: Step) -> None:
-        """Do a step, unless it was done and what it made is there; its stamp is written when that was checked."""
+        """Do a step unless it was done and its results are there.
+
+        Its stamp is written after its results were checked.
+        """
         self._calls.step = step.name
         if self._done(step):
             faults = step.faults()
@@ -269,7 +272,7 @@ class Setup:
         for undone in (step.name, *_UNDOES.get(step.name, ()), _LAST):
             if undone in self.record['steps']:
                 self.record['steps'][undone] = ''
-        self._save()  # before the first change, so that a kill leaves no stamp of what is half done
+        self._save()  # before the first change: a killed step must not keep its stamp
         step.run()
         faults = step.faults()
         if faults:
@@ -289,7 +292,7 @@ class Setup:
     # Checks
 
     def _check(self) -> Dict[str, Any]:
-        """What ``check`` finds; asked again after pip has run."""
+        """Result of ``check``; asked again after pip has run."""
         if self._found is None:
             asked = {
                 'requirements': list(map(str, self._requirements())),
@@ -315,7 +318,7 @@ class Setup:
         return [name for name in self.pins if not (self.root / name / '.git').exists()]
 
     def _unpatched(self) -> List[str]:
-        """Checkouts without the patches of today. One with work of a developer is left as it is."""
+        """Checkouts without the current patches. A checkout with a developer's work is left as it is."""
         found = {name: upstream_state.inspect(self.root, pin).state for name, pin in self.pins.items()}
         unpatched = (upstream_state.MISSING, upstream_state.BASE, upstream_state.OUTDATED)
         return [f'{name} ({state})' for name, state in found.items() if state in unpatched]
@@ -338,7 +341,7 @@ class Setup:
         return digest(self._venv_key(), self.record.get('stack'), *self._requirements(), *self._no_deps())
 
     def _sources_key(self) -> str:
-        # A checkout that was deleted and made again by hand is another one, and not patched yet.
+        # A checkout that was deleted and made again by hand is a new one, and not patched yet.
         folders = [self.root / name / '.git' for name in self.pins]
         return digest(self.root / pins.TABLE, [path.exists() and path.stat().st_ino for path in folders])
 
@@ -347,7 +350,7 @@ class Setup:
 
     def _packages_key(self) -> str:
         builds = [*(self.root / name / 'setup.py' for name in self.pins), self.root / 'pyproject.toml']
-        # Compiled operators depend on all sources; without them an editable package follows its folder by itself.
+        # Compiled operators depend on all sources. Without them, an editable package follows its folder by itself.
         return digest(self._requirements_key(), self.with_ops, self._patches_key() if self.with_ops else '', *builds)
 
     # Steps
@@ -359,7 +362,7 @@ class Setup:
             self.say(f'  {self.venv} is made anew with Python {self._base.text}')
             shutil.rmtree(str(self.venv))
         self.venv.mkdir()
-        # The mark comes first: what a kill leaves behind is then known to be ours.
+        # The mark comes first: a .venv left by a killed call is then known to be the recipe's.
         (self.venv / _MARK).write_text(f'{uuid.uuid4()}\n')
         self._calls.run([self._base.path, '-m', 'venv', str(self.venv)], self._clean())
 
@@ -391,12 +394,12 @@ class Setup:
         limits = stack.constraints(self.stack)
         for limit, why in limits.items():
             self.say(f'  {limit}: {why}')
-        # Byte-compiling all of torch takes longer than unpacking it, and what is imported is compiled then anyway.
+        # Byte-compiling all of torch takes longer than unpacking it, and imported modules are compiled later anyway.
         self._pip('install', '--no-compile', *wanted, *limits)
         no_deps = [part for file in self._no_deps() for part in ('-r', str(file))]
         self._pip('install', '--no-compile', '--no-deps', *no_deps)
         damaged = list(self._check()['damaged'])
-        if damaged:  # pip, which looks at no file, takes them for installed
+        if damaged:  # pip does not check files and would take them for installed
             self._pip('install', '--no-compile', '--no-deps', '--ignore-installed', *damaged)
 
     def _new_enough_pip(self) -> None:
@@ -417,7 +420,7 @@ class Setup:
 
     def _upstream(self, command: str) -> None:
         tool = self.root / 'tools' / 'upstream.py'
-        # It calls pip in its turn.
+        # The command calls pip itself.
         env = clean_environment.for_pip(self.python, 'download', user_site=not self.use_venv)
         self._calls.run([self.python, str(tool), command, '--root', str(self.root)], env)
         for line in self._calls.output():
@@ -430,16 +433,16 @@ class Setup:
         if self.with_ops and self.stack.name.startswith('npu'):
             env['FORCE_NPU'] = '1'
         elif self.with_ops and self.stack.name == 'cuda' and 'FORCE_CUDA' in os.environ:
-            env['FORCE_CUDA'] = os.environ['FORCE_CUDA']  # builds for GPUs that this machine has not
-        # Editable as a plain .pth entry: with setuptools' import hook, Python takes the checkout's folder mmcv/ for an
-        # empty package wherever the recipe's folder comes first in sys.path.
+            env['FORCE_CUDA'] = os.environ['FORCE_CUDA']  # builds for GPUs that this machine does not have
+        # Editable as a plain .pth entry. With setuptools' import hook, Python takes the checkout's folder mmcv/ for an
+        # empty package if the recipe's folder comes first in sys.path.
         options = ['--use-pep517', '--no-build-isolation', '--config-settings', 'editable_mode=compat', '--no-deps']
         self._pip('install', *options, *editable, **env)
 
     def _check_imports(self) -> None:
         packages = [pin.package for pin in self.pins.values()]
-        needed = ['torch', 'mmengine', *packages, 'mmdet.models', 'mmseg.models', 'recipe', *_OF_A_TRAINING]
-        # CANN puts some of its own packages on PYTHONPATH; behind the environment's they stand for none of these.
+        needed = ['torch', 'mmengine', *packages, 'mmdet.models', 'mmseg.models', 'recipe']
+        # CANN puts some of its own packages on PYTHONPATH; after the environment's packages they replace none of these.
         elsewhere = [place for place in os.environ.get('PYTHONPATH', '').split(os.pathsep) if place]
         # This compiles what a training imports. Where the environment forbids that, as some container images do, each
         # rank of each start would compile it again, which takes seconds.
@@ -475,7 +478,7 @@ def parse(arguments: Optional[Sequence[str]] = None) -> argparse.Namespace:
 
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:
-    """Run the command line; see the module's text."""
+    """Run the command line; see the module's docstring."""
     args = parse(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     given = [

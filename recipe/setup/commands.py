@@ -16,16 +16,16 @@ LAST_LINES = 12
 
 
 class Caller:
-    """Runs commands whose output goes to the log of the step that is under way.
+    """Runs commands and writes their output to the log of the current step.
 
     Args:
-        folder: Where they run.
+        folder: Folder in which they run.
         logs: Folder of the logs.
-        retry: Command to go on with after a failure.
-        out: For what a person watches.
+        retry: Command with which to continue after a failure.
+        out: Stream for messages to the user.
 
     Attributes:
-        step: Name of the step under way; its log is named after it.
+        step: Name of the current step; its log is named after it.
     """
 
     def __init__(self, folder: Path, logs: Path, retry: str, out: TextIO) -> None:
@@ -37,19 +37,19 @@ class Caller:
 
     @property
     def log(self) -> Path:
-        """The step's log: that of its last command."""
+        """The log of the step's last command."""
         return self._logs / f'{self.step}.log'
 
     def output(self) -> List[str]:
-        """What the last command printed."""
+        """Output of the last command."""
         return self.log.read_text('utf-8', 'replace').splitlines()[1:]
 
     def run(self, command: Sequence[str], env: Dict[str, str]) -> None:
-        """Run one command; it ends with this process.
+        """Run one command, which ends when this process ends.
 
         Args:
             command: The program and its arguments.
-            env: Its variables.
+            env: Its environment variables.
 
         Raises:
             console.UserError: It failed; its last lines were shown.
@@ -66,7 +66,7 @@ class Caller:
             raise self.failure(f'failed (exit status {process.returncode})')
 
     def failure(self, what: str) -> console.UserError:
-        """The error for a step that went wrong; names the log and how to go on."""
+        """The error for a step that failed; names the log and how to continue."""
         return console.UserError(
             f'step {self.step} {what}, log: {self.log}', f'mend what it says, then go on with: {self._retry}'
         )

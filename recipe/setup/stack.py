@@ -20,10 +20,10 @@ class Stack:
     """A set of packages that belong together.
 
     Attributes:
-        name: Of the requirements file.
-        oldest: First Python version it runs on.
-        newest: Last one; None where no end is known.
-        device_package: What a working device needs besides torch, by import name.
+        name: Name of the requirements file.
+        oldest: First Python version that it supports.
+        newest: Last one; None if no limit is known.
+        device_package: Import name of the package that a working device needs besides torch.
     """
 
     name: str
@@ -32,12 +32,12 @@ class Stack:
     device_package: Optional[str] = None
 
     def takes(self, version: Version) -> bool:
-        """Whether the stack runs on a Python version."""
+        """Whether the stack supports a Python version."""
         return self.oldest <= version and (self.newest is None or version <= self.newest)
 
     @property
     def pythons(self) -> str:
-        """The versions in words: ``3.8 to 3.11``."""
+        """The supported versions in words: ``3.8 to 3.11``."""
         oldest = '.'.join(map(str, self.oldest))
         return f'{oldest} or newer' if self.newest is None else f'{oldest} to {".".join(map(str, self.newest))}'
 
@@ -52,7 +52,7 @@ STACKS = {
     )
 }
 
-# Searched in this order where `python3` itself does not fit. 3.11 is the newest that every stack takes.
+# Tried in this order if `python3` itself does not fit. 3.11 is the newest that every stack supports.
 CANDIDATES = ('python3', 'python3.11', 'python3.10', 'python3.9', 'python3.8', 'python3.12', 'python3.13', 'python3.14')
 
 _PROBE = """
@@ -71,13 +71,13 @@ print(json.dumps(found))
 
 @dataclass(frozen=True)
 class Python:
-    """An interpreter.
+    """A Python interpreter.
 
     Attributes:
         path: Absolute path.
         version: Three numbers.
         torch: Version of the torch installed in it, None if there is none.
-        missing: Which of torch, mmengine, mmcv, mmdet and mmseg it cannot find.
+        missing: Packages of torch, mmengine, mmcv, mmdet and mmseg that it cannot find.
     """
 
     path: str
@@ -87,23 +87,23 @@ class Python:
 
     @property
     def text(self) -> str:
-        """``3.11.7``."""
+        """The version as text: ``3.11.7``."""
         return '.'.join(map(str, self.version))
 
     @property
     def minor(self) -> Version:
-        """``(3, 11)``."""
+        """The minor version: ``(3, 11)``."""
         return (self.version[0], self.version[1])
 
 
 def probe(command: str) -> Optional[Python]:
-    """Ask an interpreter what it is.
+    """Ask an interpreter for its path, version and packages.
 
     Args:
         command: Name on PATH or path.
 
     Returns:
-        None if it does not run (a version manager's shim for a version that is not there does so) or is no Python 3.
+        None if it does not run (such as a version manager's shim for a missing version) or is not Python 3.
     """
     path = shutil.which(command)
     if path is None:
@@ -120,14 +120,14 @@ def probe(command: str) -> Optional[Python]:
 
 
 def find_python(stack: Stack, wanted: Optional[str] = None) -> Python:
-    """The interpreter to build an environment with.
+    """Find the interpreter to build an environment with.
 
     Args:
-        stack: Must take its version.
-        wanted: The only one to look at.
+        stack: Must support its version.
+        wanted: The only interpreter to consider, if given.
 
     Raises:
-        console.UserError: None fits; names the versions that would, and those that were found.
+        console.UserError: None fits; names the supported versions and the versions found.
     """
     found: List[str] = []
     for command in [wanted] if wanted else CANDIDATES:
@@ -148,14 +148,14 @@ def find_python(stack: Stack, wanted: Optional[str] = None) -> Python:
 
 
 def pick(python: Optional[Python], root: Path = Path('/')) -> Tuple[Stack, str]:
-    """The stack for this machine.
+    """Choose the stack for this machine.
 
     Args:
-        python: The interpreter that would be used: its version and its torch decide between the NPU stacks.
-        root: Of the file system to look at.
+        python: The interpreter that would be used. Its version and its torch decide between the NPU stacks.
+        root: Root of the file system to look at.
 
     Returns:
-        The stack and why, in words.
+        The stack and the reason, in words.
     """
     signs = hardware.ascend_signs(root)
     if signs:
@@ -180,10 +180,10 @@ def _npu(python: Optional[Python]) -> Tuple[str, str]:
 
 
 def constraints(stack: Stack) -> Dict[str, str]:
-    """What this machine asks of a stack beyond its requirements file.
+    """Constraints of this machine beyond the stack's requirements file.
 
     Returns:
-        Constraint and its reason, in words.
+        Reason, in words, by constraint.
     """
     cuda = hardware.driver_cuda() if stack.name == 'cuda' else None
     if cuda is not None and cuda < (13, 0):

@@ -20,18 +20,18 @@ _PLAIN_FILE = '100644'
 
 
 def faults(name: str, source: Repo, base: str, series: bytes, same_bytes: bool = True) -> List[str]:
-    """Everything that is wrong with a patch file.
+    """Find everything that is wrong with a patch file.
 
     Args:
-        name: Of the patch file; begins each fault.
+        name: Name of the patch file; begins each fault.
         source: Checkout that holds the base; it is not changed.
         base: Commit that the patch belongs to.
         series: Content of the patch file.
-        same_bytes: Whether exporting the applied commits must give the same bytes; not so on another base, where
-            hashes and line numbers differ.
+        same_bytes: Whether exporting the applied commits must give the same bytes. On another base it does not: hashes
+            and line numbers differ.
 
     Returns:
-        One line a fault; empty where there is none.
+        One line for each fault; empty if there is none.
     """
     found = _text_faults(series)
     if not found:
@@ -43,7 +43,7 @@ def faults(name: str, source: Repo, base: str, series: bytes, same_bytes: bool =
 
 
 def _text_faults(series: bytes) -> List[str]:
-    """Faults after which nothing else can be said."""
+    """Faults that make all further checks useless."""
     converted = _HUNK.search(series)
     if converted:
         line = series.count(b'\n', 0, converted.start()) + 1

@@ -1,4 +1,4 @@
-"""Are the checkouts the patched ones? Nothing trains on sources that nobody can name."""
+"""Checks that the checkouts are the patched ones: a training must run on known sources."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from recipe.upstream import pins, state
 
 
 def require_patched(root: Path = ROOT) -> Dict[str, Dict[str, Optional[str]]]:
-    """Stop where a checkout is missing, unpatched or edited. Commits of one's own on top are taken, and named.
+    """Stop if a checkout is missing, unpatched or edited. Further commits on top are accepted and named.
 
     Args:
         root: Folder of the checkouts and the patch files.
 
     Returns:
-        For each checkout its ``origin``, ``base`` and ``head`` (commits).
+        ``origin``, ``base`` and ``head`` (commits) of each checkout.
 
     Raises:
         console.UserError: Names the checkout, what is wrong and what to do.
     """
-    os.environ['GIT_OPTIONAL_LOCKS'] = '0'  # looking changes nothing, not even git's index
+    os.environ['GIT_OPTIONAL_LOCKS'] = '0'  # reading must change nothing, not even git's index
     found = {}
     for name, pin in pins.load(root).items():
         checkout = state.inspect(root, pin)

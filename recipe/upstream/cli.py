@@ -8,9 +8,9 @@
     python tools/upstream.py rebase mmcv COMMIT    # move the patch to another commit of its upstream
     python tools/upstream.py pristine         # lay the unpatched sources out in .pristine/, to compare with
 
-The pins are in ``upstream.json``. fetch takes git at the pin; where no git server answers it takes the source
-distribution through pip (its index, mirror and proxy settings hold: PIP_INDEX_URL, PIP_FIND_LINKS and so on), verifies
-its sha256 and lays it out as the git checkout is. Runs on a bare Python 3.8 with git and pip.
+The pins are in ``upstream.json``. fetch uses git at the pin. If no git server answers, it gets the source distribution
+through pip (with pip's index, mirror and proxy settings: PIP_INDEX_URL, PIP_FIND_LINKS and so on), verifies its sha256
+and lays it out like the git checkout. Runs on a bare Python 3.8 with git and pip.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from recipe.upstream.state import BY_HAND, EDITED, FOREIGN, MISSING, OUTDATED, P
 
 
 def read_patch(root: Path, pin: Pin) -> bytes:
-    """The content of a patch file.
+    """Read a patch file.
 
     Raises:
         console.UserError: It is missing or empty.
@@ -47,8 +47,8 @@ def read_patch(root: Path, pin: Pin) -> bytes:
 def apply(root: Path, pin: Pin) -> str:
     """Put a patch file's commits on its checkout.
 
-    The commits are made in a throw-away repository, and the checkout moves there in one step: it is patched, or as it
-    was before.
+    The commits are made in a temporary repository, and the checkout moves to them in one step. After a failure it is
+    unchanged.
 
     Args:
         root: Folder of the checkouts and the patch files.
@@ -140,17 +140,17 @@ def _rebase(root: Path, pin: Pin, commit: str, git_urls: Dict[str, List[str]], w
 
 
 def check(root: Path, pin: Pin, also: bool, git_urls: Dict[str, List[str]], wait: float) -> List[str]:
-    """Everything that is wrong with a patch file.
+    """Find everything that is wrong with a patch file.
 
     Args:
         root: Folder of the checkouts and the patch files.
         pin: Which one.
-        also: Try the other commits that the patch is meant to apply to as well, where they can be reached.
+        also: Also try the other commits to which the patch should apply, if they can be fetched.
         git_urls: Repositories to use in place of the pinned ones, by name.
         wait: Seconds in which a git server must answer.
 
     Returns:
-        One line a fault.
+        One line for each fault.
     """
     try:
         series = read_patch(root, pin)
@@ -241,10 +241,10 @@ def _git_urls(options: List[str], pins: Dict[str, Pin]) -> Dict[str, List[str]]:
 
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:
-    """Run the command line; see the module's text.
+    """Run the command line; see the module's docstring.
 
     Returns:
-        Exit status: 1 where check found a fault.
+        Exit status: 1 if check found a fault.
     """
     args = parse(arguments)
     git.require_git()

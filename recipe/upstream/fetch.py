@@ -1,4 +1,4 @@
-"""Makes the checkouts: from git at the pin, or from the source distribution where git is out of reach.
+"""Makes the checkouts: from git at the pin, or from the source distribution if git servers cannot be reached.
 
 Standard library, pip and git only, Python 3.8 on.
 """
@@ -21,7 +21,7 @@ from recipe.upstream.state import BASE_REF, BRANCH, MISSING, inspect
 
 FETCH_SECONDS = 600.0  # for one shallow fetch, at most some 20 MB
 
-# What builds and runs leave in a checkout. The distributions come without upstream's .gitignore.
+# Files that builds and runs leave in a checkout. The distributions come without upstream's .gitignore.
 _EXCLUDE = """\
 __pycache__/
 *.py[cod]
@@ -52,19 +52,19 @@ def lock(root: Path) -> Iterator[None]:
 def fetch(
     root: Path, pins: List[Pin], origin: str = 'auto', git_urls: Optional[Dict[str, List[str]]] = None, wait: float = 15
 ) -> None:
-    """Make the checkouts that are missing; one that is there is left as it is.
+    """Make the missing checkouts; an existing one is left as it is.
 
-    Each is built in a temporary folder beside its place and renamed, so that a half-made one is never seen.
+    Each is built in a temporary folder beside its place and renamed, so that nobody sees an unfinished one.
 
     Args:
         root: Folder of the checkouts.
         pins: Which ones.
-        origin: ``git``, ``sdist``, or ``auto``: git, and where that fails the source distribution.
+        origin: ``git``, ``sdist``, or ``auto``: git, then the source distribution if git fails.
         git_urls: Repositories to use in place of the pinned ones, by name.
         wait: Seconds in which a git server must answer.
 
     Raises:
-        console.UserError: A folder of somebody else is in the way, no origin could be reached, or a hash differs.
+        console.UserError: Another folder is in the way, no origin could be reached, or a hash differs.
     """
     with lock(root):
         for stale in root.glob(f'{_TEMPORARY}*'):
@@ -90,7 +90,7 @@ def fetch(
 
 def _make(pins: List[Pin], root: Path, folder: Path, origin: str, git_urls: Dict[str, List[str]], wait: float) -> None:
     left = list(pins)
-    silent: Set[str] = set()  # hosts that did not answer; the next checkout need not wait for them
+    silent: Set[str] = set()  # hosts that did not answer; later checkouts do not wait for them
     for pin in pins if origin != 'sdist' else []:
         try:
             _from_git(pin, git_urls.get(pin.name, [pin.url]), folder / pin.name, silent, wait)
@@ -114,7 +114,7 @@ def _make(pins: List[Pin], root: Path, folder: Path, origin: str, git_urls: Dict
 
 
 def _from_git(pin: Pin, urls: List[str], target: Path, silent: Set[str], wait: float) -> None:
-    """Raises GitError where no URL gives the commit."""
+    """Make a checkout from git. Raises GitError if no URL gives the commit."""
     target.mkdir()
     repo = Repo(target)
     repo.run('init', '--quiet')
@@ -137,23 +137,23 @@ def _from_git(pin: Pin, urls: List[str], target: Path, silent: Set[str], wait: f
 
 
 def fetch_commit(repo: Repo, url: str, commit: str, silent: Set[str], wait: float) -> None:
-    """Bring one commit, without its history, into a repository.
+    """Fetch one commit, without its history, into a repository.
 
     Args:
-        repo: Where to.
-        url: Where from.
+        repo: Repository that receives it.
+        url: Repository to fetch from.
         commit: 40-hex hash.
         silent: Hosts known not to answer; a new one is added.
         wait: Seconds in which the server must answer.
 
     Raises:
-        GitError: Not reached, or it has no such commit.
+        GitError: The server was not reached, or does not have the commit.
     """
     host = urlsplit(url).netloc
     if host and host in silent:
         raise GitError(repo.path, ('fetch', url), f'{host} did not answer before')
     try:
-        # A server behind a firewall that drops packets would hold a fetch for minutes; a short question first tells.
+        # A firewall that drops packets would block a fetch for minutes, so a short request is made first.
         repo.run('ls-remote', '--quiet', url, 'HEAD', user_config=True, seconds=wait)
     except GitError:
         silent.add(host)
@@ -178,7 +178,7 @@ def _remember(repo: Repo, origin: str, source: str) -> None:
     repo.run('update-ref', BASE_REF, 'HEAD')
     repo.run('config', 'recipe.origin', origin)
     repo.run('config', 'recipe.source', source)
-    # A patch is bytes: line ends must stay as they are, whatever the user's git does elsewhere.
+    # A patch is bytes: line ends must stay as they are, whatever the user's git is set to.
     repo.run('config', 'core.autocrlf', 'false')
     exclude = repo.path / '.git/info/exclude'
     exclude.parent.mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""Git as ``upstream.py`` uses it: the same result on every machine, whatever its git is configured to do.
+"""Runs git for ``upstream.py`` with the same result on every machine, whatever the user's git configuration.
 
 Standard library and git only, Python 3.8 on.
 """
@@ -18,8 +18,8 @@ from recipe.core import console, tied_process
 
 OLDEST_GIT = (2, 18)
 
-# Variables of git that pass through, by how they begin: how it reaches a server, and where its own programs are. All
-# others would make ours work in another repository (git sets GIT_DIR and GIT_INDEX_FILE for its hooks) or differently.
+# Prefixes of git's variables that are kept: how it reaches a server, and where its own programs are. Others would make
+# it work in another repository (git sets GIT_DIR and GIT_INDEX_FILE for its hooks) or differently.
 _KEPT_VARIABLES = (
     'GIT_ALLOW_PROTOCOL',
     'GIT_ASKPASS',
@@ -31,7 +31,7 @@ _KEPT_VARIABLES = (
     'GIT_SSL_',
 )
 
-# Settings that a checkout's own .git/config may carry and that would change a tree, a commit or a patch.
+# Settings that a checkout's own .git/config may hold and that would change a tree, a commit or a patch.
 _PINNED_CONFIG = (
     'advice.detachedHead=false',
     'am.threeWay=false',
@@ -49,7 +49,7 @@ _PINNED_CONFIG = (
     'protocol.version=2',
 )
 
-# Each flag takes away one reason for which two machines, or two runs on one, would write different bytes.
+# Each flag removes one reason why two machines, or two runs on one, would write different bytes.
 _EXPORT_FLAGS = (
     '--stdout',
     '--zero-commit',  # the commit's own hash changes with its parent: every line "From <hash>" would churn
@@ -69,7 +69,7 @@ _EXPORT_FLAGS = (
     '--no-add-header',
     '--no-notes',
     '--subject-prefix=PATCH',
-    '--unified=3',  # git's default context, also where diff.context says otherwise
+    '--unified=3',  # git's default context, whatever diff.context says
     '--inter-hunk-context=0',
     '--diff-algorithm=myers',  # others put the same change into other hunks
     '--indent-heuristic',  # as above; on by default since git 2.14
@@ -127,7 +127,7 @@ def require_git() -> None:
 
 
 class Repo:
-    """A git repository with a work tree, driven apart from its user's settings.
+    """A git repository with a work tree, used without the user's settings.
 
     Args:
         path: Work tree; its ``.git`` may not exist yet.
@@ -142,10 +142,10 @@ class Repo:
         # The user's settings may come as variables too: GIT_CONFIG_GLOBAL, GIT_CONFIG_COUNT and its pairs.
         kept = (*_KEPT_VARIABLES, 'GIT_CONFIG_') if user_config else _KEPT_VARIABLES
         env = {key: value for key, value in os.environ.items() if not key.startswith('GIT_') or key.startswith(kept)}
-        # Without its own .git, the checkout must not be taken for a part of the repository around it.
+        # Without a .git of its own, the checkout must not be taken for a part of the repository around it.
         env.update(GIT_CEILING_DIRECTORIES=str(self.path.parent), GIT_TERMINAL_PROMPT='0', LC_ALL='C')
         if not user_config:
-            # GIT_CONFIG_GLOBAL is known from git 2.32 on; before that the user's file is found through these two.
+            # GIT_CONFIG_GLOBAL exists since git 2.32; older versions find the user's file through these two.
             env.update(GIT_CONFIG_GLOBAL=os.devnull, GIT_CONFIG_SYSTEM=os.devnull, GIT_CONFIG_NOSYSTEM='1')
             env.update(GIT_ATTR_NOSYSTEM='1', HOME=os.devnull, XDG_CONFIG_HOME=os.devnull)
             env.update(IDENTITY)
@@ -168,18 +168,19 @@ class Repo:
             data: Standard input.
             check: Whether a non-zero exit status is an error.
             user_config: Read the user's settings too: proxies and mirrors for the commands that use the network.
-            seconds: Time limit of a command that uses the network and reads no input: past it, or when this process
-                ends, the command and its children are ended. A command without one is short and always finishes.
+            seconds: Time limit of a command that uses the network and reads no input. After it, or when this process
+                ends,
+                the command and its children are ended. A command without a limit is short and always finishes.
             env: More variables.
 
         Returns:
             The finished command; its stdout and stderr are bytes.
 
         Raises:
-            GitError: The command failed (``check``) or ran past its time; holds what git said.
+            GitError: The command failed (``check``) or exceeded its time; holds git's message.
         """
-        # Containers often see the checkout as another user's: git then asks for safe.directory, which only the user's
-        # configuration and the command line may give.
+        # In containers the checkout often belongs to another user. git then asks for safe.directory, which only the
+        # user's configuration and the command line may set.
         settings = [*_PINNED_CONFIG, f'safe.directory={self.path}']
         command = ['git']
         for setting in settings:
@@ -210,7 +211,7 @@ class Repo:
         return [item for item in self.text(*arguments, **options).split('\0') if item]
 
     def resolve(self, name: str) -> Optional[str]:
-        """The 40-hex hash of a ref or a commit, None if it is not here."""
+        """The 40-hex hash of a ref or a commit; None if the repository does not have it."""
         done = self.run('rev-parse', '--verify', '--quiet', name, check=False)
         return done.stdout.decode().strip() if done.returncode == 0 else None
 
@@ -232,12 +233,12 @@ class Repo:
         self.run('am', *_AM_FLAGS, data=series)
 
     def take_over(self, trial: Repo, head: str, base: str) -> None:
-        """Check out a commit that was made in a scratch repository, on the branch that is checked out.
+        """Check out a commit from a scratch repository, on the current branch.
 
         Args:
-            trial: Where the commit is.
+            trial: Repository that holds the commit.
             head: The commit.
-            base: An ancestor of it that is here already.
+            base: An ancestor of it that this repository has already.
 
         Raises:
             GitError: An untracked file is in the way.
@@ -249,7 +250,7 @@ class Repo:
         self.run('checkout', '--quiet', *(['-B', branch] if branch else ['--detach']), head)
 
     def tree_of(self, base: str, series: bytes) -> Optional[str]:
-        """The tree that plain ``git apply`` makes of a commit, None where the series does not apply to it."""
+        """The tree that plain ``git apply`` makes from a commit; None if the series does not apply to it."""
         with tempfile.TemporaryDirectory(prefix='upstream-') as folder:
             env = {'GIT_INDEX_FILE': str(Path(folder, 'index'))}
             self.run('read-tree', base, env=env)
@@ -261,7 +262,7 @@ class Repo:
 def _finished(
     command: List[str], folder: Path, env: Dict[str, str], data: Optional[bytes]
 ) -> subprocess.CompletedProcess[bytes]:
-    """Run a short command to its end, also where this process is interrupted: half a checkout is nobody's.
+    """Run a short command to its end, even if this process is interrupted, so that no checkout stays half done.
 
     Until then the command holds the locks of this process.
     """
@@ -273,7 +274,7 @@ def _finished(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         pass_fds=tied_process.held,
-        start_new_session=True,  # out of reach of Ctrl-C
+        start_new_session=True,  # Ctrl-C does not reach it
     )
     try:
         stdout, stderr = process.communicate(data)
@@ -296,7 +297,7 @@ def _in_time(
 
 @contextlib.contextmanager
 def scratch(source: Repo, commit: str) -> Iterator[Repo]:
-    """A throw-away repository with ``commit`` checked out; it reads the objects of ``source`` and writes its own."""
+    """A temporary repository with ``commit`` checked out; it reads the objects of ``source`` and writes its own."""
     with tempfile.TemporaryDirectory(prefix='upstream-') as folder:
         repo = Repo(Path(folder).resolve() / 'tree')
         repo.path.mkdir()

@@ -1,4 +1,4 @@
-"""The pin table ``upstream.json``: which sources the patches belong to, and where they come from.
+"""The pin table ``upstream.json``: the sources that the patches belong to, and where to get them.
 
 Standard library only, Python 3.8 on.
 """
@@ -26,7 +26,7 @@ class Sdist:
 
     @property
     def requirement(self) -> str:
-        """As pip wants it: ``name==version``."""
+        """The requirement for pip: ``name==version``."""
         return f'{self.name}=={self.version}'
 
 
@@ -35,7 +35,7 @@ class Pin:
     """One upstream.
 
     Attributes:
-        name: Of the checkout's folder.
+        name: Name of the checkout's folder.
         url: Git repository.
         commit: 40-hex commit that the patch was made on.
         patch: Patch file, relative to the root.
@@ -54,7 +54,7 @@ class Pin:
 
     @property
     def sources(self) -> Tuple[str, ...]:
-        """What a checkout may be made from: commits of the pinned repository, or the distribution's hash."""
+        """Valid origins of a checkout: commits of the pinned repository, or the distribution's hash."""
         return (self.commit, *(commit for _, commit in self.also_applies_to), self.sdist.sha256)
 
 

@@ -1,6 +1,6 @@
 """The pinned upstreams without any patch, beside the patched checkouts: ``.pristine/mmcv`` and so on.
 
-Laid out from the checkouts' own history, so nothing is downloaded. Standard library and git only, Python 3.8 on;
+They are made from the checkouts' own history, so nothing is downloaded. Standard library and git only, Python 3.8 on;
 ``pristine_imports.py`` makes a Python process use them.
 """
 
@@ -23,7 +23,7 @@ FOLDER = '.pristine'
 
 
 def lay_out(root: Path = ROOT, pins: Optional[Dict[str, Pin]] = None) -> Dict[str, Path]:
-    """Make the unpatched trees where they are missing, of another commit, or edited.
+    """Make the unpatched trees that are missing, edited, or of another commit.
 
     Args:
         root: Folder of the checkouts.
@@ -48,8 +48,8 @@ def _lay_out_one(root: Path, pin: Pin) -> Path:
     if differences(found.repo, found.base, target, index) == []:
         return target
     target.parent.mkdir(exist_ok=True)
-    # Made beside its place and renamed, so that a half-made one is never used. The index keeps what git needs to see at
-    # once, next time, that no file has changed.
+    # Made beside its place and renamed, so that an unfinished one is never used. The index lets git see quickly, next
+    # time, that no file has changed.
     with tempfile.TemporaryDirectory(prefix=f'{pin.name}-', dir=str(target.parent)) as folder:
         tree = Path(folder, 'tree')
         tree.mkdir()
@@ -64,7 +64,7 @@ def _lay_out_one(root: Path, pin: Pin) -> Path:
 
 
 def differences(repo: Repo, base: str, tree: Path, index: Path) -> Optional[List[str]]:
-    """Files of a tree that are not as the commit has them. Files that Python or a build adds do not count.
+    """Files of a tree that differ from the commit. Files added by Python or a build do not count.
 
     Args:
         repo: Checkout that holds the commit.
@@ -73,7 +73,7 @@ def differences(repo: Repo, base: str, tree: Path, index: Path) -> Optional[List
         index: Git's index file of that folder.
 
     Returns:
-        Paths; None where there is no tree of this commit.
+        Paths; None if there is no tree of this commit.
     """
     if not tree.is_dir() or not index.is_file():
         return None

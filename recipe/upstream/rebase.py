@@ -13,7 +13,7 @@ from recipe.upstream.pins import TABLE, Pin
 
 
 def rebase(root: Path, pin: Pin, commit: str, urls: List[str], wait: float) -> str:
-    """Put the commits of a patched checkout on another commit of the upstream, and pin that one.
+    """Put the commits of a patched checkout on another commit of the upstream, and pin that commit.
 
     The work is tried in a scratch repository first. If a commit of the series conflicts, nothing is changed, and the
     message gives the commands to resolve the conflict by hand. The same call afterwards records the new pin.
@@ -26,7 +26,7 @@ def rebase(root: Path, pin: Pin, commit: str, urls: List[str], wait: float) -> s
         wait: Seconds in which a git server must answer.
 
     Returns:
-        The commit that the series now ends at.
+        The last commit of the moved series.
 
     Raises:
         console.UserError: The checkout is not patched and clean, the commit cannot be fetched, or a commit conflicts.
@@ -53,7 +53,7 @@ def rebase(root: Path, pin: Pin, commit: str, urls: List[str], wait: float) -> s
 
 
 def _bring(repo: Repo, commit: str, urls: List[str], wait: float) -> None:
-    """Fetch a commit unless it is there."""
+    """Fetch a commit unless the repository has it."""
     if repo.resolve(f'{commit}^{{commit}}'):
         return None
     silent: Set[str] = set()

@@ -1,4 +1,4 @@
-"""Source distributions as checkouts, for machines that cannot reach the git servers.
+"""Makes checkouts from source distributions, for machines that cannot reach the git servers.
 
 Standard library, pip and git only, Python 3.8 on.
 """
@@ -16,9 +16,9 @@ from typing import Dict, List
 from recipe.core import clean_environment, console, tied_process
 from recipe.upstream.pins import Pin, Sdist
 
-# pip will not hand over a source distribution before it has asked its build backend for the metadata, and the three
-# upstreams' setup.py import torch for that. This backend stands in for setuptools and answers from PKG-INFO, which
-# every source distribution carries: nothing of the package runs, and neither torch nor setuptools has to be there.
+# Before pip hands over a source distribution, it asks the build backend for the metadata, and the three upstreams'
+# setup.py import torch for that. This backend replaces setuptools and answers from PKG-INFO, which every source
+# distribution contains. No code of the package runs, and neither torch nor setuptools is needed.
 _BACKEND = """
 import email
 import pathlib
@@ -43,17 +43,17 @@ _MISMATCH = re.compile(r'([^/\s]+\.tar\.gz)\S*(?: \(from .*\))?:\s+Expected sha2
 
 
 def download(sdists: List[Sdist], folder: Path) -> Dict[Sdist, Path]:
-    """Bring source distributions through pip, with whatever index, mirror or proxy pip is set up to use.
+    """Download source distributions through pip, with pip's own index, mirror and proxy settings.
 
     Args:
-        sdists: What to bring.
-        folder: Empty folder for the archives and for what pip needs meanwhile.
+        sdists: Distributions to download.
+        folder: Empty folder for the archives and pip's temporary files.
 
     Returns:
         The archive of each.
 
     Raises:
-        console.UserError: pip is missing or could not bring one; holds pip's last words.
+        console.UserError: pip is missing or could not download one; holds pip's last lines.
     """
     backend = folder / 'backend/setuptools'
     backend.mkdir(parents=True)
@@ -62,7 +62,7 @@ def download(sdists: List[Sdist], folder: Path) -> Dict[Sdist, Path]:
     archives = folder / 'archives'
     command = [sys.executable, '-m', 'pip', 'download', '--quiet', '--disable-pip-version-check', '--no-input']
     command += ['--no-deps', '--no-binary', ':all:', '--use-pep517', '--no-build-isolation', '-d', str(archives)]
-    # With a hash beside each requirement pip verifies an archive before it looks inside.
+    # With a hash beside each requirement, pip verifies an archive before it opens it.
     wanted = folder / 'requirements.txt'
     wanted.write_text(''.join(f'{sdist.requirement} --hash=sha256:{sdist.sha256}\n' for sdist in sdists))
     command += ['--requirement', str(wanted)]
@@ -111,10 +111,11 @@ def verify(archive: Path, sdist: Sdist) -> None:
 
 
 def unpack(archive: Path, pin: Pin, target: Path) -> None:
-    """Unpack a source distribution, laid out as the git checkout is.
+    """Unpack a source distribution, laid out like the git checkout.
 
-    What the distribution keeps in ``<package>/.mim`` (configs, tools, index files) goes to the top; the metadata that
-    only a distribution has is left out.
+    The content of ``<package>/.mim`` in the distribution (configs, tools, index files) goes to the top. Metadata that
+    only
+    a distribution has is left out.
 
     Args:
         archive: Verified ``.tar.gz``.
@@ -122,7 +123,7 @@ def unpack(archive: Path, pin: Pin, target: Path) -> None:
         target: Folder, which must not exist.
 
     Raises:
-        console.UserError: The archive is damaged, or holds something that may not be unpacked; names it.
+        console.UserError: The archive is damaged, or holds a member that may not be unpacked; names it.
     """
     target.mkdir()
     mim = PurePosixPath(pin.package, '.mim')

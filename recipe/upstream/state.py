@@ -1,8 +1,8 @@
-"""What a checkout is: which base, which commits on it, made by whom.
+"""The state of a checkout: its base, the commits on it, and who made them.
 
-``upstream.py`` remembers three refs in a checkout that it works on, which tell a developer's commits from its own:
-``refs/recipe/base`` (the unpatched sources), ``refs/recipe/applied`` (the last commit that it made) and
-``refs/recipe/patch`` (the patch file's content then). Standard library and git only, Python 3.8 on.
+``upstream.py`` keeps three refs in a checkout, to tell a developer's commits from its own: ``refs/recipe/base`` (the
+unpatched sources), ``refs/recipe/applied`` (the last commit that it made) and ``refs/recipe/patch`` (the patch file's
+content at that time). Standard library and git only, Python 3.8 on.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ APPLIED_REF = 'refs/recipe/applied'
 PATCH_REF = 'refs/recipe/patch'
 BRANCH = 'refs/heads/recipe'
 
-MISSING = 'missing'  # nothing there
+MISSING = 'missing'  # no checkout
 BASE = 'base'  # the pinned sources, unpatched
 PATCHED = 'patched'  # base + the commits of the patch file
 OUTDATED = 'outdated'  # base + the commits of an older patch file, as upstream.py made them
@@ -38,7 +38,7 @@ class Checkout:
         pin: Its row of the pin table.
         repo: The folder.
         state: One of this module's constants.
-        origin: ``git`` or ``sdist``, None where there is no base.
+        origin: ``git`` or ``sdist``; None if there is no base.
         base: Commit of the unpatched sources, None if none is known.
         head: Checked-out commit.
         files: Changed files that are not committed.
@@ -57,7 +57,7 @@ class Checkout:
     reason: str = ''
 
     def as_dict(self) -> Dict[str, object]:
-        """For ``status --json``."""
+        """The state for ``status --json``."""
         return {
             'state': self.state,
             'origin': self.origin,
@@ -70,7 +70,7 @@ class Checkout:
         }
 
     def trouble(self) -> str:
-        """In a few words, what stands in the way of working on it; names files or commits."""
+        """Why the checkout cannot be worked on, in a few words; names files or commits."""
         if self.files:
             return f'local edits in {some(self.files)}'
         if self.commits:
@@ -95,7 +95,7 @@ def _find_base(repo: Repo, pin: Pin) -> Optional[str]:
 
 
 def _unfinished(repo: Repo) -> Optional[str]:
-    """What git has begun and not ended in a repository, such as ``git am``."""
+    """A git operation, such as ``git am``, that was begun and not ended in a repository."""
     marks = {'rebase-apply': 'git am', 'rebase-merge': 'git rebase', 'MERGE_HEAD': 'git merge'}
     marks.update({'CHERRY_PICK_HEAD': 'git cherry-pick', 'REVERT_HEAD': 'git revert'})
     for mark, command in marks.items():
@@ -117,7 +117,7 @@ def edited_files(repo: Repo, untracked: bool = False) -> List[str]:
 
 
 def _has_files_of(repo: Repo, tree: str) -> bool:
-    """Whether the work tree holds exactly a tree's files, and none that HEAD has and the tree has not."""
+    """Whether the work tree holds exactly a tree's files, and no file that only HEAD has."""
     with tempfile.TemporaryDirectory(prefix='upstream-') as folder:
         env = {'GIT_INDEX_FILE': str(Path(folder, 'index'))}
         repo.run('read-tree', tree, env=env)
@@ -129,7 +129,7 @@ def _has_files_of(repo: Repo, tree: str) -> bool:
 
 
 def inspect(root: Path, pin: Pin) -> Checkout:
-    """Look at a checkout without changing it.
+    """Read the state of a checkout without changing it.
 
     Args:
         root: Folder of the checkouts and of the patch files.
@@ -173,7 +173,7 @@ def _classify(found: Checkout, patch: Path) -> None:
     if unfinished:
         found.state, found.reason = EDITED, f'an unfinished {unfinished}'
     elif head == base:
-        # A patch that only adds files leaves no edited file behind, so this is asked before the edits are.
+        # Asked before the edits: a patch that only adds files leaves no edited file behind.
         tree = repo.tree_of(base, series) if series else None
         if tree is not None and _has_files_of(repo, tree):
             found.state, found.files = BY_HAND, []
@@ -193,15 +193,15 @@ def _classify(found: Checkout, patch: Path) -> None:
 
 
 def _holds_series(repo: Repo, base: str, head: str, series: bytes) -> bool:
-    # On another base than the one it was exported from, a series applies but exports with other line numbers: then
-    # only the memory of having applied it tells.
+    # On another base than it was exported from, a series applies but exports with other line numbers. Only the ref
+    # tells then that it was applied.
     blob = repo.text('hash-object', '--stdin', data=series)
     applied = head == repo.resolve(APPLIED_REF) and blob == repo.resolve(PATCH_REF)
     return applied or repo.export(base, head) == series
 
 
 def _unknown_commits(repo: Repo, base: str, head: str) -> List[str]:
-    """Commits on top of what upstream.py applied, or on the base where that is not below HEAD."""
+    """Commits on top of what upstream.py applied, or on the base if that is not an ancestor of HEAD."""
     applied = repo.resolve(APPLIED_REF)
     if applied and repo.ok('merge-base', '--is-ancestor', applied, head):
         base = applied

@@ -21,7 +21,7 @@ fail() {
   exit 1
 }
 
-# copy_recipe TO: the tracked and the new files of the recipe, without results; what has vanished here vanishes there.
+# copy_recipe TO: copy the tracked and new files of the recipe, without results; files deleted here are deleted there.
 copy_recipe() {
   local to=$1 list
   list="$(mktemp)"
@@ -31,7 +31,7 @@ copy_recipe() {
   if [[ -f "$to/.files" ]]; then
     (cd "$to" && comm -z -23 .files "$list" | xargs -0 -r rm -f --)
   fi
-  # A tracked file may have been deleted and not been committed yet.
+  # A tracked file may be deleted without a commit.
   tar -C "$ROOT" --null --ignore-failed-read --warning=no-failed-read --files-from="$list" -cf - | tar -C "$to" -xf -
   mv "$list" "$to/.files"
 }
@@ -65,7 +65,7 @@ main() {
   local copy="$ROOT/.npu/$stack" python
   copy_recipe "$copy"
   cd "$copy"
-  # Without CANN, set-up finds that torch_npu cannot be imported yet and says so; the emulator comes next.
+  # Without CANN, set-up warns that torch_npu cannot be imported yet; the emulator is built next.
   bash tools/setup.sh --stack="$stack" --with_tests
   python="$copy/.venv/bin/python"
   "$python" test/npu/emulator/build.py "$copy/.emulator"

@@ -1,6 +1,6 @@
-"""Procedural street scenes in the terms of Cityscapes: pictures and the polygons that belong to them.
+"""Procedural street scenes in the form of Cityscapes: pictures and their polygons.
 
-A scene depends on its seed, split and number alone, never on how many others are made or by how many processes.
+A scene depends only on its seed, split and number, not on how many others are made or by how many processes.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from . import layout, light
 from .camera import Camera
 from .canvas import Canvas
 
-GENERATOR_VERSION = 1  # goes up whenever the same seed gives another picture
+GENERATOR_VERSION = 1  # increased whenever the same seed gives another picture
 
 Annotation = Dict[str, Union[int, List[dict]]]
 
@@ -26,8 +26,9 @@ class Scene:
 
     Args:
         image: uint8, shape (height, width, 3), RGB.
-        annotation: What Cityscapes keeps in ``*_gtFine_polygons.json``: imgHeight, imgWidth, and objects far to near,
-            each a label and a polygon of [x, y] pixels.
+        annotation: Content of a Cityscapes ``*_gtFine_polygons.json``: imgHeight, imgWidth, and objects far to near,
+            each
+            a label and a polygon of [x, y] pixels.
     """
 
     image: np.ndarray

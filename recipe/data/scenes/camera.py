@@ -1,4 +1,4 @@
-"""Where a point of the street lands in the picture.
+"""Projects points of the street into the picture.
 
 World axes: x to the right, y up from the ground, z forward; metres; the camera's eye is at (0, eye_height, 0). A bend
 of the road shifts x with z, so everything else can be laid out along a straight street.

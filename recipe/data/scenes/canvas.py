@@ -1,8 +1,9 @@
-"""The supersampled picture, and the label polygons that come from the same strokes.
+"""The supersampled picture, and the label polygons made from the same strokes.
 
-Things are painted far to near. While a thing is open, each stroke also goes into its silhouette; closing it turns the
-silhouette, averaged down to output pixels, into contours. So a polygon covers an output pixel where the thing covers
-at least half of it, whatever the stroke was.
+Things are painted far to near. While a thing is open, each stroke also goes into its silhouette. Closing the thing
+turns
+the silhouette, averaged down to output pixels, into contours. So a polygon covers an output pixel if the thing covers
+at least about half of it, whatever the stroke was.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ class Canvas:
 
         Args:
             corners: float, shape (N, 2).
-            color: RGB as it is to appear.
+            color: RGB in the picture.
             grain: Standard deviation of the brightness noise, as a share of the brightness.
             grain_px: Size of one grain in canvas pixels.
             silhouette: Whether the stroke belongs to the open thing's silhouette.
@@ -107,7 +108,7 @@ class Canvas:
         Args:
             frame: The plane's frame; along runs along the plane.
             panes: (start, stop, low, high) of each rectangle in metres.
-            color: RGB as it is to appear.
+            color: RGB in the picture.
         """
         if not len(panes):
             return
@@ -133,7 +134,7 @@ class Canvas:
 
         Args:
             polygons: float, shape (M, N, 2), canvas pixels.
-            colors: float, shape (M, 3), RGB as it is to appear.
+            colors: float, shape (M, 3), RGB in the picture.
             silhouette: Whether they belong to the open thing's silhouette.
         """
         box = self._bounds(polygons.reshape(-1, 2))
@@ -148,7 +149,7 @@ class Canvas:
             self._grow(box)
 
     def roughen(self, grain: float, grain_px: float) -> None:
-        """Give what is painted of the open thing so far a grain; strength and size as in ``fill``."""
+        """Add grain to the part of the open thing painted so far; strength and size as in ``fill``."""
         if self._box is None:
             return
         left, top, right, bottom = self._box
@@ -177,7 +178,7 @@ class Canvas:
             self._grow(box)
 
     def darken(self, corners: np.ndarray, factor: float, soft_px: float = 0.0) -> None:
-        """Multiply what is painted inside a polygon (canvas pixels) by a factor, with an edge soft_px wide."""
+        """Multiply the brightness inside a polygon (canvas pixels) by a factor, with an edge soft_px wide."""
         pad = int(2 * soft_px) + 1
         box = self._bounds(corners, pad)
         if box is None:
@@ -220,7 +221,7 @@ class Canvas:
         self.fill(self.project(frame, local), shown, grain, size, silhouette)
 
     def shade(self, frame: Frame, color: Sequence[float], normal: Tuple[float, float, float]) -> Color:
-        """Return a colour as it appears on a face with a local normal (along, across, up) at the frame's depth."""
+        """Return the colour in the picture of a face with a local normal (along, across, up) at the frame's depth."""
         normal_x, normal_z = frame.normal(normal[0], normal[1])
         return self.light.lit(color, (normal_x, normal[2], normal_z), frame.z)
 
@@ -243,7 +244,7 @@ class Canvas:
 
     def _grainy(self, shape: Tuple[int, int], color: Sequence[float], grain: float, grain_px: float) -> np.ndarray:
         gain = cv2.merge([self._noise(shape, grain_px)] * 3)
-        # OpenCV cuts to 0 and 255 as it adds.
+        # OpenCV clips to 0 and 255 in the addition.
         return cv2.add(gain * (np.float32(grain) * np.float32(color)), (*_rgb(color), 0.0), dtype=cv2.CV_8U)
 
     def _bounds(self, corners: np.ndarray, pad: float = 1.0) -> Optional[Tuple[int, int, int, int]]:
@@ -270,7 +271,7 @@ class Canvas:
             if self.height >= 512:
                 contour = cv2.approxPolyDP(contour, LABEL_TOLERANCE_PX, True)
             corners = [(int(x), int(y)) for x, y in contour[:, 0]]
-            # A polygon needs two corners at least; a thing of one pixel has one.
+            # A polygon needs at least two corners; a thing of one pixel has one.
             self.add_polygon(label, corners if len(corners) > 1 else corners * 3)
 
 

@@ -1,4 +1,4 @@
-"""What lines the street: houses, walls, fences, hedges and trees."""
+"""Houses, walls, fences, hedges and trees along the street."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _AWAY = (-1.0, 0.0, 0.0)  # towards the camera, in a frame whose along axis poin
 
 
 def house(canvas: Canvas, side: int, x: float, near: float, far: float, height: float) -> None:
-    """Paint one house with its street front and the gable that looks at the camera.
+    """Paint one house with its street front and the gable that faces the camera.
 
     Args:
-        canvas: Where to paint.
+        canvas: The canvas.
         side: -1 left of the road, 1 right of it.
         x: Sideways position of the front in metres.
         near: Depth of its near corner in metres.
@@ -126,7 +126,7 @@ def _window_rows(
 
 
 def _gable_windows(canvas: Canvas, frame: Frame, side: int, deep: float, height: float) -> None:
-    """Paint the few windows of the wall that looks at the camera; sizes in metres."""
+    """Paint the few windows of the wall that faces the camera; sizes in metres."""
     rng = canvas.rng
     if rng.random() < 0.35:
         return
@@ -205,7 +205,7 @@ def tree(canvas: Canvas, x: float, z: float, height: float, spread: float) -> No
     """Paint a tree: trunk, boughs and a crown of leaf clumps.
 
     Args:
-        canvas: Where to paint.
+        canvas: The canvas.
         x: Sideways position in metres.
         z: Depth in metres.
         height: Height in metres.
@@ -269,7 +269,7 @@ def _leaves(canvas: Canvas, frame: Frame, lobes: Sequence[Tuple[float, float, fl
     """Paint round clumps of leaves: dark below, lit above, ragged at the edge.
 
     Args:
-        canvas: Where to paint.
+        canvas: The canvas.
         frame: Frame whose along axis is to the right.
         lobes: (along, up, radius) of each clump in metres.
         color: RGB of the leaves.
@@ -280,7 +280,7 @@ def _leaves(canvas: Canvas, frame: Frame, lobes: Sequence[Tuple[float, float, fl
     dark = canvas.light.lit(np.multiply(color, 0.72), (0, 0, -1), frame.z)
     bright = canvas.light.lit(np.multiply(color, 1.18), canvas.light.sun, frame.z)
     _blobs(canvas, frame, middles, 0.13, 24, np.broadcast_to(dark, (len(middles), 3)), silhouette=True)
-    # Far clumps are specks, so fewer do.
+    # Far clumps are specks, so fewer leaves are enough.
     count = 7 if middles[0, 2] * scale > 12 else 3
     parents = np.repeat(middles, count, axis=0)
     turn = rng.uniform(0, 2 * np.pi, len(parents))
@@ -310,12 +310,12 @@ def _blobs(
     """Paint ragged discs that face the camera.
 
     Args:
-        canvas: Where to paint.
+        canvas: The canvas.
         frame: Frame whose along axis is to the right.
         blobs: float, shape (M, 3): along, up and radius of each in metres.
         ragged: Standard deviation of the radius, as a share of it.
         corners: Corners of each outline.
-        colors: float, shape (M, 3): RGB as it is to appear.
+        colors: float, shape (M, 3): RGB in the picture.
         silhouette: Whether they belong to the open thing's silhouette.
     """
     angles = np.linspace(0, 2 * np.pi, corners, endpoint=False)

@@ -172,12 +172,12 @@ def _signal_head(canvas: Canvas, frame: Frame, along: float, top: float, lit: in
         for index, (color, off) in enumerate(zip((_RED, _AMBER, _GREEN), ((70, 26, 24), (78, 58, 26), (24, 60, 40)))):
             up = top - tall * (index + 0.5) / 3
             ring = [(along + a * tall * 0.135, 0, up + b * tall * 0.135) for a, b in _CIRCLE]
-            # A lamp shines by itself: no shading.
+            # A lamp emits light: no shading.
             canvas.fill(canvas.project(frame, ring), color if index == lit else off)
 
 
 def bin_or_box(canvas: Canvas, x: float, z: float) -> None:
-    """Paint a litter bin or a switch box: things on the pavement that no class claims."""
+    """Paint a litter bin or a switch box: things on the pavement without a class."""
     rng = canvas.rng
     frame = _upright(x, z)
     wide, tall = rng.uniform(0.5, 1.0), rng.uniform(0.8, 1.3)

@@ -1,4 +1,4 @@
-"""What stands where: lays out one street and paints it, far to near."""
+"""Lays out one street and paints it, far to near."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .canvas import Canvas
 from .surroundings import Strip
 
 LANE_M = 3.3
-# A feature with stride n is in every n-th scene for certain (and now and then in others), so that small sets hold it.
+# A feature with stride n is in every n-th scene (and now and then in others), so that small sets hold it.
 STRIDES: Dict[str, int] = {
     'bus': 4,
     'truck': 4,
@@ -28,13 +28,13 @@ STRIDES: Dict[str, int] = {
     'parked bicycle': 3,
     'parked motorcycle': 3,
 }
-_CHANCE = 0.06  # of a feature in a scene that its stride leaves out
+_CHANCE = 0.06  # of a feature in a scene outside its stride
 # The three big vehicles take turns, so that one street is not full of them.
 _PHASES = {'bus': 0, 'truck': 1, 'tram': 2}
 
 
 def features(seed: int, split: int, index: int, rng: np.random.Generator) -> Dict[str, bool]:
-    """Tell which of the less common features scene number index shows."""
+    """Return which of the less common features scene number index shows."""
     offsets = np.random.default_rng([seed, split]).integers(0, 60, len(STRIDES) + 1)
     shown = {}
     for offset, (name, stride) in zip(offsets, STRIDES.items()):
@@ -67,22 +67,22 @@ class Side:
 
     @property
     def kerb(self) -> float:
-        """Where the road ends."""
+        """Outer edge of the road."""
         return self.lane_edge + self.parking + self.track
 
     @property
     def path(self) -> float:
-        """Where the pavement begins."""
+        """Inner edge of the pavement."""
         return self.kerb + self.verge
 
     @property
     def back(self) -> float:
-        """Where the pavement ends."""
+        """Outer edge of the pavement."""
         return self.path + self.pavement
 
     @property
     def front(self) -> float:
-        """Where the houses begin."""
+        """Position of the house fronts."""
         return self.back + self.yard
 
 
@@ -90,8 +90,8 @@ class Street:
     """One street scene under construction.
 
     Args:
-        canvas: Where to paint.
-        shown: Which features it has, from ``features``.
+        canvas: The canvas.
+        shown: Its features, from ``features``.
     """
 
     def __init__(self, canvas: Canvas, shown: Dict[str, bool]) -> None:
@@ -104,7 +104,7 @@ class Street:
         self.crossing = self.tram_crosses or (not barriers and rng.random() < 0.4)
         self.crossing_z = rng.uniform(15, 21) if self.crossing else math.inf
         self.crossing_width = 9.0
-        # Which side has the wall and which the fence, where there are any.
+        # Side of the wall; a fence is on the other side.
         self.wall_side = 1 if rng.random() < 0.5 else -1
         self.park_side = 1 if rng.random() < 0.5 else -1
         self.sides = {sign: self._side(sign) for sign in (-1, 1)}
@@ -134,7 +134,7 @@ class Street:
         along_track = self.shown['tram'] and not self.tram_crosses and sign < 0
         park = self.shown['park'] and sign == self.park_side
         barrier = self.shown['wall' if sign == self.wall_side else 'fence']
-        # Parked cars would hide what is low and behind them.
+        # Parked cars would hide low things behind them.
         open_side = along_track or park or barrier
         return Side(
             sign=sign,
@@ -252,7 +252,7 @@ class Street:
             corners = canvas.project(Frame(x, z), [(0, 0, 0), (size * 2, 0, 0), (size * 2, size, 0), (0, size, 0)])
             canvas.darken(corners, min(shade, 1.0))
 
-    # --- what lines the street --------------------------------------------------------------------------------------
+    # --- along the street -------------------------------------------------------------------------------------------
 
     def _frontages(self) -> None:
         far_to_near: List[Tuple[float, Callable[[], None]]] = []
@@ -315,7 +315,7 @@ class Street:
             else:
                 frontage.fence(canvas, sign, x, near, far, rng.uniform(1.7, 2.6))
 
-    # --- things on the street, collected first and painted by depth ------------------------------------------------
+    # --- things on the street, collected first and painted by depth -----------------------------------------------
 
     def _put(self, z: float, paint: Callable[..., None], *args: object) -> None:
         self.things.append((z, _call(paint, self.canvas, *args)))

@@ -1,4 +1,4 @@
-"""Daylight and sensor: how one scene's colours are lit, hazed and at last recorded."""
+"""Daylight and sensor: lights the colours of a scene, adds haze, and records the picture."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Light:
         sun: Direction towards the sun (x, y, z), unit length.
         ambient: Share of light that reaches every face.
         diffuse: Further light on a face that looks into the sun.
-        haze: Colour that far things fade to.
-        haze_m: Depth in metres over which haze covers 63 %.
+        haze: Colour to which far things fade.
+        haze_m: Depth in metres at which haze covers 63 %.
         zenith: Sky colour at the top.
         skyline: Sky colour at the horizon.
         cloud: Cloud colour.
@@ -58,7 +58,7 @@ class Light:
 
     @property
     def shadow(self) -> float:
-        """How much light is left in a cast shadow, 0 to 1."""
+        """Share of light left in a cast shadow, 0 to 1."""
         return 0.55 if self.sunny else 0.8
 
 
@@ -98,7 +98,7 @@ def sample_light(rng: np.random.Generator) -> Light:
 
 
 def record(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Turn the clean picture into what a sensor records: exposure, tint, contrast, vignette, blur and noise.
+    """Apply the effects of a sensor to the clean picture: exposure, tint, contrast, vignette, blur and noise.
 
     Args:
         pixels: uint8, shape (H, W, 3), RGB.

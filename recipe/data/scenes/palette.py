@@ -1,4 +1,4 @@
-"""Colours that things are drawn in. The ranges overlap on purpose: shape and place tell the class, not the colour."""
+"""Colours of things. The ranges overlap on purpose: shape and place tell the class, not the colour."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def pick(rng: np.random.Generator, choices: Sequence[RGB], spread: float = 9.0) 
     Args:
         rng: Source of randomness.
         choices: RGB colours, 0 to 255.
-        spread: Standard deviation of the colour's jitter; brightness varies by the same amount once more.
+        spread: Standard deviation of the colour's jitter; the brightness varies by the same amount in addition.
 
     Returns:
         float64, shape (3,), RGB, 8 to 248.
@@ -130,5 +130,5 @@ def pick(rng: np.random.Generator, choices: Sequence[RGB], spread: float = 9.0) 
 
 
 def livery(rng: np.random.Generator, usual: Sequence[RGB]) -> np.ndarray:
-    """Draw the paint of a large vehicle: one of its kind's usual colours, or now and then any fleet's."""
+    """Draw the paint of a large vehicle: a usual colour of its kind, or sometimes any fleet's."""
     return pick(rng, usual if rng.random() < 0.75 else FLEET_PAINT)

@@ -22,7 +22,7 @@ def person(canvas: Canvas, x: float, z: float, height: float) -> None:
     """Paint a person on foot, seen from any side: standing or in mid-stride.
 
     Args:
-        canvas: Where to paint.
+        canvas: The canvas.
         x: Sideways position in metres.
         z: Depth in metres.
         height: Body height in metres.
@@ -68,7 +68,7 @@ def person(canvas: Canvas, x: float, z: float, height: float) -> None:
 
 
 def bicycle(canvas: Canvas, frame: Frame) -> None:
-    """Paint a bicycle; the frame's along axis points where it rides."""
+    """Paint a bicycle; the frame's along axis points in its direction of travel."""
     rng = canvas.rng
     paint = palette.pick(rng, palette.CAR_PAINT + palette.CLOTH)
     scale = canvas.camera.pixels_per_metre(frame.z)
@@ -125,7 +125,7 @@ def motorcycle(canvas: Canvas, frame: Frame) -> None:
 
 
 def rider(canvas: Canvas, frame: Frame, motor: bool) -> None:
-    """Paint somebody astride a two-wheeler; call it after the machine, with the machine's frame."""
+    """Paint a rider on a two-wheeler; call it after the machine, with the machine's frame."""
     rng = canvas.rng
     outward = _outward(frame)
     bright = rng.random() < 0.6

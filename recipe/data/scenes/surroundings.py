@@ -1,4 +1,4 @@
-"""What is behind and below everything: sky, far skyline, ground, road markings, and the camera car's own hood."""
+"""Background and ground: sky, far skyline, ground, road markings, and the camera car's own hood."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def sky(canvas: Canvas) -> None:
     light, rng = canvas.light, canvas.rng
     height, width = canvas.pixels.shape[:2]
     bottom = int(min(max(canvas.camera.horizon + 2, 1), height))
-    # Soft as it is, it is made small and stretched.
+    # The ramp is smooth, so a small one can be stretched.
     ramp = np.linspace(0, 1, 64, dtype=np.float32)[:, None, None] ** 0.8
     picture = np.float32(light.zenith) * (1 - ramp) + np.float32(light.skyline) * ramp
     noise = np.zeros((64, 128), np.float32)
@@ -141,7 +141,7 @@ def slabs(canvas: Canvas, left: float, right: float, size: float, color: Sequenc
 
 
 def hood(canvas: Canvas) -> None:
-    """Paint the camera car's own hood and the frame that rectification leaves; both are ignored regions."""
+    """Paint the camera car's own hood and the border left by rectification; both are ignored regions."""
     rng = canvas.rng
     height, width = canvas.pixels.shape[:2]
     rise = rng.uniform(0.06, 0.13) * height
@@ -173,7 +173,7 @@ def _ground_noise(canvas: Canvas) -> np.ndarray:
     camera = canvas.camera
     height, width = canvas.pixels.shape[:2]
     top = int(np.clip(camera.horizon + 1, 0, height - 1))
-    # One sample per output pixel is as fine as can be seen.
+    # Finer than one sample per output pixel cannot be seen.
     step = canvas.factor
     rows = np.maximum(np.arange(top, height, step) + 0.5 * step - camera.horizon, 0.5)
     columns = np.arange(0, width, step) + 0.5 * step

@@ -1,4 +1,4 @@
-"""Noise fields that give surfaces their grain; made once per process and shared by all scenes."""
+"""Noise fields for the grain of surfaces; made once per process and shared by all scenes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def field(scale: int) -> np.ndarray:
         scale: Size of one grain in pixels, one of ``SCALES``.
 
     Returns:
-        float32, shape (FIELD_PX, FIELD_PX), zero mean, unit variance, cut at three standard deviations.
+        float32, shape (FIELD_PX, FIELD_PX), zero mean, unit variance, clipped at three standard deviations.
     """
     cells = FIELD_PX // scale
     grid: np.ndarray = np.random.default_rng(scale).standard_normal((cells, cells)).astype(np.float32)

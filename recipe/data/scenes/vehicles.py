@@ -34,10 +34,10 @@ _CARS = (
 
 
 class Solid:
-    """A box-like vehicle: which of its faces can be seen, and how to paint on them.
+    """A box-like vehicle: which of its faces are visible, and how to paint on them.
 
     Args:
-        canvas: Where to paint.
+        canvas: The canvas.
         frame: Centre of the vehicle on the ground, along = forward.
         length: Metres.
         width: Metres.
@@ -67,7 +67,7 @@ class Solid:
         self.canvas.face(self.frame, [(along, a, u) for a, u in profile], color, (self.end, 0, 0), **kw)
 
     def roof(self, corners: Sequence[Corner], color: Sequence[float]) -> None:
-        """Paint a level face, which shows only to an eye above it."""
+        """Paint a level face, which is visible only to an eye above it."""
         if self.canvas.camera.eye_height > corners[0][2]:
             self.canvas.face(self.frame, corners, color, UP)
 
@@ -76,7 +76,7 @@ class Solid:
         self.canvas.face(self.frame, corners, color, normal, **kw)
 
     def wheels(self, positions: Sequence[float], radius: float) -> None:
-        """Paint the wheels of the visible side, and what shows of them below the visible end."""
+        """Paint the wheels of the visible side, and their parts visible below the visible end."""
         half = self.width / 2
         if self.end_visible:
             for across in (-1, 1):
@@ -114,9 +114,9 @@ def car(canvas: Canvas, frame: Frame, label: str = 'car') -> None:
     """Paint a passenger car or a small van.
 
     Args:
-        canvas: Where to paint.
+        canvas: The canvas.
         frame: Its centre on the ground; along is forward.
-        label: 'car', or 'cargroup' where single cars cannot be told apart.
+        label: 'car', or 'cargroup' if single cars cannot be told apart.
     """
     rng = canvas.rng
     length, width, belt, height, *cabin = _CARS[rng.choice(len(_CARS), p=(0.28, 0.26, 0.18, 0.18, 0.1))]
@@ -127,7 +127,7 @@ def car(canvas: Canvas, frame: Frame, label: str = 'car') -> None:
     footprint_shadow(canvas, frame, length, width)
     solid = Solid(canvas, frame, length, width)
     with canvas.thing(label):
-        # Underbody and wheels first, the body hides their tops.
+        # Underbody and wheels come first: the body hides their tops.
         solid.on_end(_rect(-half_w + 0.1, half_w - 0.1, 0.16, 0.5), _RUBBER, inset=0.1)
         solid.on_side(_rect(-half_l + 0.1, half_l - 0.1, 0.2, 0.5), _RUBBER, inset=0.1)
         low = 0.32
