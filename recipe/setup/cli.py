@@ -48,6 +48,7 @@ _LAST = 'imports'
 _CANN = '/usr/local/Ascend/ascend-toolkit/set_env.sh'
 _MARK = '.made_by_setup'
 
+_OF_A_TRAINING = ('torch.distributed.run', 'mmseg.datasets', 'recipe.engine.components', 'recipe.launch.cli')
 # Imports each name. The device package may fail if its driver's libraries are not on the path yet.
 _IMPORTS = """
 import importlib, json, os, sys
@@ -441,7 +442,7 @@ class Setup:
 
     def _check_imports(self) -> None:
         packages = [pin.package for pin in self.pins.values()]
-        needed = ['torch', 'mmengine', *packages, 'mmdet.models', 'mmseg.models', 'recipe']
+        needed = ['torch', 'mmengine', *packages, 'mmdet.models', 'mmseg.models', 'recipe', *_OF_A_TRAINING]
         # CANN puts some of its own packages on PYTHONPATH; after the environment's packages they replace none of these.
         elsewhere = [place for place in os.environ.get('PYTHONPATH', '').split(os.pathsep) if place]
         # This compiles what a training imports. Where the environment forbids that, as some container images do, each
