@@ -51,14 +51,17 @@ _MARK = '.made_by_setup'
 _OF_A_TRAINING = ('torch.distributed.run', 'mmseg.datasets', 'recipe.engine.components', 'recipe.launch.cli')
 # Imports each name. The device package may fail if its driver's libraries are not on the path yet.
 _IMPORTS = """
-import importlib, json, os, sys
+import contextlib, importlib, json, os, sys
 os.environ['TORCH_DEVICE_BACKEND_AUTOLOAD'] = '0'
-needed, device, elsewhere = json.loads(sys.argv[1])
+needed, compiled, device, elsewhere = json.loads(sys.argv[1])
 versions = {}
 for name in needed:
     module = importlib.import_module(name)
     if '.' not in name:
         versions[name] = str(getattr(module, '__version__', ''))
+for name in compiled:
+    with contextlib.suppress(ImportError):
+        importlib.import_module(name)
 failure = None
 if device:
     sys.path += elsewhere
@@ -442,14 +445,14 @@ class Setup:
 
     def _check_imports(self) -> None:
         packages = [pin.package for pin in self.pins.values()]
-        needed = ['torch', 'mmengine', *packages, 'mmdet.models', 'mmseg.models', 'recipe', *_OF_A_TRAINING]
+        needed = ['torch', 'mmengine', *packages, 'mmdet.models', 'mmseg.models', 'recipe']
         # CANN puts some of its own packages on PYTHONPATH; after the environment's packages they replace none of these.
         elsewhere = [place for place in os.environ.get('PYTHONPATH', '').split(os.pathsep) if place]
-        # This compiles what a training imports. Where the environment forbids that, as some container images do, each
-        # rank of each start would compile it again, which takes seconds.
+        # The first import of a module also compiles it. If the environment forbids that, as some container images do,
+        # each rank of each start would compile it again, which takes seconds.
         env = self._clean()
         env.pop('PYTHONDONTWRITEBYTECODE', None)
-        asked = json.dumps([needed, self.stack.device_package, elsewhere])
+        asked = json.dumps([needed, _OF_A_TRAINING, self.stack.device_package, elsewhere])
         self._calls.run([self.python, '-c', _IMPORTS, asked], env)
         found = json.loads(self._calls.output()[-1])
         self.record['versions'] = found['versions']

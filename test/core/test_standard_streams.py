@@ -31,7 +31,7 @@ def main():
     with open(folder / 'work', 'w') as file:
         file.write('done')
     if ending == 'error':
-        raise console.UserError('refused', 7)
+        raise console.UserError('refused', status=7)
     if ending == 'help':
         sys.exit(0)
 

@@ -57,6 +57,16 @@ def test_from_nothing_to_patched_packages(made):
     assert record['versions'] == {'torch': '2.0', 'mmengine': '2.0', **ours}
 
 
+def test_what_a_training_imports_is_compiled_whatever_the_environment_says(made, monkeypatch):
+    monkeypatch.setenv('PYTHONDONTWRITEBYTECODE', '1')
+    for folder in (made.root / 'mmsegmentation').rglob('__pycache__'):
+        shutil.rmtree(folder)
+    made.commit('mmsegmentation', {'mmseg/more.py': 'x = 1\n'})
+    made.upstream('export', 'mmsegmentation')
+    made.setup()
+    assert list((made.root / 'mmsegmentation/mmseg').rglob('__pycache__/*.pyc'))
+
+
 def test_a_second_run_does_nothing_and_needs_no_index(made):
     before = made.files()
     said = made.setup(PIP_FIND_LINKS='/nonexistent').stdout
