@@ -77,6 +77,7 @@ npu() {
 }
 
 main() {
+  unset PYTHONDONTWRITEBYTECODE # some images set it; then each process of a test would compile what it imports
   local tier=default
   while (($#)); do
     case $1 in

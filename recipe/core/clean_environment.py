@@ -16,7 +16,7 @@ from typing import Dict, List, Tuple
 from recipe.core import console
 
 # Python's own variables that change neither what is imported nor how it runs.
-_KEPT_PYTHON = ('PYTHONDONTWRITEBYTECODE', 'PYTHONPYCACHEPREFIX', 'PYTHONUTF8', 'PYTHONUNBUFFERED')
+_KEPT_PYTHON = ('PYTHONPYCACHEPREFIX', 'PYTHONUTF8', 'PYTHONUNBUFFERED')
 # Location of packages that are installed without a virtual environment; needed also when they are used.
 _USER_SITE = ('PYTHONUSERBASE', 'PYTHONNOUSERSITE')
 

@@ -188,7 +188,7 @@ TRAINING = (
     Check('checkouts', _checkouts),
     Check('hidden packages', _hidden_packages),
     Check('packages', _packages),
-    Check('device', _device, ('hidden packages',), line='device'),
+    Check('device', _device, line='device'),
     Check('data path', _data_path),
     Check('config', _config, ('packages',)),
     Check('run folder', _run_folder),
@@ -241,8 +241,7 @@ def machine(subject: Subject) -> List[Finding]:
 
     Returns:
         Findings. The all-reduce takes longest. It is left out if another check failed, and on a CPU: there are no
-        cards,
-        and starting the ranks twice would cost more than it finds.
+        cards, and starting the ranks twice would cost more than it finds.
     """
     findings = [finding for examine in MACHINE for finding in examine(subject)]
     if subject.device != 'cpu' and report.worst(findings) != FAILURE:
@@ -270,8 +269,8 @@ def collect(plan: Plan) -> List[Finding]:
         if report.worst(made) == FAILURE:
             failed.add(check.name)
         findings += made
-    if 'hidden packages' in failed:  # the next checks would import them
-        return findings
+        if 'hidden packages' in failed:  # the next checks would import them
+            return findings
     findings += [finding for examine in MACHINE for finding in examine(plan.subject)]
     if 'device' not in failed:
         findings += collective.examine(plan.subject, all_machines=True)

@@ -448,12 +448,10 @@ class Setup:
         needed = ['torch', 'mmengine', *packages, 'mmdet.models', 'mmseg.models', 'recipe']
         # CANN puts some of its own packages on PYTHONPATH; after the environment's packages they replace none of these.
         elsewhere = [place for place in os.environ.get('PYTHONPATH', '').split(os.pathsep) if place]
-        # The first import of a module also compiles it. If the environment forbids that, as some container images do,
-        # each rank of each start would compile it again, which takes seconds.
-        env = self._clean()
-        env.pop('PYTHONDONTWRITEBYTECODE', None)
+        # The first import of a module also compiles it. If a container image forbids that with PYTHONDONTWRITEBYTECODE,
+        # which is not passed on here, each rank of each start would compile it again, which takes seconds.
         asked = json.dumps([needed, _OF_A_TRAINING, self.stack.device_package, elsewhere])
-        self._calls.run([self.python, '-c', _IMPORTS, asked], env)
+        self._calls.run([self.python, '-c', _IMPORTS, asked], self._clean())
         found = json.loads(self._calls.output()[-1])
         self.record['versions'] = found['versions']
         if found['failure']:

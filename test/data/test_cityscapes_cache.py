@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from cityscapes_sets import TOOL, make_demo, run_tool
-from recipe.core import console
+from recipe.core import console, files
 from recipe.data import cache, layout, prepare
 
 pytest.importorskip('recipe.data.transforms.decoded_cache', reason='no patched mmseg; run bash tools/setup.sh')
@@ -144,10 +144,10 @@ def test_a_killed_build_goes_on(root: Path, tmp_path: Path) -> None:
     assert os.read(read, 1) == b'.'
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    files = pictures(root)
-    good = [path for path in files if cache_of(root, folder).fault(str(path)) is None]
+    paths = pictures(root)
+    good = [path for path in paths if cache_of(root, folder).fault(str(path)) is None]
     assert len(good) == 3
-    assert build(root, folder).made == len(files) - 3
+    assert build(root, folder).made == len(paths) - 3
     assert not list(folder.rglob(f'{files.PARTIAL_PREFIX}*'))
 
 

@@ -37,6 +37,7 @@ def test_fault(bench, name):
     assert result.outcome != 'FAILED', result.what
 
 
+@pytest.mark.release
 def test_a_restart_that_finds_no_good_checkpoint_is_the_last(bench):
     # so long that it is not over before it is broken
     launched = bench.launcher.start(bench.launcher.new_folder(), '--max_restarts=3', '--max_iters=5000')

@@ -224,10 +224,14 @@ def test_ctrl_c_ends_the_run_and_everything_that_it_started_and_saves_it(running
     below = descendants(running.pid)
     assert len(below) >= 5  # torchrun, two ranks and their loaders
     run = sandbox.newest_run('full')
+    for pid in below:
+        os.kill(pid, signal.SIGSTOP)  # leaves both cores to the second launchers
     for argv in (['--resume=auto'], ['--nnodes=2', '--node_rank=1', '--master_addr=127.0.0.1', '--master_port=7']):
         second = sandbox.run('full', '--demo', '--nproc=1', *argv, f'--work_dir={run}')
         assert second.returncode == 1
         assert f'error: {run} is in use by another training (process {running.pid} on ' in second.stderr
+    for pid in below:
+        os.kill(pid, signal.SIGCONT)
     os.killpg(running.pid, signal.SIGINT)  # as a terminal does
     status, errors = end(running)
     assert status == 128 + signal.SIGINT

@@ -229,3 +229,21 @@ dist.destroy_process_group()
     assert failures[0]['what'].startswith('rank 1 was killed by signal 9')
     said = [path.read_text() for path in sorted(tmp_path.glob('logs/*/attempt_1/*/stdout.log'))]
     assert said == ['2 run by rank 0\n'] * 2
+
+
+def test_an_attempt_that_finds_no_good_checkpoint_is_the_last(tmp_path):
+    body = """
+sys.path.insert(0, sys.argv[2])
+from recipe.core import console
+from recipe.launch import trainer
+attempt = int(os.environ['TORCHELASTIC_RESTART_COUNT'])
+if not attempt:
+    sys.exit(7)
+trainer.store_of_attempt(attempt)
+console.run(lambda: trainer.agree_on_checkpoint(folder, attempt) and None)
+"""
+    (tmp_path / 'iter_2.pth').write_bytes(b'damaged')
+    status, (_, _, lines), failures = Job(tmp_path, body, max_restarts=3).end_with_all()
+    assert status == 69
+    assert [one['again'] for one in failures] == [True, False]
+    assert 'error: ' in lines[-1] and 'iter_2.pth' in lines[-1]

@@ -111,10 +111,10 @@ def test_killed_before_a_validation(data, unbroken, tmp_path):
 def test_killed_amid_writing_a_checkpoint(data, unbroken, tmp_path):
     cfg = recipe(data, tmp_path)
     assert train(cfg, sabotage=partial(kill_before_iter, 6)).codes == [-9]
-    before = sorted(tmp_path.glob('*.pth'))
+    before = sorted(tmp_path.glob('[!.]*.pth'))
     outcome = train(cfg, resume=True, sabotage=partial(kill_amid_writing, 2**20))
     assert outcome.codes == [-25], outcome.output
-    assert sorted(tmp_path.glob('*.pth')) == before
+    assert sorted(tmp_path.glob('[!.]*.pth')) == before
     (remains,) = tmp_path.glob('.partial.*')
     assert remains.stat().st_size == 2**20
     assert train(cfg, resume=True).codes == [0]

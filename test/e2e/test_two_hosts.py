@@ -114,6 +114,7 @@ def test_two_hosts_train_one_demo(sandbox, data, tmp_path):
     assert 'network  cable1 leads to 10.77.0.1' in hosts.said('b.out')
 
 
+@pytest.mark.release
 def test_the_cards_of_two_hosts_speak_to_each_other_when_the_doctor_asks(sandbox, tmp_path):
     tool = str(sandbox.root / 'tools' / 'doctor.py')
     argv = ['--demo', '--device=cpu', '--json', f'--work_dir={tmp_path}/run']

@@ -124,6 +124,7 @@ def distributed_steps(upstream, weights, batches, folder):
     return list(zip(*ranks))
 
 
+@pytest.mark.release
 def test_two_processes_equal_upstreams_two_processes(tmp_path):
     weights = tmp_path / 'weights.pth'
     torch.save(bench_trainer.Trainer(overrides=SMALL, upstream=True).model.state_dict(), weights)

@@ -123,6 +123,7 @@ def test_a_broken_environment_of_its_own_is_made_anew(made):
     assert made.in_python('import mmseg, torch; print(torch.__version__)') == '2.0'
 
 
+@pytest.mark.release
 def test_half_an_environment_and_a_damaged_record_are_made_anew(made):
     write(made.root / '.setup/recipe.json', '{"steps": ')
     shutil.rmtree(str(made.root / '.venv/lib'))
@@ -149,6 +150,7 @@ def test_a_failing_step_names_itself_its_log_and_the_command_to_go_on_with(made)
     assert made.in_python('import extra; print(extra.__version__)') == '2.0'
 
 
+@pytest.mark.release
 def test_with_ops_is_kept_for_later_calls(made):
     built = 'import sysconfig, pathlib; print(pathlib.Path(sysconfig.get_path("purelib"), "built.json").read_text())'
     write(made.root / 'requirements/ops.txt', 'extra==2.0\n')
@@ -330,6 +332,7 @@ def test_two_at_once_wait_for_each_other(made):
     assert sorted(steps(one.stdout)['sources'] for one in done) == [False, True]
 
 
+@pytest.mark.release
 def test_the_environment_of_a_moved_recipe_is_made_anew(made, tmp_path):
     world = SetupWorld(tmp_path, made)
     said = world.setup('--quiet_if_ready').stdout
@@ -362,6 +365,7 @@ def active(tmp_path_factory, bare):
     return {'PATH': f'{folder}/bin:{os.environ["PATH"]}', 'VIRTUAL_ENV': str(folder)}
 
 
+@pytest.mark.release
 def test_no_venv_installs_into_the_active_environment(bare, active):
     python = f'{active["VIRTUAL_ENV"]}/bin/python3'
     said = bare.setup('--stack=cpu', '--no_venv', **active).stdout
