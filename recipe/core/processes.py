@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Collection, List, NamedTuple, Optional
 
-ENOUGH = signal.SIGRTMIN  # tells the agent not to start failed ranks again
+START_NOTHING_AGAIN = signal.SIGRTMIN  # tells the agent not to start failed ranks again
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, List, Tuple
 
 
-def says(config: Any, nnodes: int, nproc: int) -> List[Tuple[str, str]]:
+def describe(config: Any, nnodes: int, nproc: int) -> List[Tuple[str, str]]:
     """Describe the global batch, and warn if the learning rate was chosen for another one.
 
     Args:

@@ -162,7 +162,7 @@ def main() -> int:
     watchdog = Watchdog(pulses, hang_timeout_s, config.max_nodes > 1) if hang_timeout_s else None
     reporter = _Reporter(int(sys.argv[1]), Path(arguments.log_dir), pulses, watchdog)
     reporter.hook_into_torchrun()
-    signal.signal(processes.ENOUGH, reporter.on_signal)
+    signal.signal(processes.START_NOTHING_AGAIN, reporter.on_signal)
     if watchdog:
         watchdog.start()
     try:

@@ -86,7 +86,7 @@ def _run_folder(plan: Plan) -> Iterator[Finding]:
 
 
 def _batch(plan: Plan) -> Iterator[Finding]:
-    (batch, _), *consequences = batch_rule.says(plan.config, plan.options.nnodes, plan.nproc)
+    (batch, _), *consequences = batch_rule.describe(plan.config, plan.options.nnodes, plan.nproc)
     yield Finding('batch', OK, batch)
     for found, fix in consequences if plan.options.writes_checkpoints else ():  # a performance run keeps no result
         yield Finding('batch', WARNING, found, fix)

@@ -95,7 +95,7 @@ class Ranks:
                 while self._agent.poll() is None:
                     self._leaders.update(processes.session_leaders(self._agent.pid))
                     if self._asked is not None:
-                        self._tell()  # ranks that were started again meanwhile
+                        self._ask_to_end()  # ranks that were started again meanwhile
                     with contextlib.suppress(subprocess.TimeoutExpired):
                         self._agent.wait(_LOOK_S)
                     look()
@@ -155,10 +155,10 @@ class Ranks:
             return
         self._asked = signal.Signals(number)
         self._deadline = time.monotonic() + PATIENCE_S
-        processes.send([self._agent.pid], processes.ENOUGH)
-        self._tell()
+        processes.send([self._agent.pid], processes.START_NOTHING_AGAIN)
+        self._ask_to_end()
 
-    def _tell(self) -> None:
+    def _ask_to_end(self) -> None:
         """Ask the ranks to end that were not asked yet."""
         # Not through torchrun: it would signal the loader processes too, and allow the ranks 30 s only. Always SIGTERM:
         # it also ends a rank that has not begun to train.

@@ -16,35 +16,35 @@ def config(*argv, demo=False):
 
 
 def test_the_recipe_s_own_batch_is_no_matter():
-    assert batch.says(config(), 1, 8) == [('16 = 8 ranks x 2 images', '')]
-    assert batch.says(config('--batch_size=1'), 2, 8) == [('16 = 2 machines x 8 ranks x 1 image', '')]
-    assert batch.says(config(demo=True), 1, 2) == [('4 = 2 ranks x 2 images', '')]
+    assert batch.describe(config(), 1, 8) == [('16 = 8 ranks x 2 images', '')]
+    assert batch.describe(config('--batch_size=1'), 2, 8) == [('16 = 2 machines x 8 ranks x 1 image', '')]
+    assert batch.describe(config(demo=True), 1, 2) == [('4 = 2 ranks x 2 images', '')]
 
 
 def test_another_batch_is_told_with_its_consequences():
-    lines = batch.says(config(), 2, 8)
+    lines = batch.describe(config(), 2, 8)
     assert lines[0] == ('32 = 2 machines x 8 ranks x 2 images', '')
     assert 'the learning rate 0.0001 belongs to a global batch of 16, and this one is 32' in lines[1][0]
     assert lines[1][1].endswith('-- optim_wrapper.optimizer.lr=0.0002')
     assert '90000 iterations see 2 times the images' in lines[2][0]
     assert lines[2][1].endswith('--max_iters=45000')
-    assert batch.says(config(), 1, 1)[2][1].endswith('--max_iters=720000')
+    assert batch.describe(config(), 1, 1)[2][1].endswith('--max_iters=720000')
 
 
 def test_the_values_named_are_taken():
-    wanted = batch.says(config(), 1, 4)[1][1].rsplit('-- ', 1)[1]
+    wanted = batch.describe(config(), 1, 4)[1][1].rsplit('-- ', 1)[1]
     assert config('--', wanted).optim_wrapper.optimizer.lr == 5e-5
 
 
 def test_a_rate_that_mmengine_scales_is_told():
     scaled = config('--', 'auto_scale_lr.enable=True')
-    assert 'is scaled to 0.0002' in batch.says(scaled, 2, 8)[1][0]
+    assert 'is scaled to 0.0002' in batch.describe(scaled, 2, 8)[1][0]
 
 
 def test_a_config_without_such_a_rule_says_the_batch_only():
     plain = config()
     plain.pop('auto_scale_lr')
-    assert batch.says(plain, 1, 3) == [('6 = 3 ranks x 2 images', '')]
+    assert batch.describe(plain, 1, 3) == [('6 = 3 ranks x 2 images', '')]
 
 
 @pytest.fixture
