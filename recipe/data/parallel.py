@@ -8,15 +8,12 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import signal
-import sys
 import threading
 import time
-from typing import TYPE_CHECKING, Callable, Iterator, List, Optional, Sequence, TypeVar
+from typing import Callable, Iterator, List, Optional, Sequence, TypeVar
 
 from recipe.core import console
-
-if TYPE_CHECKING:  # rich is imported only where it is shown
-    from rich import progress
+from recipe.core.progress_bar import ProgressBar
 
 Job = TypeVar('Job')
 Result = TypeVar('Result')
@@ -46,37 +43,49 @@ def run(
     workers = min(workers or default_workers(), len(jobs))
     if not jobs:
         return []
-    with _Progress(title, len(jobs)) if progress else contextlib.nullcontext() as bar:
-        if workers == 1:
-            return _collect((work(job) for job in jobs), bar)
-        # Fork from a clean server, not from this process: it may hold threads (a progress bar, torch) whose locks a
-        # plain fork would copy.
-        context = multiprocessing.get_context('forkserver')
-        executor = concurrent.futures.ProcessPoolExecutor(workers, context, _start_worker)
-        try:
-            chunk = max(1, min(32, len(jobs) // (workers * 8)))
-            return _collect(executor.map(work, jobs, chunksize=chunk), bar)
-        except concurrent.futures.process.BrokenProcessPool:
-            raise console.UserError(
-                f'{title}: a worker process was killed, perhaps for want of memory',
-                'run the same command again with a smaller --num_workers',
-            ) from None
-        except BaseException:
-            # Leave at once; do not wait for queued jobs.
-            for process in list(getattr(executor, '_processes', None) or {}):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(process, signal.SIGTERM)
-            raise
-        finally:
-            executor.shutdown(wait=True)
+    start = time.monotonic()
+    with ProgressBar(title, len(jobs), LINE_EVERY_S) if progress else contextlib.nullcontext() as bar:
+        done = _run(work, jobs, title, workers, bar)
+    if bar is not None and not bar.is_shown:
+        console.say(f'{title}: {len(jobs)}/{len(jobs)} in {time.monotonic() - start:.1f} s')
+    return done
 
 
-def _collect(results: Iterator[Result], bar: Optional[_Progress]) -> List[Result]:
-    done = []
+def _run(
+    work: Callable[[Job], Result], jobs: Sequence[Job], title: str, workers: int, bar: Optional[ProgressBar]
+) -> List[Result]:
+    if workers == 1:
+        return _collect((work(job) for job in jobs), len(jobs), bar)
+    # Fork from a clean server, not from this process: it may hold threads (a progress bar, torch) whose locks a
+    # plain fork would copy.
+    context = multiprocessing.get_context('forkserver')
+    executor = concurrent.futures.ProcessPoolExecutor(workers, context, _start_worker)
+    try:
+        chunk = max(1, min(32, len(jobs) // (workers * 8)))
+        return _collect(executor.map(work, jobs, chunksize=chunk), len(jobs), bar)
+    except concurrent.futures.process.BrokenProcessPool:
+        raise console.UserError(
+            f'{title}: a worker process was killed, perhaps for want of memory',
+            'run the same command again with a smaller --num_workers',
+        ) from None
+    except BaseException:
+        # Leave at once; do not wait for queued jobs.
+        for process in list(getattr(executor, '_processes', None) or {}):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGTERM)
+        raise
+    finally:
+        executor.shutdown(wait=True)
+
+
+def _collect(results: Iterator[Result], total: int, bar: Optional[ProgressBar]) -> List[Result]:
+    done: List[Result] = []
+    start = time.monotonic()
     for result in results:
         done.append(result)
         if bar is not None:
-            bar.advance()
+            left = (time.monotonic() - start) / len(done) * (total - len(done))
+            bar.update(len(done), f'about {left:.0f} s left')
     return done
 
 
@@ -91,52 +100,3 @@ def _start_worker() -> None:
         os._exit(1)
 
     threading.Thread(target=follow, daemon=True).start()
-
-
-class _Progress:
-    """Shows the progress of the jobs; a context manager.
-
-    Args:
-        title: Name of the work.
-        total: Number of jobs.
-    """
-
-    def __init__(self, title: str, total: int) -> None:
-        self.title, self.total, self.done = title, total, 0
-        self.bar: Optional[progress.Progress] = None
-        self.start = self.last = time.monotonic()
-
-    def __enter__(self) -> _Progress:
-        if sys.stdout.isatty():
-            from rich import progress  # imported only when shown: the import takes longer than a cached check
-
-            columns = (
-                progress.TextColumn('{task.description}'),
-                progress.BarColumn(),
-                progress.MofNCompleteColumn(),
-                progress.TimeElapsedColumn(),
-                progress.TextColumn('left'),
-                progress.TimeRemainingColumn(),
-            )
-            self.bar = progress.Progress(*columns)
-            self.bar.start()
-            self.task = self.bar.add_task(self.title, total=self.total)
-        return self
-
-    def advance(self) -> None:
-        """Count one job as done."""
-        self.done += 1
-        if self.bar is not None:
-            self.bar.advance(self.task)
-            return
-        now = time.monotonic()
-        if now - self.last >= LINE_EVERY_S and self.done < self.total:
-            self.last = now
-            left = (now - self.start) / self.done * (self.total - self.done)
-            console.say(f'{self.title}: {self.done}/{self.total}, about {left:.0f} s left')
-
-    def __exit__(self, *_: object) -> None:
-        if self.bar is not None:
-            self.bar.stop()
-        elif self.done == self.total:
-            console.say(f'{self.title}: {self.done}/{self.total} in {time.monotonic() - self.start:.1f} s')

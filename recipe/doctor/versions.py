@@ -8,10 +8,12 @@ from __future__ import annotations
 import importlib.util
 import json
 import platform
-import re
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+
+from packaging.specifiers import SpecifierSet
+from packaging.version import InvalidVersion, Version
 
 from recipe.core import hardware
 from recipe.doctor import ascend
@@ -94,36 +96,33 @@ def judge(device: str, have: Versions, table: Dict[str, Any]) -> List[Finding]:
     return findings
 
 
-def _within(version: str, bounds: Sequence[Optional[str]], end_included: bool) -> bool:
-    oldest, newest = bounds
-    key = _numbers(version)
-    if oldest is not None and key < _numbers(oldest):
+def _is_in(version: str, range_: str) -> bool:
+    """Whether a version is in a range such as ``>=2.1,<2.9``; one that cannot be read is in none."""
+    try:
+        return SpecifierSet(range_).contains(version, prereleases=True)
+    except InvalidVersion:
         return False
-    return newest is None or key < _numbers(newest) or (end_included and key[:2] == _numbers(newest))
 
 
-def _numbers(version: str) -> List[int]:
-    """Convert ``2.1.0.post17`` to [2, 1, 0]."""
-    found = re.match(r'(?:\d+(?:\.\d+)*)?', version)
-    assert found is not None, 'the pattern matches the empty string too'
-    return [int(part) for part in found[0].split('.') if part]
+def _release(version: str) -> Tuple[int, ...]:
+    """Convert ``2.1.0.post17`` to (2, 1, 0); empty if it cannot be read."""
+    try:
+        return Version(version).release
+    except InvalidVersion:
+        return ()
 
 
-def _stack(device: str, have: Versions, row: Dict[str, Sequence[Optional[str]]]) -> List[Finding]:
+def _stack(device: str, have: Versions, row: Dict[str, str]) -> List[Finding]:
     findings = []
-    if not _within(have.python, row['python'], True):
-        fix = f'set up with another Python: bash tools/setup.sh --python=PATH ({_range(row["python"])})'
+    if not _is_in(have.python, row['python']):
+        fix = f'set up with another Python: bash tools/setup.sh --python=PATH ({row["python"]})'
         findings.append(Finding('Python', WARNING, f'{have.python} was not tried with {device}', fix))
     if have.torch is None:
         return [*findings, Finding('torch', FAILURE, 'torch is not installed', 'run: bash tools/setup.sh')]
-    if not _within(have.torch, row['torch'], False):
-        fix = f'torch from {row["torch"][0]} on and before {row["torch"][1]} was: bash tools/setup.sh'
+    if not _is_in(have.torch, row['torch']):
+        fix = f'torch{row["torch"]} was: bash tools/setup.sh'
         findings.append(Finding('torch', WARNING, f'{have.torch} was not tried with {device}', fix))
     return findings or [Finding('Python, torch', OK, f'Python {have.python}, torch {have.torch}')]
-
-
-def _range(bounds: Sequence[Optional[str]]) -> str:
-    return f'{bounds[0]} or newer' if bounds[1] is None else f'{bounds[0]} to {bounds[1]}'
 
 
 def _torch_npu(have: Versions, table: Dict[str, Any]) -> List[Finding]:
@@ -132,7 +131,7 @@ def _torch_npu(have: Versions, table: Dict[str, Any]) -> List[Finding]:
     use = f'pip install --no-deps torch_npu==VERSION, one of: {good}' if good else 'run: bash tools/setup.sh'
     if have.torch_npu is None:
         return [Finding('torch_npu', FAILURE, 'torch_npu is not installed', use)]
-    if _numbers(have.torch_npu) != _numbers(have.torch or ''):
+    if _release(have.torch_npu) != _release(have.torch or ''):
         found = f'torch_npu {have.torch_npu} does not fit torch {have.torch}: the first three numbers must be the same'
         return [Finding('torch_npu', FAILURE, found, use)]
     cann = f'CANN {have.cann} ({have.cann_home})'
@@ -175,13 +174,13 @@ def _driver(have: Versions, table: Dict[str, Any]) -> List[Finding]:
 def _mx_driving(have: Versions, table: Dict[str, Any]) -> List[Finding]:
     rows = table['mx_driving']['rows']
     torch = have.torch or ''
-    fits = [row['mx_driving'] for row in rows if _within(torch, row['torch'], False)]
+    fits = [row['mx_driving'] for row in rows if _is_in(torch, row['torch'])]
     fix = f'pip install --no-deps mx_driving=={fits[0]}' if fits else 'run: bash tools/setup.sh --stack=npu-2.1'
     if have.mx_driving is None:
         return [Finding('mx_driving', FAILURE, 'mx_driving is not installed, and deformable attention needs it', fix)]
     row = next((row for row in rows if row['mx_driving'] == have.mx_driving), None)
     if row is not None and have.mx_driving not in fits:
-        found = f'mx_driving {have.mx_driving} is for torch from {row["torch"][0]} on and before {row["torch"][1]}'
+        found = f'mx_driving {have.mx_driving} is for torch{row["torch"]}'
         return [Finding('mx_driving', FAILURE, found, fix)]
     if row is None:
         found = f'mx_driving {have.mx_driving} is not among the known-good versions'
@@ -194,7 +193,7 @@ def _cuda(have: Versions) -> List[Finding]:
         return []
     shown = '.'.join(map(str, have.driver_cuda))
     # Within a major version, newer CUDA libraries run on an older driver.
-    if _numbers(have.cuda)[0] > have.driver_cuda[0]:
+    if Version(have.cuda).major > have.driver_cuda[0]:
         found = f'torch {have.torch} is built for CUDA {have.cuda}, and the driver runs CUDA up to {shown}'
         return [Finding('CUDA', FAILURE, found, 'update the driver, or: pip install "torch<2.11"')]
     return [Finding('CUDA', OK, f'torch is built for CUDA {have.cuda}, the driver runs CUDA {shown}')]

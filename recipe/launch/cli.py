@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Iterator, List, Optional
 
-from recipe.core import console, files, inputs, network, paths, run_folder, run_lock, sessions
+from recipe.core import console, files, inputs, network, run_folder, run_lock, sessions
 from recipe.data import training_data
 from recipe.engine import devices
 from recipe.launch import checks, options
@@ -77,21 +77,8 @@ def train(plan: Plan, config_file: Path, lock: run_lock.RunLock) -> None:
     addr = network.resolve(asked.master_addr) if asked.master_addr else network.LOCAL
     port = asked.master_port or network.free_port()
     arguments = [
-        f'--nproc_per_node={plan.nproc}',
-        f'--nnodes={asked.nnodes}',
-        f'--node_rank={asked.node_rank or 0}',
-        f'--master_addr={addr}',
-        f'--master_port={port}',
-        '--redirects=3',
-        '--monitor_interval=0.1',
-        f'--max_restarts={asked.max_restarts}',
-        str(paths.PACKAGE),
-        'start',
-        str(paths.PACKAGE),
-        'train',
-        str(config_file),
-        f'--work-dir={plan.folder}',
-        f'--device={plan.device}',
+        *ranks.Ranks.arguments(plan.nproc, asked.nnodes, asked.node_rank or 0, addr, port, asked.max_restarts),
+        *('train', str(config_file), f'--work-dir={plan.folder}', f'--device={plan.device}'),
         *(['--resume'] if asked.resume else []),
     ]
     log_dir = config_file.parent / run_folder.LOGS / datetime.datetime.now().strftime('%Y%m%d_%H%M%S_%f')

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any, Dict, List
 
-from recipe.core import console, network, paths
+from recipe.core import console, network
 from recipe.doctor.finding import FAILURE, OK, WARNING, Finding
 from recipe.doctor.subject import Subject
 from recipe.engine import devices
@@ -51,23 +51,11 @@ def examine(subject: Subject, all_machines: bool = False) -> List[Finding]:
 def _run(subject: Subject, together: bool, log_dir: Path, result: Path) -> None:
     asked = subject.asked
     addr = subject.master if together else network.LOCAL
+    port = asked.master_port if together and asked.master_port else network.free_port()
+    nnodes, node_rank = (asked.nnodes, asked.node_rank or 0) if together else (1, 0)
     arguments = [
-        f'--nproc_per_node={subject.nproc}',
-        f'--nnodes={asked.nnodes if together else 1}',
-        f'--node_rank={(asked.node_rank or 0) if together else 0}',
-        f'--master_addr={addr}',
-        f'--master_port={asked.master_port if together and asked.master_port else network.free_port()}',
-        '--redirects=3',
-        '--monitor_interval=0.1',
-        '--max_restarts=0',
-        str(paths.PACKAGE),
-        'start',
-        str(paths.PACKAGE),
-        'allreduce',
-        subject.device,
-        str(SIZE_BYTES),
-        str(REPETITIONS),
-        str(result),
+        *ranks.Ranks.arguments(subject.nproc, nnodes, node_rank, addr, port),
+        *('allreduce', subject.device, str(SIZE_BYTES), str(REPETITIONS), str(result)),
     ]
     deadline = time.monotonic() + PATIENCE_S
 

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Collection, Dict, List, Optional, Tuple
+from typing import Collection, Dict, List, Optional, Tuple
 
-from recipe.core import console, sessions
+from recipe.core import sessions
+from recipe.core.progress_bar import ProgressBar
 from recipe.launch.ranks import tail
-
-if TYPE_CHECKING:  # rich is imported only for a terminal
-    from rich import progress
 
 LINE_EVERY_S = 30
 _LOOK_EVERY_S = 3  # between reads; reading a log over a network takes time
@@ -94,7 +91,7 @@ def clock(seconds: float) -> str:
     return f'{minutes // 60}:{minutes % 60:02d}:{rest:02d}'
 
 
-class Progress:
+class Progress(ProgressBar):
     """Shows a training while it runs; a context manager.
 
     Args:
@@ -104,52 +101,31 @@ class Progress:
     """
 
     def __init__(self, run: Path, max_iters: int, global_batch: int) -> None:
+        super().__init__('starting', max_iters, LINE_EVERY_S, starts_silent=False)
         self._run = run
         self._max_iters = max_iters
         self._global_batch = global_batch
         self._earlier = sessions.log_folders(run)
         self._next_look = time.monotonic()
-        self._next_line = self._next_look
         self._shown = State()
-        self._bar: Optional[progress.Progress] = None
-
-    def __enter__(self) -> Progress:
-        if sys.stdout.isatty():
-            from rich import progress
-
-            self._bar = progress.Progress(
-                progress.TextColumn('{task.description}'),
-                progress.BarColumn(),
-                progress.MofNCompleteColumn(),
-                progress.TextColumn('{task.fields[facts]}'),
-            )
-            self._bar.start()
-            self._task = self._bar.add_task('starting', total=self._max_iters, facts='')
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar:
-            self._bar.stop()
 
     def look(self) -> None:
         """Read the files and show what is new. Cheap enough to call twice a second."""
         now = time.monotonic()
         if now < self._next_look:
             return
-        self._next_look = now + (0.5 if self._bar else _LOOK_EVERY_S)
+        self._next_look = now + (0.5 if self.is_shown else _LOOK_EVERY_S)
         try:
             state = read(self._run, self._earlier)
         except OSError:  # the ranks report a disk that fails or a mount that is gone
             return
+        if state == self._shown:
+            return
+        self._shown = state
         what = 'training' if state.iteration else 'starting'
         if state.validating:
             what = f'validating {state.validating[0]}/{state.validating[1]}'
-        if self._bar:
-            self._bar.update(self._task, completed=state.iteration, description=what, facts=self._facts(state))
-        elif state != self._shown and now >= self._next_line:
-            self._shown = state
-            self._next_line = now + LINE_EVERY_S
-            console.say(f'{what}  {state.iteration}/{self._max_iters}  {self._facts(state)}'.rstrip())
+        self.update(state.iteration, self._facts(state), what)
 
     def _facts(self, state: State) -> str:
         facts = []

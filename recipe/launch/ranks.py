@@ -78,6 +78,32 @@ class Ranks:
         self._asked: Optional[signal.Signals] = None
         self._deadline = float('inf')
 
+    @staticmethod
+    def arguments(nproc: int, nnodes: int, node_rank: int, address: str, port: int, restarts: int = 0) -> List[str]:
+        """Torchrun's options for ranks that ``start`` starts; the name and the arguments of their program follow.
+
+        Args:
+            nproc: Ranks on this machine.
+            nnodes: Machines.
+            node_rank: Number of this machine.
+            address: IPv4 address of machine 0.
+            port: Of its store.
+            restarts: How often failed ranks are started again.
+        """
+        return [
+            f'--nproc_per_node={nproc}',
+            f'--nnodes={nnodes}',
+            f'--node_rank={node_rank}',
+            f'--master_addr={address}',
+            f'--master_port={port}',
+            '--redirects=3',
+            '--monitor_interval=0.1',
+            f'--max_restarts={restarts}',
+            str(paths.PACKAGE),
+            'start',
+            str(paths.PACKAGE),
+        ]
+
     def wait(self, look: Callable[[], None], on_failure: Callable[[Failure], None] = lambda failure: None) -> int:
         """Wait until all ranks have ended. SIGINT, SIGTERM, SIGUSR1 and SIGHUP are passed on meanwhile.
 
