@@ -20,18 +20,8 @@ detach_from_terminal() {
 # Settings of notebooks and IDEs. With them a tool does not find its modules, or waits at a prompt at its end.
 readonly FOREIGN_SETTINGS=(PYTHONSAFEPATH PYTHONINSPECT PYTHONSTARTUP)
 
-# Prints the name of a Python that can run the tools before anything is installed.
-find_python() {
-  local candidate
-  for candidate in python3 python python3.{13,12,11,10,9,8}; do
-    if "${candidate}" -c 'import sys; sys.exit(sys.version_info < (3, 8))' 2>/dev/null; then
-      echo "${candidate}"
-      return
-    fi
-  done
-  echo "error: no Python 3.8 or newer on PATH; install python3" >&2
-  return 1
-}
+# shellcheck source=tools/find_python.sh
+source "${ROOT}/tools/find_python.sh"
 
 # launch full|performance OPTIONS: does not return.
 launch() {
