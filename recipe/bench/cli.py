@@ -206,13 +206,13 @@ def run_profile(args: argparse.Namespace) -> Dict[str, Any]:
 def run_loader(args: argparse.Namespace) -> Dict[str, Any]:
     """Time the loading of samples on both sides; see ``recipe.bench.loader``."""
     from recipe.bench import loader
-    from recipe.core import inputs
+    from recipe.data import diagnosis
 
     with tempfile.TemporaryDirectory(prefix='bench-') as scratch:
         if args.data_path is None:
             root, cache = loader.drawn_scenes(Path(scratch))
         else:
-            root, cache = inputs.require_cityscapes(str(args.data_path)), args.cache
+            root, cache = diagnosis.require_root(str(args.data_path)), args.cache
         report = loader.measure(root, cache, args.samples, args.repeats, args.seed)
     loader.show(report)
     return dataclasses.asdict(report)
@@ -221,7 +221,7 @@ def run_loader(args: argparse.Namespace) -> Dict[str, Any]:
 def run_validation(args: argparse.Namespace) -> Dict[str, Any]:
     """Time the validation of both sides; see ``recipe.bench.validation``."""
     from recipe.bench import validation
-    from recipe.core import inputs
+    from recipe.data import diagnosis
 
     set_up_process(args)
     config, overrides = model_options(args)
@@ -231,7 +231,7 @@ def run_validation(args: argparse.Namespace) -> Dict[str, Any]:
         if args.data_path is None:
             root = validation.scenes(Path(scratch), args.images, height, width)
         else:
-            root = inputs.require_cityscapes(str(args.data_path))
+            root = diagnosis.require_root(str(args.data_path))
         both = {
             side: validation.Validation(
                 config, overrides, str(root), args.images, args.workers, args.seed, upstream=side == 'upstream'

@@ -7,8 +7,8 @@ import shlex
 from pathlib import Path
 from typing import Optional
 
-from recipe.core import console, inputs, paths, run_folder
-from recipe.data import verify
+from recipe.core import console, paths, run_folder
+from recipe.data import diagnosis, verify
 
 # Scenes to train and to validate on, width and height in pixels, seed.
 DEMO = (240, 40, 256, 128, 0)
@@ -34,7 +34,7 @@ def root(given: Optional[str], demo: bool) -> Path:
             return folder
         cache = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache')
         return cache / 'mask2former_swin_recipe' / 'demo_data' / folder.name
-    return inputs.require_cityscapes(given)
+    return diagnosis.require_root(given)
 
 
 def verified(data_root: Path, progress: bool = True) -> str:

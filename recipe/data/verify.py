@@ -104,7 +104,7 @@ def verify(
     root = Path(root).absolute()
     report = VerifyReport()
     try:
-        report.faults += [Fault(*found) for found in diagnosis.diagnose(root)]
+        report.faults += [Fault(one.path, f'{one.problem}; {one.fix}') for one in diagnosis.diagnose(root)]
         if not report.faults:
             counts, size = _expected(root, expect, report)
             pairs = _pairs(root, report)

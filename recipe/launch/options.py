@@ -10,6 +10,7 @@ from typing import Callable, List, NoReturn, Optional, Sequence, Tuple
 
 from recipe.core import console, inputs, network, run_folder
 from recipe.core.run_options import SCRIPTS, Options
+from recipe.data import diagnosis
 
 EXIT_HELP = 10  # the table was printed, so test/lib.sh has nothing to launch
 DEVICES = ('auto', 'npu', 'cuda', 'cpu')
@@ -273,7 +274,7 @@ def read(script: str, argv: Sequence[str]) -> Options:
     """
     options = settle(parse(script, argv))
     if not options.uses_demo_data:
-        inputs.require_cityscapes(options.data_path)
+        diagnosis.require_root(options.data_path)
     if options.config is not None:
         inputs.require_file('--config', options.config, '.py')
     if options.pretrained is not None and options.pretrained != 'none':

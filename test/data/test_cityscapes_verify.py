@@ -380,8 +380,11 @@ def parts_apart(root: Path) -> Path:
         (deleted('leftImg8bit/train'), 'missing; unpack leftImg8bit_trainvaltest.zip whole'),
         (nested('leftImg8bit'), 'nested twice'),
         (nested('gtFine'), 'nested twice'),
-        (zips_only, 'the zips are not unpacked; run prepare'),
-        (one_zip_left, 'gtFine_trainvaltest.zip is not unpacked; run prepare'),
+        (zips_only, 'the zips are not unpacked; run python tools/cityscapes.py prepare --data_path {root}'),
+        (
+            one_zip_left,
+            'gtFine_trainvaltest.zip is not unpacked; run python tools/cityscapes.py prepare --data_path {root}',
+        ),
         (coarse_for_fine, 'gtCoarse/ is no substitute'),
         (coarse_only, 'has gtCoarse/ only'),
         (renamed('leftImg8bit', 'leftimg8bit'), "there is leftimg8bit/; rename it to 'leftImg8bit'"),

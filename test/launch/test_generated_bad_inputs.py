@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 import cityscapes_sets
 from recipe.core import console, inputs
-from recipe.data import verify
+from recipe.data import diagnosis, verify
 from recipe.engine import config as run_config
 from recipe.engine import weights
 from recipe.engine.checkpoint import CheckpointError, find_resumable
@@ -258,7 +258,7 @@ def test_data_sets(tmp_path, good_data, data):
         what = (how, text)
 
     def check() -> None:
-        inputs.require_cityscapes(str(root))
+        diagnosis.require_root(str(root))
         found = verify.verify(root, workers=1, progress=False, cache=tmp_path / 'note')
         for note in tmp_path.glob('note*'):
             note.unlink()
