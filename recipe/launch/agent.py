@@ -23,11 +23,11 @@ from typing import Any, Dict, List, Optional, Tuple
 
 from recipe.core import processes
 from recipe.core.exit_status import WITHOUT_RESTART
+from recipe.launch import variables
 from recipe.launch.pulse import Pulses
 from recipe.launch.watchdog import Hang, Watchdog
 
 GRACE_S = 5  # after a rank fails, the others get this long to end; they may hang in a collective
-HANG_VARIABLE = 'RECIPE_HANG_TIMEOUT_S'  # 0 or not set: no watchdog
 
 
 def _shorten_grace() -> None:
@@ -145,10 +145,10 @@ class _Reporter:
 
 def main() -> int:
     """Entry point; see the module's docstring."""
-    processes.die_with_parent(signal.SIGTERM, int(os.environ['RECIPE_LAUNCHER_PID']))
+    processes.die_with_parent(signal.SIGTERM, int(os.environ[variables.LAUNCHER_PID]))
     # A scheduler may send SIGUSR1 to all processes of a job. The ranks ignore it until they install a handler.
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    os.environ['RECIPE_AGENT_PID'] = str(os.getpid())
+    os.environ[variables.AGENT_PID] = str(os.getpid())
     from torch.distributed import run
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -158,7 +158,7 @@ def main() -> int:
     arguments = run.parse_args(sys.argv[2:])
     config, command, command_arguments = run.config_from_args(arguments)
     pulses = Pulses(config.nproc_per_node)
-    hang_timeout_s = float(os.environ.get(HANG_VARIABLE, 0))
+    hang_timeout_s = float(os.environ.get(variables.HANG_TIMEOUT_S, 0))
     watchdog = Watchdog(pulses, hang_timeout_s, config.max_nodes > 1) if hang_timeout_s else None
     reporter = _Reporter(int(sys.argv[1]), Path(arguments.log_dir), pulses, watchdog)
     reporter.hook_into_torchrun()

@@ -16,6 +16,7 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Set,
 
 from recipe.core import paths, processes
 from recipe.core.exit_status import HUNG
+from recipe.launch import variables
 
 PATIENCE_S = 300  # to write a checkpoint after SIGTERM; shared storage may be slow
 LAST_LINES = 20
@@ -68,7 +69,7 @@ class Ranks:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
                 pass_fds=(writing, *keep),
-                env={**os.environ, **env, 'RECIPE_LAUNCHER_PID': str(os.getpid())},
+                env={**os.environ, **env, variables.LAUNCHER_PID: str(os.getpid())},
             )
         os.close(writing)
         self._unread = b''

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Dict, Optional
 
 from recipe.core import console, exit_status
-from recipe.launch import failure_archive
+from recipe.launch import failure_archive, variables
 from recipe.launch.ranks import Failure, tail
 
 # Less than NCCL's timeout of a collective (600 s): after that, the ranks that wait would fail instead of the one that
@@ -23,7 +23,7 @@ def environment(device: str, hang_timeout_s: Optional[int]) -> Dict[str, str]:
         hang_timeout_s: Value of ``--hang_timeout`` in seconds.
     """
     seconds = HANG_TIMEOUT_S[device] if hang_timeout_s is None else hang_timeout_s
-    return {'RECIPE_HANG_TIMEOUT_S': str(seconds), 'RECIPE_RESTART_PATIENCE_S': str(seconds + _TO_START_S)}
+    return {variables.HANG_TIMEOUT_S: str(seconds), variables.RESTART_PATIENCE_S: str(seconds + _TO_START_S)}
 
 
 class Restarts:

@@ -9,11 +9,12 @@ import signal
 import sys
 
 from recipe.core import processes
+from recipe.launch import variables
 
 
 def main() -> None:
     """Entry point; see the module's docstring."""
-    processes.die_with_parent(signal.SIGKILL, int(os.environ['RECIPE_AGENT_PID']))
+    processes.die_with_parent(signal.SIGKILL, int(os.environ[variables.AGENT_PID]))
     if os.getsid(0) != os.getpid():  # newer versions of torchrun have done so already
         os.setsid()
     os.execv(sys.executable, [sys.executable, '-u', *sys.argv[1:]])

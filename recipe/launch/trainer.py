@@ -17,7 +17,7 @@ from typing import Any, List, Optional, Tuple
 from recipe.core import console, run_folder
 from recipe.core.exit_status import NO_RESTART
 from recipe.engine import train
-from recipe.launch import watchdog
+from recipe.launch import variables, watchdog
 from recipe.launch.pulse import Heartbeat
 
 # Hook points that all ranks pass in the same order.
@@ -80,7 +80,7 @@ def agree_on_checkpoint(work_dir: Path, attempt: int) -> Optional[str]:
     """
     from torch.distributed import TCPStore
 
-    patience = datetime.timedelta(seconds=float(os.environ['RECIPE_RESTART_PATIENCE_S']))
+    patience = datetime.timedelta(seconds=float(os.environ[variables.RESTART_PATIENCE_S]))
     address, port = os.environ['MASTER_ADDR'], int(os.environ['MASTER_PORT'])
     machines = int(os.environ['GROUP_WORLD_SIZE'])
     key = f'recipe/checkpoint_{attempt}'
