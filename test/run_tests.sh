@@ -42,13 +42,16 @@ part() {
 # Called in a condition, in which `set -e` has no effect: each command records its own failure.
 lint() {
   local python=$1 status=0
-  local -a scripts
+  local -a scripts texts
   mapfile -t scripts < <(git -C "$ROOT" ls-files '*.sh' '*.sbatch' .ci/run | sed "s|^|$ROOT/|")
   "$python" -m ruff check "$ROOT" || status=1
   "$python" -m ruff format --check "$ROOT" || status=1
   "$python" "$ROOT/tools/upstream.py" check || status=1
   "$(dirname "$python")/lint-imports" --config "$ROOT/pyproject.toml" || status=1
   "$python" -m mypy --config-file "$ROOT/pyproject.toml" || status=1
+  mapfile -t texts < <(git -C "$ROOT" ls-files '*.py' '*.sh' '*.md' '*.txt' '*.toml' '*.patch' ':!results' ':!*.zh-CN.md' |
+    sed "s|^|$ROOT/|")
+  "$(dirname "$python")/codespell" --ignore-words-list=cann "${texts[@]}" || status=1
   # Both are wheels in requirements/test.txt, so a bare machine has them too.
   "$(dirname "$python")/shellcheck" "${scripts[@]}" || status=1
   "$(dirname "$python")/shfmt" -i 2 -ci -d "${scripts[@]}" || status=1

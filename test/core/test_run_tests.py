@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ echo "$call" >>"$CALLS"
 case $call in
   *--print_python*) echo "$STAND_INS/bin/python" ;;
   *"-m pytest"*) exit "${PYTEST:-0}" ;;
-  *"-m ruff"* | */lint-imports* | *"-m mypy"*) exit "${RUFF:-0}" ;;
+  *"-m ruff"* | */lint-imports* | */codespell* | *"-m mypy"*) exit "${RUFF:-0}" ;;
   *--prepare*) echo 'said by the preparation' && exit "${PREPARE:-0}" ;;
   npu/*) exit "${NPU:-0}" ;;
   tools/setup.sh*) exit "${SETUP:-0}" ;;
@@ -31,6 +32,7 @@ PROGRAMS = [
     'bin/shellcheck',
     'bin/shfmt',
     'bin/lint-imports',
+    'bin/codespell',
     'test/npu/run.sh',
     'test/faults/run.sh',
 ]
@@ -126,3 +128,13 @@ def test_the_emulators_own_tests_run_when_a_file_of_it_has_changed(tmp_path, mon
         (tmp_path / name).write_text(before)
     (tmp_path / 'test/npu/emulator/c.h').write_text('new')
     assert own_tests.needed()
+
+
+def test_a_misspelt_word_is_found(tmp_path):
+    (tmp_path / 'text.md').write_text('CANN is needed, and nothing is recieved.\n')
+    codespell = Path(sys.executable).with_name('codespell')
+    if not codespell.is_file():
+        pytest.skip('codespell is not installed')
+    command = [str(codespell), '--ignore-words-list=cann', str(tmp_path / 'text.md')]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode and done.stdout.count('==>') == 1
