@@ -13,7 +13,7 @@ import time
 from typing import Callable, Iterator, List, Optional, Sequence, TypeVar
 
 from recipe.core import console
-from recipe.core.progress_bar import ProgressBar
+from recipe.data.progress_bar import ProgressBar
 
 Job = TypeVar('Job')
 Result = TypeVar('Result')

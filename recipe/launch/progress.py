@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Collection, Dict, List, Optional, Tuple
 
 from recipe.core import sessions
-from recipe.core.progress_bar import ProgressBar
+from recipe.data.progress_bar import ProgressBar
 from recipe.launch.ranks import tail
 
 LINE_EVERY_S = 30

@@ -59,7 +59,7 @@ def test_a_folder_of_any_name_reaches_the_checks_as_it_is(tmp_path, name):
         [*command, f'--data_path={data}x'], capture_output=True, text=True, cwd=str(tmp_path), check=False
     )
     assert bad.returncode == console.EXIT_FAILURE
-    assert bad.stderr.startswith(f'error: --data_path: {data}x: no such folder')
+    assert bad.stderr.startswith('error: --data_path: ') and 'x: no such folder; ' in bad.stderr
     assert bad.stderr.count('\n') == 1
 
 
