@@ -11,7 +11,6 @@ from recipe.core import console, inputs
 from recipe.data import layout
 
 _PARTS = (layout.IMAGES, layout.LABELS)
-_PREPARE = 'python tools/cityscapes.py prepare'
 _HOLDS = f'the folder that holds {layout.IMAGES}/ and {layout.LABELS}/'
 
 
@@ -78,9 +77,10 @@ def _root_fault(root: Path) -> Optional[Tuple[str, str]]:
         return 'no such folder', f'give --data_path {_HOLDS}'
     if not root.is_dir():
         if root.suffix == '.zip':
+            zips = shlex.quote(str(root.parent))
             return (
                 'is a zip, not a folder',
-                f'unpack it: {_PREPARE} --data_path FOLDER --zips {shlex.quote(str(root.parent))}',
+                f'unpack it: python tools/cityscapes.py prepare --data_path FOLDER --zips {zips}',
             )
         return 'is a file, not a folder', f'give --data_path {_HOLDS}'
     if any((root / part).exists() or (root / part).is_symlink() for part in _PARTS):
@@ -89,7 +89,7 @@ def _root_fault(root: Path) -> Optional[Tuple[str, str]]:
     if any(name in names for name in layout.ZIPS.values()):
         return (
             'the zips are not unpacked',
-            f'run {_PREPARE} --data_path {shlex.quote(str(root))}',
+            f'run python tools/cityscapes.py prepare --data_path {shlex.quote(str(root))}',
         )
     for parent in (root, *root.parents):
         if parent.name in (*_PARTS, layout.COARSE):
@@ -144,7 +144,7 @@ def _missing_part(root: Path, part: str) -> Tuple[str, str]:
     if (root / layout.ZIPS[part]).is_file():
         return (
             f'missing: {layout.ZIPS[part]} is not unpacked',
-            f'run {_PREPARE} --data_path {shlex.quote(str(root))}',
+            f'run python tools/cityscapes.py prepare --data_path {shlex.quote(str(root))}',
         )
     if part == layout.LABELS and (root / layout.COARSE).is_dir():
         return f'missing: {layout.COARSE}/ is no substitute', f'unpack {layout.ZIPS[part]}'
