@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 import fuzz_checkpoints
@@ -17,6 +20,12 @@ def test_a_sample(tmp_path):
     figures = fuzz_checkpoints.campaign([5, 9, 14, 19], seed=1)  # zip records, instructions, values
     assert of_faults(figures) == []
     assert all(sum(counts.values()) == 4 for counts in figures['outcomes'].values())
+
+
+def test_the_program_needs_nothing_that_the_tests_import():
+    command = [sys.executable, fuzz_checkpoints.__file__, '--seed=1', '--only=5']
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.release

@@ -12,6 +12,8 @@ from mmengine.runner import Runner
 from mmseg.registry import DATASETS, MODELS
 from torch import nn
 
+from recipe.engine import components  # noqa: F401  registers the types that the toy's training names
+
 
 @MODELS.register_module(force=True)
 class CheckpointToyModel(BaseModel):
