@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 
+import psutil
 import pytest
 
 from launch_sandbox import TINY, TINY_OVERRIDES, Sandbox, in_namespace, snapshot, wait_until
@@ -201,10 +202,9 @@ def end(process: subprocess.Popen):
 
 
 def rank_pid(pids, rank):
-    for pid in pids:
-        with open(f'/proc/{pid}/environ', 'rb') as environ, open(f'/proc/{pid}/cmdline', 'rb') as command:
-            if f'RANK={rank}'.encode() in environ.read().split(b'\0') and b'train.py' in command.read():
-                return pid
+    for process in map(psutil.Process, pids):
+        if 'train' in process.cmdline() and process.environ().get('RANK') == str(rank):
+            return process.pid
     raise AssertionError(f'no rank {rank}')
 
 
