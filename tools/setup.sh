@@ -6,7 +6,8 @@
 set -euo pipefail
 
 unset CDPATH # with it, cd may go elsewhere and print the folder
-HERE="$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)"
+HERE="${BASH_SOURCE[0]%setup.sh}"
+HERE="$(cd -- "${HERE:-.}" && pwd)" # without dirname: PATH may have no programs at all
 # shellcheck source=tools/find_python.sh
 source "${HERE}/find_python.sh"
 python="$(find_python)"

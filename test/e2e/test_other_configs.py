@@ -64,12 +64,12 @@ def test_through_the_launcher(sandbox, name):
         sandbox.make_data('data')
     config = sandbox.root / 'mmsegmentation' / 'configs' / 'mask2former' / name
     options = [f'--config={config}', f'--data_path={data}', '--pretrained=none', '--nproc=1', '--num_workers=0']
-    options += ['--batch_size=1', '--seed=5', '--max_iters=4', '--val_interval=2']
+    options += ['--batch_size=1', '--seed=5', '--max_iters=12', '--val_interval=6']
     unbroken, broken = (sandbox.home / f'{run}_{Path(name).stem}' for run in ('unbroken', 'broken'))
     done = sandbox.run('full', *options, f'--work_dir={unbroken}', '--', *OVERRIDES)
     assert done.returncode == 0, done.stderr
     job = sandbox.start('full', *options, f'--work_dir={broken}', '--', *OVERRIDES)
-    wait_until((broken / 'iter_2.pth').exists, job)
+    wait_until((broken / 'iter_6.pth').exists, job)
     job.send_signal(signal.SIGKILL)
     job.wait()
     done = sandbox.run('full', *options, f'--work_dir={broken}', '--resume=1', '--', *OVERRIDES)
