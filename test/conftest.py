@@ -6,6 +6,7 @@ import contextlib
 import os
 import random
 import sys
+import tempfile
 from pathlib import Path
 from typing import Iterator
 
@@ -48,6 +49,10 @@ def place(path: Path) -> tuple:
 
 def pytest_configure(config) -> None:
     """Have pytest-xdist keep this order; since 3.7 it would take the files with the most tests first."""
+    capability = os.environ.get('ATEN_CPU_CAPABILITY')
+    if capability:  # torch's compiler looks its code up without asking for which instructions it was compiled
+        folder = Path(tempfile.gettempdir(), f'torchinductor_{capability}')
+        os.environ.setdefault('TORCHINDUCTOR_CACHE_DIR', str(folder))
     if hasattr(config.option, 'loadscopereorder'):
         config.option.loadscopereorder = False
 
