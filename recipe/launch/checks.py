@@ -145,6 +145,8 @@ def _weights(plan: Plan) -> Iterator[Finding]:
     elif plan.backbone is not None:
         match = weights.compare(plan.backbone, dict(backbone.named_parameters()), dict(backbone.named_buffers()))
         found = f'{plan.backbone}: {match}'
+    elif weights.to_download(plan.options.pretrained, run_config.weights_source(plan.config)):
+        return  # another finding says that the launcher will download it
     else:
         found = 'none, the training begins from scratch'
     run_config.set_weights(plan.config, plan.backbone)

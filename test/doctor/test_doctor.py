@@ -141,3 +141,13 @@ def test_by_hand_every_fault_is_listed_as_json(tmp_path):
     assert set(found) >= {'checkouts', 'device', 'config', 'packages', '/dev/shm', 'clock', 'run folder', 'disk'}
     assert all(set(row) == {'check', 'level', 'found', 'fix'} for row in answer['findings'])
     assert not list(tmp_path.iterdir())
+
+
+@needs_torch
+def test_weights_that_the_launcher_will_download_are_a_warning(tmp_path, monkeypatch):
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path))
+    done = run('--json', '--device=cpu', '--nproc=1', f'--data_path={tmp_path}')
+    found = {row['check']: row for row in json.loads(done.stdout)['findings']}
+    assert 'the launcher will download' in found['weights file']['found']
+    assert found['weights file']['level'] == WARNING
+    assert 'weights' not in found  # nothing is known of them yet
