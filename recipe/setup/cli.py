@@ -17,6 +17,7 @@ import argparse
 import contextlib
 import hashlib
 import json
+import locale
 import os
 import re
 import shlex
@@ -191,8 +192,10 @@ class Setup:
         """Choose stack and interpreter.
 
         Raises:
-            console.UserError: No interpreter fits, ``.venv`` is somebody else's, or the disk is too full.
+            console.UserError: No interpreter fits, ``.venv`` is somebody else's, the disk is too full, or the locale
+                cannot write the folder's name.
         """
+        self._require_encoding()
         venv_python = stack.probe(str(self.venv / 'bin/python')) if self.use_venv else None
         active = venv_python or stack.probe(self.args.python or 'python3')
         if self.args.stack:
@@ -214,6 +217,17 @@ class Setup:
             before = '' if self.args.no_venv or self.record.get('venv') else self.record.get('python')
             self.python = stack.find_python(self.stack, self.args.python or before or 'python3').path
         self.record.update(venv=self.use_venv, python=self.python, with_ops=self.with_ops, with_tests=self.with_tests)
+
+    def _require_encoding(self) -> None:
+        """Python before 3.13 reads the path of an editable package in the locale's encoding, at each start."""
+        encoding = locale.nl_langinfo(locale.CODESET)
+        try:
+            str(self.root).encode(encoding)
+        except (UnicodeEncodeError, LookupError):
+            raise console.UserError(
+                f'{self.root} holds letters that the locale of this shell ({encoding}) cannot write',
+                'export LC_ALL=C.UTF-8, or move the recipe to a folder of ASCII letters',
+            ) from None
 
     def _choose_venv(self, found: Optional[Python]) -> None:
         self.python = str(self.venv / 'bin/python')

@@ -340,6 +340,13 @@ def test_the_environment_of_a_moved_recipe_is_made_anew(made, tmp_path):
     assert world.in_python('import mmseg; print(mmseg.__file__)').startswith(str(world.root))
 
 
+def test_a_folder_that_the_locale_cannot_write_is_refused_in_one_line(template, tmp_path):
+    folder = tmp_path / '配方'
+    folder.mkdir()
+    said = SetupWorld(folder, template).refused(LC_ALL='C')
+    assert 'holds letters that the locale of this shell' in said and 'export LC_ALL=C.UTF-8' in said
+
+
 def test_somebody_elses_venv_is_left_alone(bare):
     write(bare.root / '.venv/bin/activate', 'mine\n')
     error = bare.refused('--stack', 'cpu')
