@@ -183,7 +183,16 @@ def test_the_archive_holds_what_explains_a_failure(tmp_path, monkeypatch):
         (plog / name).write_text(name)
     for name in ('config.py', 'command.txt', 'versions.json'):
         (run / name).write_text(name)
-    job = Job(tmp_path, "print('line\\n' * 1000)\nif rank == 1: raise ValueError('on fire')\ntime.sleep(60)")
+    body = """
+print('line\\n' * 1000)
+Path(folder, f'printed{rank}').touch()
+while not Path(folder, 'printed0').exists():
+    time.sleep(0.01)
+if rank == 1:
+    raise ValueError('on fire')
+time.sleep(60)
+"""
+    job = Job(tmp_path, body)
     failure = job.end_with_all()[2][0]
     shown = failure_archive.Failure(failure['what'], Path(failure['log']), 1, failure['last_lines'], pids=[4711])
     path = failure_archive.write(run, tmp_path / 'logs', shown)
