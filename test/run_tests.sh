@@ -108,7 +108,7 @@ main() {
 
   local -a tests=(test -m 'not release' --ignore=test/npu)
   case $tier in
-    quick) tests=(test -m 'not release and not trains' --ignore=test/npu --ignore=test/e2e --ignore=test/parity) ;;
+    quick) tests=(test -m 'not release and not trains' --ignore=test/npu --ignore=test/e2e --ignore=test/parity --ignore=test/setup) ;;
     release) tests=(test --ignore=test/npu) ;;
   esac
   part 'lint' lint "$python"
