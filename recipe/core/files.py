@@ -11,7 +11,7 @@ from typing import Callable, Iterator, Optional
 
 from recipe.core import processes
 
-PARTIAL_PREFIX = '.partial.'  # matches no pattern for checkpoints, pictures or labels
+PARTIAL_PREFIX = '.partial.'  # no name of a checkpoint, picture or label begins like this
 _PARTIAL_NAME = re.compile(re.escape(PARTIAL_PREFIX) + r'(?P<host>[^.]*)\.(?P<pid>\d+)\.')
 
 

@@ -329,7 +329,8 @@ class AtomicCheckpointHook(CheckpointHook):
     def _point_to(self, runner, path: str) -> None:
         """Write the newest checkpoint's path into ``last_checkpoint``, which mmengine reads to resume."""
         try:
-            files.write_text(Path(runner.work_dir, 'last_checkpoint'), path)
+            with files.whole(Path(runner.work_dir, 'last_checkpoint'), to_disk=True) as partial:
+                partial.write_text(path)
         except OSError as e:
             runner.logger.warning(f'last_checkpoint could not be written: {e}')
 
