@@ -21,8 +21,8 @@ class ProgressBar:
     Args:
         title: What is done.
         total: Parts of the work.
-        line_every_s: Seconds between two lines without a terminal; the first one comes as late if ``starts_silent``.
-        starts_silent: Whether work that ends soon prints no line.
+        line_every_s: Seconds between two lines if there is no terminal.
+        starts_silent: Whether the first line waits as long, so that short work prints none.
     """
 
     def __init__(self, title: str, total: int, line_every_s: float, starts_silent: bool = True) -> None:
@@ -53,17 +53,23 @@ class ProgressBar:
         """Whether there is a bar, which may be updated often."""
         return self._bar is not None
 
-    def update(self, done: int, facts: str = '', title: Optional[str] = None) -> None:
-        """Show what is done.
+    def update(self, done: int, facts: str = '', title: Optional[str] = None) -> bool:
+        """Show what is done, if a line is due.
 
         Args:
             done: Parts of the work.
             facts: What else to show.
             title: Another title than at the beginning.
+
+        Returns:
+            Whether it was shown.
         """
         now = time.monotonic()
         if self._bar is not None:
             self._bar.update(self._task, completed=done, description=title or self._title, facts=facts)
-        elif now >= self._next_line:
-            self._next_line = now + self._every_s
-            console.say(f'{title or self._title}  {done}/{self._total}  {facts}'.rstrip())
+            return True
+        if now < self._next_line:
+            return False
+        self._next_line = now + self._every_s
+        console.say(f'{title or self._title}  {done}/{self._total}  {facts}'.rstrip())
+        return True

@@ -169,12 +169,12 @@ def _checkpoint(plan: Plan) -> Iterator[Finding]:
         trust = ', or give --trust_checkpoint if you trust where they come from' if 'refused' in str(error) else ''
         raise console.UserError(f'--resume=1: {error}', f'start afresh without --resume=1{trust}') from None
     for path, reason in passed_over:
-        yield Finding('checkpoint', WARNING, f'passed over {path}: {reason}', 'an older one is taken')
+        yield Finding('checkpoint', WARNING, f'passed over {path}: {reason}', 'nothing to do, an older one is taken')
     yield Finding('checkpoint', OK, checkpoint)
     plan.config['load_from'] = checkpoint
     for difference in run_config.differences(plan.folder / run_folder.CONFIG, plan.config):
         found = f'the config differs from when this run began: {difference}'
-        yield Finding('checkpoint', WARNING, found, 'give the value of then unless this is meant')
+        yield Finding('checkpoint', WARNING, found, 'pass the earlier value, unless the change is intended')
     run_config.set_weights(plan.config, None)
 
 

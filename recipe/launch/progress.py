@@ -121,11 +121,11 @@ class Progress(ProgressBar):
             return
         if state == self._shown:
             return
-        self._shown = state
         what = 'training' if state.iteration else 'starting'
         if state.validating:
             what = f'validating {state.validating[0]}/{state.validating[1]}'
-        self.update(state.iteration, self._facts(state), what)
+        if self.update(state.iteration, self._facts(state), what):
+            self._shown = state
 
     def _facts(self, state: State) -> str:
         facts = []

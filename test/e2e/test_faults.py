@@ -13,6 +13,7 @@ import fault
 import fault_bench
 from resume_job import recipe, train
 
+pytestmark = pytest.mark.release  # so is the campaign
 SEED = 3
 QUICK = 11  # besides one fault of each of some kinds that the launcher meets, which take longer
 LAUNCHER = ('launcher: rank stopped, watchdog', 'launcher: killed')
@@ -28,7 +29,6 @@ def quick():
     return Random(SEED).sample(kinds, QUICK)
 
 
-@pytest.mark.release
 @pytest.mark.parametrize('name', [*(kind.name for kind in quick()), *LAUNCHER])
 def test_fault(bench, name):
     result = campaign.strike(bench, 0, fault.KINDS[name], SEED)
@@ -37,7 +37,6 @@ def test_fault(bench, name):
     assert result.outcome != 'FAILED', result.what
 
 
-@pytest.mark.release
 def test_a_restart_that_finds_no_good_checkpoint_is_the_last(bench):
     # so long that it is not over before it is broken
     launched = bench.launcher.start(bench.launcher.new_folder(), '--max_restarts=3', '--max_iters=5000')
