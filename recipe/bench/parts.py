@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import statistics
 import time
-from typing import Any, Callable, ContextManager, Dict, Iterator, List
+from typing import Any, Callable, ContextManager, Dict, List
 from unittest import mock
 
 from recipe.core import console
@@ -18,23 +18,14 @@ from recipe.core import console
 
 def parts() -> Dict[str, Callable[[], ContextManager[Any]]]:
     """Return, by part, a function that makes a context without it."""
-    from recipe.models import deform_attn, points, residual_branch, swin
+    from recipe.models import residual_branch, swin
 
     def never(*args: Any) -> bool:
         return False
 
-    @contextlib.contextmanager
-    def pytorch_sampling() -> Iterator[None]:
-        deform_attn._implementation.cache_clear()
-        with mock.patch.object(deform_attn, '_cpu_attn', deform_attn._pytorch_attn):
-            yield
-        deform_attn._implementation.cache_clear()
-
     return {
         'dropped paths not computed': lambda: mock.patch.object(residual_branch, '_computes_kept_samples', never),
         'window attention on CPU': lambda: mock.patch.object(swin, 'fits_cpu_window_msa', never),
-        'deformable attention on CPU': pytorch_sampling,
-        'points drawn at once': lambda: mock.patch.object(points, '_draw_at_once', points._draw_one_by_one),
     }
 
 

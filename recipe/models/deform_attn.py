@@ -15,8 +15,6 @@ from mmcv.ops.multi_scale_deform_attn import (
 from mmcv.utils.ext_loader import check_ops_exist
 from torch import Tensor
 
-from recipe.models.deform_attn_cpu import CPUDeformableAttention
-from recipe.models.execution import is_compiling
 
 # Dtypes of the compiled operator on each kind of device. Other dtypes are computed in float32 and cast back. On CUDA
 # the operator takes float16 too, but its coordinates are then float16 as well, with steps of 1/16 of a pixel at the end
@@ -135,7 +133,6 @@ def multi_scale_deformable_attn(
     - CUDA in half precision, or without that operator: the Triton kernel of ``deform_attn_triton``, if Triton is
       installed and its result in a small case is right on the device. The environment variable ``MMCV_DEFORM_ATTN``
       (auto, triton, compiled, pytorch) overrides this.
-    - CPU: ``CPUDeformableAttention``, except under torch.compile.
     - Everything else: ``multi_scale_deformable_attn_pytorch``.
 
     In float32 the compiled operator is preferred, because upstream trains with it.
@@ -165,7 +162,7 @@ def multi_scale_deformable_attn(
             return _triton_attn(value, spatial_shapes, level_start_index, sampling_locations, attention_weights)
     attention, dtypes = _implementation(value.device.type)
     shapes: Union[Tensor, Shapes] = spatial_shapes
-    if attention in (_cpu_attn, _pytorch_attn) and host_shapes is not None:
+    if attention is _pytorch_attn and host_shapes is not None:
         shapes = host_shapes
     out_dtype = value.dtype
     compute_dtype = out_dtype if out_dtype in dtypes else torch.float32
@@ -189,7 +186,7 @@ def _implementation(device_type: str) -> Tuple[Callable[..., Tensor], Tuple[torc
         return _npu_attn, (torch.float32,)
     if device_type in _COMPILED_DTYPES and _choice() != 'pytorch' and check_ops_exist():
         return MultiScaleDeformableAttnFunction.apply, _COMPILED_DTYPES[device_type]
-    return (_cpu_attn if device_type == 'cpu' else _pytorch_attn), (torch.float32, torch.float64)
+    return _pytorch_attn, (torch.float32, torch.float64)
 
 
 def _choice() -> str:
@@ -237,16 +234,6 @@ def _triton_attn(value: Tensor, shapes: Tensor, starts: Tensor, locations: Tenso
 
     dtype = torch.float64 if value.dtype == torch.float64 else torch.float32
     return TritonDeformableAttention.apply(value, shapes, starts, locations.to(dtype), weights.to(dtype))
-
-
-def _cpu_attn(
-    value: Tensor, shapes: Union[Tensor, Shapes], starts: Tensor, locations: Tensor, weights: Tensor, im2col_step: int
-) -> Tensor:
-    if is_compiling():
-        return multi_scale_deformable_attn_pytorch(value, shapes, locations, weights)
-    if isinstance(shapes, Tensor):
-        shapes = shapes.tolist()
-    return CPUDeformableAttention.apply(value, locations, weights, shapes)
 
 
 def _pytorch_attn(

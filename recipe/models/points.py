@@ -3,7 +3,6 @@
 Points have the coordinates of ``grid_sample``: (x, y) in [-1, 1].
 """
 
-import math
 from typing import List, NamedTuple, Tuple
 
 import torch
@@ -59,40 +58,13 @@ def draw_points(
     num_others = num_points - int(importance_sample_ratio * num_points)
     shapes: List[Tuple[int, ...]] = [(num_points, 2)] * num_images
     shapes += [(num_masks, num_sampled, 2), (num_masks, num_others, 2)]
-    draw = _draw_at_once if device.type == 'cpu' else _draw_one_by_one
-    *matching, candidates, others = draw(num_layers, shapes, device)
-    return PointDraws(matching, candidates.flatten(0, 1), others.flatten(0, 1))
-
-
-def _draw_one_by_one(num_layers: int, shapes: List[Tuple[int, ...]], device: torch.device) -> List[Tensor]:
-    """Draw from [-1, 1) layer by layer, shape by shape.
-
-    Args:
-        num_layers: L.
-        shapes: Shapes that a layer draws, in this order.
-        device: Device whose generator draws.
-
-    Returns:
-        (L, *shape) for each shape.
-    """
-    draws = [torch.empty(num_layers, *s, device=device) for s in shapes]
+    draws = [torch.empty(num_layers, *shape, device=device) for shape in shapes]
     for parts in zip(*(draw.unbind() for draw in draws)):
         for part in parts:
             if part.numel():
                 part.uniform_()
-    for draw in draws:
-        draw.mul_(2.0).sub_(1.0)
-    return draws
-
-
-def _draw_at_once(num_layers: int, shapes: List[Tuple[int, ...]], device: torch.device) -> List[Tensor]:
-    """Draw the same as ``_draw_one_by_one``, in one call.
-
-    A CPU draws one number after another, so the numbers do not depend on the size of a call.
-    """
-    sizes = [math.prod(shape) for shape in shapes]
-    drawn = torch.empty(num_layers, sum(sizes), device=device).uniform_(-1, 1)
-    return [part.view(num_layers, *shape) for part, shape in zip(drawn.split(sizes, dim=1), shapes)]
+    *matching, candidates, others = (draw.mul_(2.0).sub_(1.0) for draw in draws)
+    return PointDraws(matching, candidates.flatten(0, 1), others.flatten(0, 1))
 
 
 def sample(maps: Tensor, points: Tensor) -> Tensor:
