@@ -8,6 +8,7 @@ Says a line when it is ready, and answers each job with a line that holds its ex
 import json
 import os
 import sys
+import traceback
 
 
 def run(job: dict) -> int:
@@ -21,8 +22,17 @@ def run(job: dict) -> int:
     from recipe.core import console
     from recipe.launch import cli
 
-    console.run(lambda: cli.main(job['argv']))
-    raise AssertionError('console.run leaves the process')
+    status = 1
+    try:
+        console.run(lambda: cli.main(job['argv']))
+    except SystemExit as ended:
+        status = int(ended.code)
+    except BaseException:
+        traceback.print_exc()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Without the interpreter's clean-up, which would copy all of the memory that the fork shares.
+    os._exit(status)
 
 
 if __name__ == '__main__':
