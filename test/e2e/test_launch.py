@@ -77,7 +77,7 @@ def test_a_full_run_leaves_the_legacy_files(full, sandbox):
 
 def test_a_performance_run_keeps_no_checkpoint_and_touches_no_other_run(full, sandbox, data):
     before = snapshot(full[0])
-    done = sandbox.run('performance', *TINY, f'--data_path={data}', *TINY_OVERRIDES)
+    done = sandbox.run('performance', *TINY, f'--data_path={data}', '--nproc=1', *TINY_OVERRIDES)
     assert done.returncode == 0, done.stderr
     assert re.search(LEGACY[0], done.stdout)
     run = sandbox.newest_run('performance')
@@ -121,7 +121,7 @@ def test_the_duration_is_that_of_both_sessions(full):
 def test_a_read_only_recipe_in_a_notebook_whose_output_nobody_reads(sandbox, data):
     """The training goes on to its end, and its folder has what would be elsewhere."""
     run = sandbox.home / 'own folder'
-    command = sandbox.command('full', [*TINY, f'--data_path={data}', f'--work_dir={run}', *TINY_OVERRIDES])
+    command = sandbox.command('full', [*TINY, f'--data_path={data}', '--nproc=1', f'--work_dir={run}', *TINY_OVERRIDES])
     prefix = in_namespace(
         f'mount --bind "{sandbox.root}" "{sandbox.root}" && mount -o remount,ro,bind "{sandbox.root}"'
     )
@@ -136,7 +136,7 @@ def test_a_read_only_recipe_in_a_notebook_whose_output_nobody_reads(sandbox, dat
     assert f'{sandbox.output} cannot be written to; the files for it will be in {run}' in said
     assert re.search(LEGACY[1], said.splitlines()[-3])
     assert json.loads((run / 'result.json').read_text())['complete']
-    for name in ('train_full_8p.log', 'mask2former_swin_2p_miou.log', 'train_mask2former_swin_2p_miou_loss.txt'):
+    for name in ('train_full_8p.log', 'mask2former_swin_1p_miou.log', 'train_mask2former_swin_1p_miou_loss.txt'):
         assert (run / name).is_file(), name
 
 

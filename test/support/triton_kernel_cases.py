@@ -33,11 +33,11 @@ def both(inputs, shapes, direction=None):
     shapes=st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=2),
     heads=st.integers(1, 2),
     dim=st.integers(1, 9),
-    queries=st.integers(1, 40),
+    queries=st.integers(1, 12),
     points=st.integers(1, 2),
     dtype=st.sampled_from([torch.float32, torch.float64]),
 )
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=5, deadline=None)
 def test_result_and_gradients_are_those_of_the_pytorch_form(shapes, heads, dim, queries, points, dtype):
     torch.manual_seed(0)
     inputs = deform_attn_check.small_case(CPU, dtype, shapes, heads, dim, queries, points)
@@ -73,7 +73,7 @@ def test_infinite_and_undefined_places_read_nothing_and_no_foreign_memory():
 def test_half_precision_rounds_once_at_the_end(dtype):
     # 48 samples of a query add up; in half precision the sum would be off by many roundings.
     shapes = [(9, 7), (5, 4), (3, 3)]
-    value, locations, weights = deform_attn_check.small_case(CPU, dtype, shapes, heads=1, dim=8, queries=20, points=16)
+    value, locations, weights = deform_attn_check.small_case(CPU, dtype, shapes, heads=1, dim=8, queries=6, points=16)
     results, wanted = both((value, locations, weights), shapes)
     assert [one.dtype for one in results] == [dtype, dtype, torch.float32, torch.float32]
     half = torch.finfo(dtype).eps
@@ -85,15 +85,15 @@ def test_half_precision_rounds_once_at_the_end(dtype):
 
 def test_deterministic_gradients_do_not_depend_on_the_order_of_queries():
     shapes = [(3, 2)]
-    value, locations, weights = deform_attn_check.small_case(CPU, shapes=shapes, heads=1, queries=100, dim=4, points=2)
-    grad = torch.randn(2, 100, 4, generator=torch.Generator().manual_seed(1))
-    order = torch.randperm(100, generator=torch.Generator().manual_seed(2))
+    value, locations, weights = deform_attn_check.small_case(CPU, shapes=shapes, heads=1, queries=40, dim=4, points=2)
+    grad = torch.randn(2, 40, 4, generator=torch.Generator().manual_seed(1))
+    order = torch.randperm(40, generator=torch.Generator().manual_seed(2))
 
     def run(deterministic, order):
         parts = (one[:, order].contiguous() for one in (locations, weights))
         return deform_attn_triton.run_backward(grad[:, order], value, *levels(shapes), *parts, deterministic)[0]
 
-    same = torch.arange(100)
+    same = torch.arange(40)
     assert torch.equal(run(True, order), run(True, same))
     assert not torch.equal(run(False, order), run(False, same))
     torch.testing.assert_close(run(True, same), run(False, same), rtol=1e-4, atol=1e-5)
