@@ -207,7 +207,7 @@ def main(argv: List[str]) -> None:
     if plan.options.uses_demo_data:
         data_root = training_data.root(None, True)
         training_data.make_demo(data_root)
-        training_data.require(data_root)
+        training_data.require(data_root, *checks.classes(plan))
     if plan.options.nnodes > 1:
         addr, variable = network.resolve(str(plan.options.master_addr)), network.INTERFACE_VARIABLES[plan.device]
         way = os.environ.get(variable) or network.interface_towards(addr) or 'no interface that is known'
