@@ -30,9 +30,9 @@ _LABEL_IDS = 34  # Cityscapes' raw labels are 0 to 33
 _TRAIN_IDS = 19  # labels for training are 0 to 18
 # Pillow's modes in words. It reads 2 and 4 bits of grey as 8 bits, and multiplies the values.
 _MODES = {
-    **{'1': '1 bit a pixel', 'L;2': '2 bits a pixel', 'L;4': '4 bits a pixel', 'L': 'one channel', 'P': 'a palette'},
-    **{'I': '16 bits a pixel', 'I;16': '16 bits a pixel', 'I;16B': '16 bits a pixel', 'F': '32 bits a pixel'},
-    **{'LA': 'an alpha channel', 'PA': 'an alpha channel', 'RGBA': 'colours and an alpha channel', 'RGB': 'colours'},
+    **{'1': 'is 1-bit', 'L;2': 'is 2-bit', 'L;4': 'is 4-bit', 'L': 'is grey', 'P': 'has a palette'},
+    **{'I': 'is 16-bit', 'I;16': 'is 16-bit', 'I;16B': 'is 16-bit', 'F': 'is 32-bit', 'LA': 'has an alpha channel'},
+    **{'PA': 'has an alpha channel', 'RGBA': 'has colours and an alpha channel', 'RGB': 'has colours'},
 }
 
 # (width, height, highest class) of an undamaged file.
@@ -139,12 +139,12 @@ def read(job: Job) -> Finding:
     if not job.is_label:
         if mode != 'RGB':
             return Finding(
-                fault=f'picture with {_MODES.get(mode, mode)}, not 8-bit RGB; '
+                fault=f'picture {_MODES.get(mode, f"has Pillow mode {mode}")}, not 8-bit RGB; '
                 'unpack the original, or save it as 8-bit RGB'
             )
         return Finding(facts=(*size, NO_CLASS))
     if mode not in ('L', 'P'):
-        found = f'label with {_MODES.get(mode, f"colours (Pillow mode {mode})")}'
+        found = f'label {_MODES.get(mode, f"has colours (Pillow mode {mode})")}'
         colours = ': a colour picture is no label' if 'colours' in found else ''
         return Finding(
             fault=f'{found}, not 8-bit with one channel{colours}; save each pixel as the number of its class'

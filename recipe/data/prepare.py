@@ -75,6 +75,10 @@ def prepare(
         console.say(passed_over)
     polygons = sorted(layout.stems(labels, layout.POLYGON_SUFFIX).values())
     if not polygons:
+        made = layout.stems(labels, layout.TRAIN_IDS_SUFFIX)
+        if made:  # somebody's own set
+            console.say(f'labels: {len(made)} are there already, and no polygons to make any from')
+            return 0
         raise console.UserError(
             f'no *{layout.POLYGON_SUFFIX} below {labels}', f'unpack {layout.ZIPS[layout.LABELS]} again'
         )

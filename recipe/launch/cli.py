@@ -141,7 +141,7 @@ def _write_legacy(plan: Plan, result: Any) -> List[Path]:
     except OSError as error:
         if folder == plan.folder:
             raise
-        console.warn(f'{folder} cannot be written ({error.strerror}); its files are in {plan.folder}')
+        console.warn(f'{folder} cannot be written ({console.reason(error)}); its files are in {plan.folder}')
         return _write_legacy_to(plan.folder, plan, result)
 
 

@@ -201,7 +201,9 @@ def _launcher(root: Path) -> Dict[str, Any]:
     try:
         return json_files.read(path, dict)
     except json_files.JsonError as error:
-        raise console.UserError(f'{path} is damaged ({error})', 'delete it and give --batch_size and --nproc') from None
+        raise console.UserError(
+            f'{path} is no JSON of the launcher ({error})', 'delete it and give --batch_size and --nproc'
+        ) from None
 
 
 def _config(path: Path) -> Dict[str, Any]:

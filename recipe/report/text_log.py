@@ -81,7 +81,8 @@ class _Reader:
             lines = [_ANSI.sub('', line) if '\x1b' in line else line for line in lines]
             at = 0
             while at < len(lines):
-                clocks = self.plain.take(lines, at, len(lines) - (not whole)) if self.plain else ()
+                plain = self.plain if 'Iter(train)' in lines[at] else None
+                clocks = plain.take(lines, at, len(lines) - (not whole)) if plain else ()
                 if clocks:
                     self._end_record()
                     self.clocks.add(clocks)
@@ -161,6 +162,8 @@ class _Reader:
         position = _POSITION.match(progress['rest'])
         if position is None:
             raise damaged(where)
+        if progress['mode'] == 'val' and 'mIoU' not in position['pairs']:
+            return  # only shows how far the validation is
         log, values = self.log, _pairs(position, where)
         if progress['mode'] == 'train':
             epoch, done, total = position['epoch'], int(position['done']), int(position['total'])
@@ -173,7 +176,7 @@ class _Reader:
                     head = rf'{_HEAD} Iter\(train\) +\[ *(?P<iter>\d{{1,9}})/ *{total}\]'
                     self.plain, self.plain_names = PlainRecord.of_text(head, names, log.points), names
             add_point(log, done + (int(epoch) - 1) * total if epoch else done, values, where)
-        elif 'mIoU' in values:  # other validation records only show its progress
+        elif 'mIoU' in values:
             at = int(position['epoch']) * self.epoch_iters if position['epoch'] and self.epoch_iters else None
             log.validations.append(validation(values, at, log, self.saved_iter, self.classes))
             if not self.classes:

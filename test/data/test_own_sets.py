@@ -14,6 +14,7 @@ from PIL import Image
 from cityscapes_sets import make_prepared
 from recipe.core import console
 from recipe.core.run_options import Options
+from recipe.data import cli as data_cli
 from recipe.data import layout, training_data
 from recipe.data import prepare as cityscapes_prepare
 from recipe.data import verify as cityscapes_verify
@@ -191,6 +192,15 @@ def test_a_half_written_file_of_the_recipe_is_not_worth_a_word(root: Path) -> No
     assert layout.passed_over(root) == ''
 
 
+def test_a_set_without_polygons_needs_no_preparation(root: Path, capsys: pytest.CaptureFixture) -> None:
+    for path in root.rglob(f'*{layout.POLYGON_SUFFIX}'):
+        path.unlink()
+    assert cityscapes_prepare.prepare(root, workers=1, progress=False) == 0
+    assert f'{len(labels(root))} are there already' in capsys.readouterr().out
+    change(labels(root)[0], '16 bits')
+    assert '--force' not in faults(root, num_classes=4)[0]
+
+
 # --- words -----------------------------------------------------------------------------------------------------------
 
 
@@ -208,7 +218,7 @@ def change(path: Path, mode: str) -> None:
 
 
 def grey_with_few_bits(path: Path, pixels: np.ndarray, bits: int) -> None:
-    """Write a PNG file in grey with 2 or 4 bits a pixel, which Pillow does not write."""
+    """Write a PNG file in grey with 2 or is 4-bit, which Pillow does not write."""
     import struct
     import zlib
 
@@ -229,10 +239,10 @@ def grey_with_few_bits(path: Path, pixels: np.ndarray, bits: int) -> None:
 @pytest.mark.parametrize(
     ('mode', 'said'),
     [
-        ('16 bits', '16 bits a pixel'),
-        ('1 bit', '1 bit a pixel'),
-        ('2 bits', '2 bits a pixel'),
-        ('4 bits', '4 bits a pixel'),
+        ('16 bits', 'is 16-bit'),
+        ('1 bit', 'is 1-bit'),
+        ('2 bits', 'is 2-bit'),
+        ('4 bits', 'is 4-bit'),
         ('LA', 'an alpha channel'),
         ('RGB', 'a colour picture is no label'),
         ('RGBA', 'a colour picture is no label'),
@@ -247,11 +257,11 @@ def test_a_label_of_another_mode_is_called_what_it_is(root: Path, mode: str, sai
     assert 'save each pixel as the number of its class' in fault
 
 
-@pytest.mark.parametrize(('mode', 'said'), [('L', 'one channel'), ('RGBA', 'an alpha channel'), ('P', 'a palette')])
+@pytest.mark.parametrize(('mode', 'said'), [('L', 'is grey'), ('RGBA', 'an alpha channel'), ('P', 'has a palette')])
 def test_a_picture_of_another_mode_is_called_what_it_is(root: Path, mode: str, said: str) -> None:
     change(picture_of(labels(root)[0]), mode)
     (fault,) = faults(root, num_classes=4)
-    assert f'picture with {said}' in fault or f'and {said}' in fault
+    assert f'picture {said}' in fault or f'and {said}' in fault
     assert 'save it as 8-bit RGB' in fault
 
 
@@ -303,3 +313,12 @@ def test_a_config_in_another_encoding_is_named(tmp_path: Path, content: bytes, s
     with pytest.raises(console.UserError) as refused:
         run_config.load(given)
     assert f'--config: {path} {said}' in str(refused.value)
+
+
+def test_names_of_files_act_on_no_terminal(root: Path, capsys: pytest.CaptureFixture) -> None:
+    path = picture_of(labels(root)[0])
+    path.rename(path.with_name(f'town\nerror: \x1b[2Jnot mine\x9b{layout.IMAGE_SUFFIX}'))
+    assert data_cli.main(['verify', '--data_path', str(root), '--num_classes', '4', '--num_workers', '1']) == 1
+    shown = ''.join(capsys.readouterr()).splitlines()
+    assert all(line.isprintable() and not line.startswith('error:') for line in shown)
+    assert any(rf'town\nerror: \x1b[2Jnot mine\x9b{layout.IMAGE_SUFFIX}: its label ' in line for line in shown)
