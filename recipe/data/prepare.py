@@ -183,7 +183,10 @@ def _unpack_one(path: Path, root: Path, part: str, progress: bool) -> None:
             _check_names(path, members)
             _check_growth(path, members)
             members = [member for member in members if PurePosixPath(member.filename).parts[0] == part]
+            count = len(members)
             members = [member for member in members if not layout.is_hidden(PurePosixPath(member.filename).name)]
+            if len(members) < count:
+                console.say(f'{path}: passed over {count - len(members)} files whose names begin with a dot')
             if not members:
                 raise console.UserError(
                     f'{path} holds no {part}/: it is another archive', f'download {path.name} again'

@@ -47,8 +47,10 @@ def unpack(folder: Path, *spoilers: Spoiler, name: str = layout.ZIPS[layout.IMAG
     return root
 
 
-def test_a_good_archive_is_unpacked(tmp_path: Path) -> None:
-    root = unpack(tmp_path, member('README'), member('leftImg8bit/train/', b''), member('__MACOSX/leftImg8bit/._x'))
+def test_a_good_archive_is_unpacked(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    others = [member('README'), member('leftImg8bit/train/', b''), member('__MACOSX/leftImg8bit/._x')]
+    root = unpack(tmp_path, *others, member('leftImg8bit/train/town/._x_leftImg8bit.png'))
+    assert 'passed over 1 files whose names begin with a dot' in capsys.readouterr().out
     assert sorted(digests(root)) == ['gtFine/' + IMAGE.partition('/')[2], IMAGE]
 
 
