@@ -20,7 +20,7 @@ import sys
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence
 
-from recipe.core import console, imported_packages, paths
+from recipe.core import console, imported_packages, json_files, paths
 
 LAUNCHER = paths.ROOT / 'test' / 'train_full_8p.sh'
 KEY = 'miou_last_percent'
@@ -86,7 +86,12 @@ def read(folder: Path, amp: str) -> Dict[int, float]:
     """
     found = {}
     for path in sorted(folder.glob(f'{amp}_seed*/result.json')):
-        result = json.loads(path.read_text(encoding='utf-8'))
+        try:
+            result = json_files.read(path, dict)
+        except json_files.JsonError as error:
+            raise console.UserError(
+                f'{path} is damaged ({error})', f'make it again: python tools/metrics.py {path.parent}'
+            ) from None
         if not result.get('complete') or not isinstance(result.get(KEY), (int, float)):
             raise console.UserError(f'{path}: the run is not complete, or has no {KEY}')
         found[int(path.parent.name.rpartition('seed')[2])] = float(result[KEY])

@@ -10,6 +10,7 @@ import collections
 import contextlib
 import errno
 import os
+import re
 import sys
 import time
 from pathlib import Path
@@ -29,23 +30,43 @@ _log: Optional[int] = None
 _said: collections.deque[str] = collections.deque(maxlen=1000)  # printed before there was a log
 
 
+# Control characters but the tab, line and paragraph separators, overrides of the writing direction.
+_UNPRINTABLE = re.compile('[\\0-\\x08\\x0a-\\x1f\\x7f-\\x9f\\u061c\\u200e\\u200f\\u2028-\\u202e\\u2066-\\u2069]')
+_INDENTED_LINE_BREAK = re.compile(r'[ \t]*\n\s+|[ \t]+\n')
+
+
+def printable(text: str) -> str:
+    r"""Escape what would act on a terminal, or break a line, as Python writes it: ``\x1b``, ``\n``.
+
+    All that tools print goes through this, because names of files, classes and losses may come from anybody.
+    """
+    return _UNPRINTABLE.sub(lambda match: match[0].encode('unicode_escape').decode('ascii'), text)
+
+
 class UserError(Exception):
     """An error that the user can fix; its text is one line, ``problem; fix``.
 
     Args:
-        problem: What is wrong, and where. Newlines are folded into spaces, here and in ``fix``.
+        problem: What is wrong, and where. Line breaks beside other white space are folded into spaces, here and in
+            ``fix``: so they are in the messages of libraries. Others, such as one in a file name, are escaped.
         fix: What to do about it; empty if ``problem`` says enough.
         status: Exit status of the process, not 0.
     """
 
     def __init__(self, problem: str, fix: str = '', status: int = EXIT_FAILURE) -> None:
-        self.problem, self.fix = (' '.join(str(text).split()) for text in (problem, fix))
+        self.problem, self.fix = (printable(_INDENTED_LINE_BREAK.sub(' ', text.strip())) for text in (problem, fix))
         super().__init__('; '.join(filter(None, (self.problem, self.fix))))
         self.status = status
 
 
+def reason(error: BaseException) -> str:
+    """Why something failed, in words: never empty, never ``None``."""
+    return getattr(error, 'strerror', None) or str(error) or type(error).__name__
+
+
 def say(message: str) -> None:
     """Print one line to stdout without delay, also when stdout is a pipe or a file."""
+    message = printable(message)
     print(message, flush=True)
     _keep(message)
 
@@ -100,12 +121,12 @@ def run(main: Callable[[], Optional[int]]) -> None:
         if error.filename is None and error.errno not in DISK_ERRORS:
             raise
         where = error.filename or 'a file could not be written; make room, or see whether the disk is still there'
-        _to_stderr(f'error: {error.strerror}: {where}')
+        _to_stderr(f'error: {reason(error)}: {where}')
         status = EXIT_FAILURE
     else:
         sys.stdout.flush()
         if stdout and stdout.failure and stdout.failure.errno != errno.EPIPE and _log is None:
-            _to_stderr(f'error: {stdout.failure.strerror}: stdout, so what should stand there is lost; make room')
+            _to_stderr(f'error: {reason(stdout.failure)}: stdout, so what should stand there is lost; make room')
             status = EXIT_FAILURE
     sys.exit(status)
 
@@ -121,6 +142,7 @@ def _run(main: Callable[[], Optional[int]]) -> int:
 
 
 def _to_stderr(line: str) -> None:
+    line = printable(line)
     print(line, file=sys.stderr, flush=True)
     _keep(line)
 
@@ -136,7 +158,7 @@ def _keep(line: str) -> None:
 def _on_stream_failure(stream: standard_streams.Stream) -> None:
     """Report that a stream has failed, on the log and the other stream."""
     assert stream.failure is not None, 'a stream notes its failure before it reports it'
-    line = f'warning: {stream.title} cannot be written ({stream.failure.strerror}); the work goes on without it'
+    line = f'warning: {stream.title} cannot be written ({reason(stream.failure)}); the work goes on without it'
     _keep(line)
     other: TextIO = sys.stderr if stream.title == 'stdout' else sys.stdout
     if _log is not None and getattr(other, 'failure', None) is None:

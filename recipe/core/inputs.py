@@ -41,7 +41,9 @@ def require_file(option: str, given: str, suffix: str = '') -> Path:
         with path.open('rb') as opened:
             empty = not opened.read(1)
     except OSError as error:
-        raise console.UserError(f'{option}: cannot read {path}: {error.strerror}', 'check its permissions') from None
+        raise console.UserError(
+            f'{option}: cannot read {path}: {console.reason(error)}', 'check its permissions'
+        ) from None
     if empty:
         raise console.UserError(f'{option}: {path} is empty', 'bring the file again')
     return path

@@ -25,13 +25,15 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Dict, Optional
 
-from recipe.core import console, processes
+from recipe.core import console, json_files, processes
 
 NAME = 'lock.json'
 BEAT_S = 5.0
 STALE_S = 120.0
 _POLL_S = 0.2
 _OPEN = os.O_RDWR | os.O_CLOEXEC
+_MOST_BYTES = 1 << 16  # of a lock file
+_MOST_PIDS = (1 << 31) - 1
 _WRITING_S = 5  # time for the writer of a new lock file to fill it
 _SETTLE_S = 1  # after this time, two launchers that took over one stale lock without flock see each other
 
@@ -122,7 +124,7 @@ class RunLock:
         self._ended.set()
         self._beats.join()
         with contextlib.suppress(OSError):
-            if _parse(self.path.read_bytes()) == self._own:
+            if _parse(_start_of(self.path)) == self._own:
                 self.path.unlink()
         os.close(self._fd)
 
@@ -179,7 +181,7 @@ class RunLock:
         while not self._ended.wait(self._beat_s):
             with contextlib.suppress(OSError):  # storage that is away for a while
                 try:
-                    holder = _parse(self.path.read_bytes())
+                    holder = _parse(_start_of(self.path))
                 except FileNotFoundError:
                     self._make_again()
                     continue
@@ -213,7 +215,7 @@ def require_free(folder: Path, patient: bool = False) -> None:
         if patient:
             _left_behind(path, STALE_S)
             return
-        holder = _parse(path.read_bytes())
+        holder = _parse(_start_of(path))
         if holder and (holder.runs_here or (holder.runs_here is None and _is_locked(path))):
             raise _refusal(path, holder)
 
@@ -232,7 +234,7 @@ def require_same_job(folder: Path, job: str, beat_s: float = BEAT_S) -> None:
     path, deadline, seen = folder / NAME, time.monotonic() + 2.5 * beat_s, None
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         while time.monotonic() < deadline:
-            holder, beat = _parse(path.read_bytes()), path.stat().st_mtime_ns
+            holder, beat = _parse(_start_of(path)), path.stat().st_mtime_ns
             if holder is None or is_same_job(holder.job, job) or holder.runs_here is False:
                 return
             if holder.runs_here or _is_locked(path) or seen not in (None, (holder, beat)):
@@ -261,7 +263,7 @@ def _left_behind(path: Path, stale_s: float) -> Optional[bytes]:
     before = None
     while True:
         try:
-            content, beat = path.read_bytes(), path.stat().st_mtime_ns
+            content, beat = _start_of(path), path.stat().st_mtime_ns
         except FileNotFoundError:
             return None
         holder = _parse(content)
@@ -289,6 +291,11 @@ def _left_behind(path: Path, stale_s: float) -> Optional[bytes]:
         time.sleep(_POLL_S)
 
 
+def _start_of(path: Path) -> bytes:
+    with path.open('rb') as file:
+        return file.read(_MOST_BYTES)
+
+
 def _age_s(path: Path) -> float:
     """Seconds since a file was touched, by the clock of its storage."""
     try:
@@ -301,16 +308,21 @@ def _age_s(path: Path) -> float:
 def _parse(content: bytes) -> Optional[Holder]:
     """Parse a lock file; None for other content, or if it is empty."""
     try:
-        found = json.loads(content)
-        return Holder(**{field.name: found[field.name] for field in fields(Holder)})
-    except (ValueError, KeyError, TypeError):
+        found = json_files.parse(content, dict)
+        kinds = {'str': str, 'int': int, 'bool': bool}
+        holder = {field.name: found[field.name] for field in fields(Holder)}
+        if not all(type(holder[field.name]) is kinds[str(field.type)] for field in fields(Holder)):
+            return None
+        json_files.whole_number(holder['pid'], 1, _MOST_PIDS)
+        return Holder(**holder)
+    except (ValueError, KeyError):
         return None
 
 
 def _content(path: Path, fd: int) -> bytes:
     """Content of an open lock file; empty if another file has its name by now."""
     try:
-        return os.pread(fd, 1 << 16, 0) if os.path.samestat(os.fstat(fd), path.stat()) else b''
+        return os.pread(fd, _MOST_BYTES, 0) if os.path.samestat(os.fstat(fd), path.stat()) else b''
     except FileNotFoundError:
         return b''
 

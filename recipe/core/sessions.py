@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import time
 from pathlib import Path
 from typing import FrozenSet, Iterator, List, NamedTuple
+
+from recipe.core import json_files
 
 FILE = 'sessions.jsonl'
 
@@ -58,8 +59,6 @@ def read(run: Path) -> List[Session]:
     found = []
     for line in lines:
         with contextlib.suppress(ValueError, KeyError, TypeError):
-            row = json.loads(line)
-            seconds = float(row['seconds'])
-            if seconds >= 0 and math.isfinite(seconds):
-                found.append(Session(seconds, frozenset(map(str, row['starts']))))
+            row = json_files.parse(line, dict)
+            found.append(Session(json_files.number(row['seconds']), frozenset(map(str, row['starts']))))
     return found

@@ -64,6 +64,9 @@ def build(root: Path, folder: Path, workers: Optional[int] = None, progress: boo
     if folder.is_file():
         raise console.UserError(f'{folder} is a file', 'give --to the name of a folder')
     files.sweep(folder)
+    passed_over = layout.passed_over(root)
+    if passed_over:
+        console.say(passed_over)
     faults = [_cache(job).fault(job.source) for job in jobs]
     waiting = [job for job, fault in zip(jobs, faults) if fault]
     if not waiting:

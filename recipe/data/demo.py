@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import multiprocessing
 from pathlib import Path
 from typing import Dict, List, Optional, Set
 
-from recipe.core import console, files
+from recipe.core import console, files, json_files
 from recipe.data import layout, parallel, scenes
 
 # Town of each split; the real Cityscapes separates towns too.
@@ -105,10 +106,9 @@ def _claim(root: Path, wanted: DemoSet) -> None:
     if root.exists() and not root.is_dir():
         raise console.UserError(f'{root} is a file', 'give --data_path a new folder')
     if path.is_file():
-        try:
-            found = json.loads(path.read_text(encoding='utf-8'))
-        except (OSError, ValueError):
-            found = None
+        found: Dict[str, object] = {}
+        with contextlib.suppress(OSError, json_files.JsonError):
+            found = json_files.read(path, dict)
         if found != described:
             raise console.UserError(
                 f'{root} holds another demo set ({_differences(found, described)})',
@@ -127,8 +127,8 @@ def _claim(root: Path, wanted: DemoSet) -> None:
         partial.write_text(json.dumps(described, indent=2) + '\n', encoding='utf-8')
 
 
-def _differences(found: object, described: Dict[str, object]) -> str:
-    if not isinstance(found, dict):
+def _differences(found: Dict[str, object], described: Dict[str, object]) -> str:
+    if not found:
         return 'its demo.json is damaged'
     parts = [f'{key} {found.get(key)}, not {value}' for key, value in described.items() if found.get(key) != value]
     return ', '.join(parts) or 'its demo.json says more'

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from pathlib import Path
-from typing import Optional
+from typing import Optional, Sequence
 
 from recipe.core import console, paths, run_folder
 from recipe.data import diagnosis, verify
@@ -37,12 +37,19 @@ def root(given: Optional[str], demo: bool) -> Path:
     return diagnosis.require_root(given)
 
 
-def verified(data_root: Path, progress: bool = True) -> str:
+def verified(
+    data_root: Path,
+    progress: bool = True,
+    num_classes: int = verify.NUM_CLASSES,
+    class_keys: Optional[Sequence[str]] = None,
+) -> str:
     """Verify a data set; fast if it was verified before and has not changed.
 
     Args:
         data_root: From ``root``.
         progress: Whether to show progress on stdout.
+        num_classes: Classes of the model.
+        class_keys: Settings that say so.
 
     Returns:
         A summary, one line.
@@ -50,23 +57,24 @@ def verified(data_root: Path, progress: bool = True) -> str:
     Raises:
         console.UserError: The first fault, how many there are and how to see all.
     """
-    found = verify.verify(data_root, progress=progress)
+    found = verify.verify(data_root, progress=progress, num_classes=num_classes, class_keys=class_keys)
     if not found.ok:
         more = len(found.faults) - 1
         raise console.UserError(
             f'{found.faults[0]}' + (f' (and {more} more faults)' if more else ''),
-            f'all: python tools/cityscapes.py verify --data_path={shlex.quote(str(data_root))}',
+            f'all: python tools/cityscapes.py verify --data_path={shlex.quote(str(data_root))}'
+            + (f' --num_classes={num_classes}' if num_classes != verify.NUM_CLASSES else ''),
         )
     return f'{data_root}: {found.summary()}'
 
 
-def require(data_root: Path) -> None:
-    """Verify a data set and print its summary.
+def require(data_root: Path, num_classes: int = verify.NUM_CLASSES, class_keys: Optional[Sequence[str]] = None) -> None:
+    """Verify a data set and print its summary; the arguments are those of ``verified``.
 
     Raises:
         console.UserError: As ``verified``.
     """
-    console.say(f'data     {verified(data_root)}')
+    console.say(f'data     {verified(data_root, True, num_classes, class_keys)}')
 
 
 def require_decoded(data_root: Path, folder: Path) -> None:

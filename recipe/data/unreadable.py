@@ -6,6 +6,8 @@ from typing import Any, Iterator, Optional
 
 from mmseg.registry import DATASETS
 
+from recipe.core import console
+
 # Failures of the machine, not of a file.
 _FAILURES_OF_MACHINE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC)
 
@@ -50,7 +52,7 @@ def _describe(info: dict, error: Exception) -> str:
     """Say in one line which file is wrong, and how."""
     paths = [str(info[key]) for key in ('img_path', 'seg_map_path') if info.get(key)]
     named: Optional[str] = getattr(error, 'filename', None)
-    reason = getattr(error, 'strerror', None) or str(error)
+    reason = console.reason(error)
     if named is not None:
         return f'cannot read {named}: {reason}'
     if any(path in reason for path in paths):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import os
+import shlex
 import time
 from pathlib import Path
-from typing import Dict, List, Optional, Tuple
+from typing import Dict, List, Optional, Sequence, Tuple
 
+from recipe.core import console, json_files
 from recipe.data import diagnosis, facts, layout, parallel
 
 NUM_CLASSES = 19
@@ -44,6 +45,7 @@ class VerifyReport:
         from_cache: Files that had not changed since an earlier check and were not read again.
         n_files: Files checked.
         n_ignored: Labels with every pixel ignored, in each split.
+        passed_over: What was passed over, one line; empty if nothing was.
     """
 
     n_pairs: Dict[str, int] = dataclasses.field(default_factory=dict)
@@ -52,6 +54,7 @@ class VerifyReport:
     from_cache: int = 0
     n_files: int = 0
     n_ignored: Dict[str, int] = dataclasses.field(default_factory=dict)
+    passed_over: str = ''
 
     @property
     def ok(self) -> bool:
@@ -66,7 +69,8 @@ class VerifyReport:
         if ignored:
             verdict += f'; {ignored} label{"s" * (ignored > 1)} without any class'
         files = f'{self.n_files} files, {self.from_cache} unchanged since the last check'
-        return f'{pairs}; {verdict}; {files}; {self.seconds:.1f} s'
+        notes = f'; {self.passed_over}' if self.passed_over else ''
+        return f'{pairs}; {verdict}; {files}; {self.seconds:.1f} s{notes}'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,16 +90,19 @@ def verify(
     progress: bool = True,
     cache: Optional[Path] = None,
     num_classes: int = NUM_CLASSES,
+    class_keys: Optional[Sequence[str]] = None,
 ) -> VerifyReport:
     """Check a data root.
 
     Args:
         root: Folder that holds leftImg8bit/ and gtFine/.
-        expect: Pairs that each split must have; by default the counts in demo.json, or Cityscapes' own.
+        expect: Pairs that each split must have; by default those of an earlier check, the counts in demo.json, or, if
+            all cities are Cityscapes', its own. Any other set may have any number.
         workers: Processes that read files; by default one per core.
         progress: Whether to show progress on stdout.
         cache: File for the facts; by default see ``facts.cache_path``.
         num_classes: Number of classes; labels may hold 0 to num_classes - 1, and 255.
+        class_keys: Settings of a training that say so, for messages; by default those of the recipe.
 
     Returns:
         The report; it holds every fault, and no fault raises.
@@ -103,41 +110,52 @@ def verify(
     start = time.monotonic()
     root = Path(root).absolute()
     report = VerifyReport()
+    classes = facts.Classes(num_classes, tuple(class_keys)) if class_keys else facts.Classes(num_classes)
     try:
         report.faults += [Fault(one.path, f'{one.problem}; {one.fix}') for one in diagnosis.diagnose(root)]
         if not report.faults:
-            counts, size = _expected(root, expect, report)
+            report.passed_over = layout.passed_over(root)
+            store = facts.Cache(facts.cache_path(root, cache))
+            given = store.expected if expect is None else expect
+            counts, size = _expected(root, report)
             pairs = _pairs(root, report)
-            highest = _check_files(root, pairs, size, workers, progress, cache, num_classes, report)
-            _check_counts(root, counts, expect or {}, report)
+            jobs = [
+                facts.Job(path, is_label, classes)
+                for pair in pairs
+                for path, is_label in ((pair.image, False), (pair.label, True))
+            ]
+            known = _read_files(root, jobs, store, workers, progress, report)
+            _check_counts(root, {**counts, **given}, expect or {}, report)
+            kept = (
+                given if all(report.n_pairs.get(split) == number for split, number in given.items()) else store.expected
+            )
+            store.replace({path[len(str(root)) + 1 :]: entry for path, entry in known.items()}, kept)
+            highest = _judge_pairs(pairs, known, size, classes, report)
             _check_ignored(root, highest, report)
-            _check_classes(root, highest['train'], num_classes, report)
+            _check_classes(root, highest['train'], classes, report)
     except OSError as error:  # a folder that cannot be listed, a disk that fails
-        message = f'cannot be read ({error.strerror}); check its permissions and the disk'
+        message = f'cannot be read ({console.reason(error)}); check its permissions and the disk'
         report.faults.append(Fault(str(error.filename or root), message))
     report.seconds = time.monotonic() - start
     return report
 
 
-def _expected(
-    root: Path, expect: Optional[Dict[str, int]], report: VerifyReport
-) -> Tuple[Dict[str, int], Optional[Tuple[int, int]]]:
-    """Return the expected counts, and the picture size (width, height) if it is known."""
+def _expected(root: Path, report: VerifyReport) -> Tuple[Dict[str, int], Optional[Tuple[int, int]]]:
+    """Return the expected counts, and the picture size (width, height); empty and None if any would do."""
     path = root / layout.DEMO_FILE
-    counts: Dict[str, int] = layout.OFFICIAL_COUNTS
-    size: Optional[Tuple[int, int]] = layout.OFFICIAL_SIZE
-    if path.is_file():
-        counts, size = {}, None
-        try:
-            demo = json.loads(path.read_text(encoding='utf-8'))
-            counts = {split: int(demo[split]) for split in layout.SPLITS}
-            size = int(demo['width']), int(demo['height'])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            message = (
-                f'not readable as the description of a demo set ({error}); make the demo set anew in an empty folder'
-            )
-            report.faults.append(Fault(str(path), message))
-    return dict(counts, **(expect or {})), size
+    if not path.is_file():
+        folders = [entry for split in layout.SPLITS for entry in (root / layout.IMAGES / split).iterdir()]
+        is_official = all(entry.name in layout.OFFICIAL_CITIES for entry in folders if entry.is_dir())
+        return (layout.OFFICIAL_COUNTS if is_official else {}), None
+    try:
+        demo = json_files.read(path, dict)
+        counts = {split: json_files.whole_number(demo[split]) for split in layout.SPLITS}
+        return counts, (json_files.whole_number(demo['width']), json_files.whole_number(demo['height']))
+    except (OSError, ValueError, KeyError) as error:
+        said = f'{error} is missing' if isinstance(error, KeyError) else console.reason(error)
+        message = f'not readable as the description of a demo set ({said}); make the demo set anew in an empty folder'
+        report.faults.append(Fault(str(path), message))
+    return {}, None
 
 
 def _pairs(root: Path, report: VerifyReport) -> List[_Pair]:
@@ -184,7 +202,7 @@ def _split_files(folder: Path, suffix: str, report: VerifyReport) -> Dict[str, s
 
 def _no_labels(root: Path, folder: Path) -> str:
     """Say what to do if a split has pictures and no labelTrainIds at all."""
-    prepare = f'run prepare --data_path {root}'
+    prepare = f'run prepare: python tools/cityscapes.py prepare --data_path {shlex.quote(str(root))}'
     if layout.stems(folder, layout.POLYGON_SUFFIX):
         return f'no *{layout.TRAIN_IDS_SUFFIX}: they are not made yet; {prepare}'
     if layout.stems(folder, layout.LABEL_IDS_SUFFIX):
@@ -204,9 +222,11 @@ def _report_lonely(
         if elsewhere:
             message = f'its label is in another folder, {labels_dir / elsewhere}; move it to {wanted.parent}'
         elif (labels_dir / (stem + layout.POLYGON_SUFFIX)).exists():
-            message = f'its label {wanted} is missing; run prepare'
+            message = f'its label {wanted} is missing; run {layout.PREPARE}'
         else:
-            message = f'its label {wanted} is missing; unpack {layout.ZIPS[layout.LABELS]} again and run prepare'
+            message = (
+                f'its label {wanted} is missing; unpack {layout.ZIPS[layout.LABELS]} again and run {layout.PREPARE}'
+            )
         report.faults.append(Fault(path, message))
     image_names = {stem.split('/')[-1] for stem in images}
     for stem, path in labels.items():
@@ -216,44 +236,47 @@ def _report_lonely(
             report.faults.append(Fault(path, message))
 
 
-def _check_files(
+def _read_files(
     root: Path,
-    pairs: List[_Pair],
-    size: Optional[Tuple[int, int]],
+    jobs: List[facts.Job],
+    store: facts.Cache,
     workers: Optional[int],
     progress: bool,
-    cache: Optional[Path],
-    num_classes: int,
     report: VerifyReport,
-) -> Dict[str, Dict[str, int]]:
-    """Read the files that the cache lacks, judge all, and return the highest class in each label of each split."""
-    store = facts.Cache(facts.cache_path(root, cache))
+) -> Dict[str, Tuple[os.stat_result, facts.Facts]]:
+    """Read the files that the cache lacks, and return what is known of the undamaged ones, by path."""
     known: Dict[str, Tuple[os.stat_result, facts.Facts]] = {}
-    status: Dict[str, Optional[os.stat_result]] = {}
-    jobs: List[facts.Job] = []
+    status: Dict[str, os.stat_result] = {}
+    waiting: List[facts.Job] = []
     prefix = len(str(root)) + 1
-    for pair in pairs:
-        for path, is_label in ((pair.image, False), (pair.label, True)):
-            seen: Optional[os.stat_result] = None  # if that fails, reading it will say why
-            with contextlib.suppress(OSError):
-                seen = Path(path).stat()
-            status[path] = seen
-            found = store.get(path[prefix:], seen) if seen else None
-            if seen and found:
-                known[path] = (seen, found)
-            else:
-                jobs.append(facts.Job(path, is_label, num_classes))
-    report.n_files, report.from_cache = 2 * len(pairs), len(known)
-    for job, finding in zip(jobs, parallel.run(facts.read, jobs, 'checking files', workers, progress)):
-        seen = status[job.path]
+    for job in jobs:
+        with contextlib.suppress(OSError):  # if that fails, reading it will say why
+            status[job.path] = Path(job.path).stat()
+        found = store.get(job.path[prefix:], status[job.path]) if job.path in status else None
+        if found:
+            known[job.path] = (status[job.path], found)
+        else:
+            waiting.append(job)
+    report.n_files, report.from_cache = len(jobs), len(known)
+    for job, finding in zip(waiting, parallel.run(facts.read, waiting, 'checking files', workers, progress)):
         if finding.fault:
             report.faults.append(Fault(job.path, finding.fault))
-        elif seen is not None and finding.facts is not None:
-            known[job.path] = (seen, finding.facts)
-    store.replace({path[prefix:]: entry for path, entry in known.items()})
+        elif job.path in status and finding.facts is not None:
+            known[job.path] = (status[job.path], finding.facts)
+    return known
+
+
+def _judge_pairs(
+    pairs: List[_Pair],
+    known: Dict[str, Tuple[os.stat_result, facts.Facts]],
+    size: Optional[Tuple[int, int]],
+    classes: facts.Classes,
+    report: VerifyReport,
+) -> Dict[str, Dict[str, int]]:
+    """Judge what is known of all pairs, and return the highest class in each label of each split."""
     highest: Dict[str, Dict[str, int]] = {split: {} for split in layout.SPLITS}
     for pair in pairs:
-        _judge_pair(pair, known, size, num_classes, report)
+        _judge_pair(pair, known, size, classes, report)
         if pair.label in known:
             highest[pair.split][pair.label] = known[pair.label][1][2]
     return highest
@@ -263,7 +286,7 @@ def _judge_pair(
     pair: _Pair,
     known: Dict[str, Tuple[os.stat_result, facts.Facts]],
     size: Optional[Tuple[int, int]],
-    num_classes: int,
+    classes: facts.Classes,
     report: VerifyReport,
 ) -> None:
     image, label = (known[path][1] if path in known else None for path in (pair.image, pair.label))
@@ -272,13 +295,10 @@ def _judge_pair(
         report.faults.append(Fault(pair.image, message))
     wanted = image[:2] if image else size
     if label and wanted and label[:2] != wanted:
-        message = f'is {label[0]}x{label[1]}, its picture {wanted[0]}x{wanted[1]}; run prepare --force'
-        report.faults.append(Fault(pair.label, message))
-    if label and label[2] >= num_classes:
-        message = (
-            f'holds class {label[2]}, but num_classes is {num_classes}: classes are 0 to {num_classes - 1}, and 255'
-        )
-        report.faults.append(Fault(pair.label, message))
+        message = f'is {label[0]}x{label[1]}, its picture {wanted[0]}x{wanted[1]}; make both of one size'
+        report.faults.append(Fault(pair.label, message + facts.or_remake(pair.label)))
+    if label and label[2] >= classes.number:
+        report.faults.append(Fault(pair.label, classes.beyond(str(label[2]), label[2])))
 
 
 def _check_counts(root: Path, expect: Dict[str, int], given: Dict[str, int], report: VerifyReport) -> None:
@@ -291,7 +311,11 @@ def _check_counts(root: Path, expect: Dict[str, int], given: Dict[str, int], rep
             continue
         message = f'{found} complete pairs, {wanted or "some"} expected; unpack the data set again'
         if found:
-            message += f', or say that this is meant: --expect {split}={found}'
+            train, val = (report.n_pairs[name] for name in layout.SPLITS)
+            message += (
+                ', or say that this is meant: python tools/cityscapes.py verify '
+                f'--data_path {shlex.quote(str(root))} --expect train={train},val={val}'
+            )
         report.faults.append(Fault(str(root / layout.IMAGES / split), message))
 
 
@@ -302,17 +326,21 @@ def _check_ignored(root: Path, highest: Dict[str, Dict[str, int]], report: Verif
         if classes and report.n_ignored[split] == len(classes):
             message = (
                 f'none of its {len(classes)} labels holds a class, every pixel is {facts.IGNORED} (ignored); '
-                'unpack the labels again and run prepare --force'
+                f'unpack the labels again and run {layout.REMAKE}'
             )
             report.faults.append(Fault(str(root / layout.LABELS / split), message))
 
 
-def _check_classes(root: Path, highest: Dict[str, int], num_classes: int, report: VerifyReport) -> None:
-    """Report labels of fewer classes: each is in range, but the highest classes never occur."""
+def _check_classes(root: Path, highest: Dict[str, int], classes: facts.Classes, report: VerifyReport) -> None:
+    """Report labels of fewer classes than Cityscapes has: each is in range, but the highest classes never occur.
+
+    If there is another number of classes, the user has chosen it.
+    """
     found = max(highest.values(), default=-1) + 1
-    if len(highest) >= ENOUGH_TO_MISS_A_CLASS and 0 < found <= num_classes - 2:
+    few = 0 < found <= NUM_CLASSES - 2 and len(highest) >= ENOUGH_TO_MISS_A_CLASS
+    if few and classes.number == NUM_CLASSES:
         message = (
             f'no label of {len(highest)} holds a class above {found - 1}: labels of {found} classes, '
-            f'not of {num_classes}; run prepare --force, or train with --num_classes {found}'
+            f'not of {NUM_CLASSES}; run {layout.REMAKE}, or, {classes.options(found)}'
         )
         report.faults.append(Fault(str(root / layout.LABELS / 'train'), message))

@@ -59,9 +59,9 @@ def _print_coloured(findings: List[Finding]) -> None:
         table.add_column(name, overflow='fold')
     for finding in findings:
         # Text, because square brackets in a path are not markup.
-        found = Text(finding.found)
+        found = Text(console.printable(finding.found))
         if finding.fix:
-            found.append(f'\nfix: {finding.fix}', style='italic')
+            found.append(f'\nfix: {console.printable(finding.fix)}', style='italic')
         table.add_row(Text(finding.level, style=_COLOURS[finding.level]), Text(finding.check), found)
     Console(highlight=False).print(table)
 

@@ -148,7 +148,7 @@ def _run(*command: str) -> str:
         raise console.UserError(f'{shown} did not answer within {TIMEOUT_S} s', 'reset the card that hangs') from None
     except OSError as error:
         raise console.UserError(
-            f'{shown} cannot be run ({error.strerror})', 'install the driver of the cards again'
+            f'{shown} cannot be run ({console.reason(error)})', 'install the driver of the cards again'
         ) from None
     text = done.stdout.decode('utf-8', 'replace')
     if done.returncode:

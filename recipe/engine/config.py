@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import codecs
+import os
 from pathlib import Path
-from typing import Any, Iterator, List, Optional, Tuple
+from typing import Any, Iterator, List, Optional, Set, Tuple
 
 from recipe.core import config_text, console, inputs
 from recipe.core.paths import CONFIGS
 from recipe.core.run_options import Options
+from recipe.engine import classes
 from recipe.engine import equip as engine
 from recipe.engine import overrides as config_keys
 
@@ -75,10 +78,23 @@ def make(options: Options, device: str, data_root: Path) -> Any:
         _set_skips(config.train_cfg, '--on_bad_image', 'max_unreadable', options.on_bad_image)
     for group in _dataset_groups([config.get(name) for name in _LOADERS]):
         group['data_root'] = str(data_root)
+    if options.demo and not options.uses_demo_data:
+        _take_any_size(config)
     if options.decoded_cache:
         _set_decoded_cache(config, inputs.absolute(options.decoded_cache), data_root)
+    before = classes.numbers(config)
     override(config, options.overrides)
+    classes.follow(config, before)
     return config
+
+
+def _take_any_size(config: Any) -> None:
+    """Let the demo's pipelines take pictures of any size: a batch needs pictures of one size."""
+    for group in _dataset_groups(config.train_dataloader):
+        at = next((number for number, step in enumerate(group['pipeline']) if 'RandomFlip' in str(step['type'])), None)
+        if at is not None:
+            group['pipeline'].insert(at, dict(type='RandomCrop', crop_size=tuple(config.crop_size)))
+    config.val_dataloader['batch_size'] = 1
 
 
 def load(path: Path) -> Any:
@@ -89,6 +105,7 @@ def load(path: Path) -> Any:
     """
     from mmengine.config import Config
 
+    _require_utf8(path, set())
     try:
         config = Config.fromfile(str(path))
     except Exception as error:  # a config is Python code and can raise anything
@@ -101,6 +118,29 @@ def load(path: Path) -> Any:
             'give the config of a training by iterations, such as configs/mask2former_swin-b_cityscapes.py',
         )
     return config
+
+
+def _require_utf8(path: Path, seen: Set[Path]) -> None:
+    """Check the encoding of a config and of those that it inherits; mmengine's own error names no file."""
+    if path in seen or not path.is_file():
+        return  # mmengine names a file that is missing
+    seen.add(path)
+    data = path.read_bytes()
+    if data.startswith((codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise console.UserError(
+            f'--config: {path} begins with a byte order mark (BOM)', 'save it as UTF-8 without a byte order mark'
+        )
+    try:
+        text = data.decode('utf-8')
+    except UnicodeDecodeError as error:
+        line = data.count(b'\n', 0, error.start) + 1
+        raise console.UserError(
+            f'--config: {path} is not in UTF-8 (line {line}), perhaps in GBK', 'save it as UTF-8'
+        ) from None
+    bases = config_text.read_config(text).get('_base_') or []
+    for base in [bases] if isinstance(bases, str) else bases:
+        if isinstance(base, str) and '::' not in base:  # mmseg::FILE is in a package
+            _require_utf8(Path(os.path.normpath(path.parent / base)), seen)
 
 
 def _set_schedule(config: Any, max_iters: int) -> None:

@@ -160,4 +160,5 @@ def main() -> None:
 
     with contextlib.redirect_stdout(io.StringIO()):  # hides what mmengine logs while it builds a model
         again = replay(dump, get_device() if asked.device == 'auto' else asked.device)
-    console.say(json.dumps(again) if asked.json else '\n'.join(table(dump, again)))
+    for line in [json.dumps(again)] if asked.json else table(dump, again):
+        console.say(line)

@@ -14,6 +14,7 @@ from recipe.doctor import cards, clock, compiler, limits, network, report, sourc
 from recipe.doctor.finding import FAILURE, OK, WARNING, Finding, failure
 from recipe.doctor.subject import Subject
 from recipe.engine import batch as batch_rule
+from recipe.engine import classes as class_numbers
 from recipe.engine import devices, size
 from recipe.launch import collective
 from recipe.launch.plan import Plan
@@ -110,11 +111,16 @@ def _weights_file(plan: Plan) -> Iterator[Finding]:
         yield Finding('weights file', OK, str(plan.backbone or 'none'))
 
 
+def classes(plan: Plan) -> Tuple[int, List[str]]:
+    """Number of classes of the model, and the settings that say so."""
+    return class_numbers.require(plan.config), class_numbers.keys(plan.config)
+
+
 def _data_set(plan: Plan) -> Iterator[Finding]:
     if plan.options.uses_demo_data:
         yield Finding('data set', OK, 'the built-in scenes; the launcher makes what is missing of them')
     else:
-        yield Finding('data set', OK, training_data.verified(plan.data_root, progress=plan.starts))
+        yield Finding('data set', OK, training_data.verified(plan.data_root, plan.starts, *classes(plan)))
 
 
 def _decoded_cache(plan: Plan) -> Iterator[Finding]:
@@ -196,7 +202,7 @@ TRAINING = (
     Check('run folder', _run_folder),
     Check('batch', _batch, ('config',), line='batch'),
     Check('weights file', _weights_file, ('config',)),
-    Check('data set', _data_set, ('data path',), line='data'),
+    Check('data set', _data_set, ('data path', 'config'), line='data'),
     Check('decoded cache', _decoded_cache, ('data path', 'config')),
     Check('model', _model, ('config',)),
     Check('weights', _weights, ('model', 'weights file'), line='weights'),

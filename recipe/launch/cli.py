@@ -141,7 +141,7 @@ def _write_legacy(plan: Plan, result: Any) -> List[Path]:
     except OSError as error:
         if folder == plan.folder:
             raise
-        console.warn(f'{folder} cannot be written ({error.strerror}); its files are in {plan.folder}')
+        console.warn(f'{folder} cannot be written ({console.reason(error)}); its files are in {plan.folder}')
         return _write_legacy_to(plan.folder, plan, result)
 
 
@@ -207,7 +207,7 @@ def main(argv: List[str]) -> None:
     if plan.options.uses_demo_data:
         data_root = training_data.root(None, True)
         training_data.make_demo(data_root)
-        training_data.require(data_root)
+        training_data.require(data_root, *checks.classes(plan))
     if plan.options.nnodes > 1:
         addr, variable = network.resolve(str(plan.options.master_addr)), network.INTERFACE_VARIABLES[plan.device]
         way = os.environ.get(variable) or network.interface_towards(addr) or 'no interface that is known'

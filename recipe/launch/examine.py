@@ -43,7 +43,8 @@ def main() -> Optional[int]:
     """Entry point; see the module's docstring."""
     given = parse(sys.argv[1:])
     if given is None:
-        console.say(__doc__ or '')
+        for line in (__doc__ or '').splitlines():
+            console.say(line)
         return None
     asked, as_json = options.settle(given[0]), given[1]
     # Messages of a check, such as the progress of a download, are not part of the answer.

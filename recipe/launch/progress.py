@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
+import math
 import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Collection, Dict, List, Optional, Tuple
 
-from recipe.core import sessions
+from recipe.core import json_files, sessions
 from recipe.data.progress_bar import ProgressBar
 from recipe.launch.ranks import tail
 
@@ -77,11 +77,12 @@ def _logged(path: Path) -> Dict[str, float]:
     """The last training line of scalars.json; empty before there is one."""
     for line in reversed(tail(path)):
         try:
-            row = json.loads(line)
-        except ValueError:
+            row = json_files.parse(line, dict, finite=False)
+        except json_files.JsonError:
             continue  # an incomplete line, still being written
-        if isinstance(row, dict) and 'loss' in row:
-            return row
+        numbers = {key: row[key] for key in ('step', 'time', 'loss') if isinstance(row.get(key), (int, float))}
+        if 'loss' in numbers and all(math.isfinite(numbers[key]) for key in numbers if key != 'loss'):
+            return numbers
     return {}
 
 

@@ -62,7 +62,7 @@ def describe(folder: Path, log_dir: Path, failure: Failure) -> str:
     try:
         kept = f'for a report: {failure_archive.write(folder, log_dir, failure)}'
     except OSError as error:
-        kept = f'its archive could not be written ({error.strerror})'
+        kept = f'its archive could not be written ({console.reason(error)})'
     return f'{explain(failure)}; {kept}; log: {failure.log}'
 
 

@@ -10,7 +10,8 @@ from typing import Any, Dict, List, Optional, Sequence
 from recipe.core import config_text, console
 from recipe.report import run as metrics_run
 from recipe.report import scalars, window
-from recipe.report.result import SCHEMA, Result, Window
+from recipe.report.points import LAST_ITER
+from recipe.report.result import MOST_CURVE_POINTS, SCHEMA, Result, Window
 
 FIGURES = ('fps', 'miou', 'loss', 'memory', 'e2e', 'class_iou')
 REQUIRED = {'full': ('fps', 'miou'), 'performance': ('fps',)}
@@ -49,8 +50,7 @@ def collect(
     faults += _add_losses(result, run, 'loss' in require)
     faults += _add_miou(result, run, 'miou' in require and not faults)
     faults += _add_speed(result, run, 'fps' in require)
-    memory = [point.memory_mb for point in run.points if point.memory_mb is not None]
-    result.memory_peak_mb = max(memory, default=None)
+    result.memory_peak_mb = run.points.largest_memory_mb()
     if 'memory' in require and result.memory_peak_mb is None:
         faults.append('peak memory is missing: mmengine logs it on accelerators only')
     if 'class_iou' in require and not result.class_iou_last_percent:
@@ -72,13 +72,19 @@ def _describe(run: metrics_run.Run) -> Result:
     done = max(start.last_iter for start in run.starts)
     planned = run.planned_iters
     # A log of every n-th iteration may end up to n - 1 iterations before the training did.
-    gap = 1 if last.steps else max(_gaps(run), default=1)
+    points = run.points
+    gap = 1 if last.steps else points.largest_gap()
     versions = {**last.log.versions, **run.launcher}
     for key in ('world_size', 'batch_size', 'device'):
         versions.pop(key, None)
     warnings = list(run.warnings)
     if run.other_starts:
         warnings.append(f'{len(run.other_starts)} start(s) logged no iteration')
+    if len(points) > MOST_CURVE_POINTS:
+        warnings.append(
+            f'{len(points)} iterations are logged: all count for the figures, the curves and loss.txt hold one in '
+            f'{-(-len(points) // MOST_CURVE_POINTS)}'
+        )
     return Result(
         schema=SCHEMA,
         run_name=run.path.resolve().name,
@@ -93,10 +99,8 @@ def _describe(run: metrics_run.Run) -> Result:
         device=run.launcher.get('device') or last.log.device,
         versions=versions,
         validations=[_figures_of(validation) for validation in run.validations],
-        loss_curve=[(point.iter, point.loss) for point in run.points],
-        learning_rate_curve=[
-            (point.iter, point.learning_rate) for point in run.points if point.learning_rate is not None
-        ],
+        loss_curve=points.pairs('loss', MOST_CURVE_POINTS),
+        learning_rate_curve=points.pairs('learning_rate', MOST_CURVE_POINTS),
         warnings=warnings,
         run=run,
     )
@@ -109,15 +113,11 @@ def _figures_of(validation: scalars.Validation) -> Dict[str, Any]:
     return figures
 
 
-def _gaps(run: metrics_run.Run) -> List[int]:
-    iters = [point.iter for point in run.points]
-    return [after - before for before, after in zip(iters, iters[1:])]
-
-
 def _add_losses(result: Result, run: metrics_run.Run, required: bool) -> List[str]:
-    bad = [point.iter for point in run.points if not math.isfinite(point.loss)]
-    if run.points:
-        last = run.points[-1]
+    points = run.points
+    bad = points.not_finite()
+    if points:
+        last = points[-1]
         result.loss_final, result.loss_final_iter = last.loss, last.iter
         if not math.isfinite(last.loss):
             file = run.starts[-1].files
@@ -161,13 +161,15 @@ def _add_miou(result: Result, run: metrics_run.Run, required: bool) -> List[str]
 
 
 def _add_speed(result: Result, run: metrics_run.Run, required: bool) -> List[str]:
+    import numpy
+
     if result.global_batch is None:
         unknown = 'images per card' if result.batch_size_per_card is None else 'number of processes'
         option = '--batch_size' if result.batch_size_per_card is None else '--nproc'
         fault = f'FPS is missing: the log does not tell the {unknown}, give {option}'
         return [fault] if required else []
     measured = bool(run.steps)
-    kept: List[window.Sample] = []
+    parts: List[Any] = []
     warm_up_iters = []
     excluded = []
     for start in run.starts:
@@ -179,27 +181,28 @@ def _add_speed(result: Result, run: metrics_run.Run, required: bool) -> List[str
         samples = _steps(start) if measured else _logged(start)
         lost = start.last_iter - start.first_iter + 1 - len(samples) if measured else 0
         if not measured:  # times of the wall clock, which may have been set
-            before, samples = len(samples), [sample for sample in samples if sample.step_s > 0]
-            if len(samples) < before:
-                excluded.append(f'{before - len(samples)} logged means that are no time, as after the clock was set')
-        for sample in samples:
-            if not (math.isfinite(sample.step_s) and sample.step_s > 0):
-                return [f'FPS is missing: the step time at iteration {sample.last_iter} is {sample.step_s} s']
+            no_time = samples['step_s'] <= 0
+            if no_time.any():
+                samples = samples[~no_time]
+                excluded.append(f'{no_time.sum()} logged means that are no time, as after the clock was set')
+        for sample in samples[~(numpy.isfinite(samples['step_s']) & (samples['step_s'] > 0))][:1]:
+            return [f'FPS is missing: the step time at iteration {sample["last_iter"]} is {sample["step_s"]} s']
         warm = window.after_warm_up(samples, start.first_iter, start.last_iter)
-        kept += warm
-        until = warm[0].last_iter - warm[0].iterations if warm else start.last_iter
+        parts.append(warm)
+        until = int(warm[0]['last_iter'] - warm[0]['iterations']) if len(warm) else start.last_iter
         warm_up_iters.append((start.first_iter, until))
         excluded.append(f'{start.first_iter}-{until} (warm-up)')
         if lost:
             excluded.append(
                 f'{lost} of {start.first_iter}-{start.last_iter} whose times a killed process did not write'
             )
-    if not kept:
+    if not sum(map(len, parts)):
         fault = (
             'FPS is missing: no iteration is left after the warm-up (10 % of each start, 5 to 100 iterations): '
             'train longer'
         )
         return [fault] if required else []
+    kept = parts[0] if len(parts) == 1 else numpy.concatenate(parts)
     figures = window.timing(kept, result.global_batch)
     for name in ('fps_images_per_s', 'step_time_mean_s', 'step_time_p50_s', 'step_time_p95_s'):
         setattr(result, name, getattr(figures, name))
@@ -207,8 +210,8 @@ def _add_speed(result: Result, run: metrics_run.Run, required: bool) -> List[str
     if measured:
         excluded.append('validation and checkpointing')
     result.fps_window = Window(
-        first_iter=kept[0].last_iter - kept[0].iterations + 1,
-        last_iter=kept[-1].last_iter,
+        first_iter=int(kept[0]['last_iter'] - kept[0]['iterations'] + 1),
+        last_iter=int(kept[-1]['last_iter']),
         iterations=figures.iterations,
         source=(
             'each measured (steps.csv)'
@@ -222,22 +225,24 @@ def _add_speed(result: Result, run: metrics_run.Run, required: bool) -> List[str
     return []
 
 
-def _steps(start: metrics_run.Start) -> List[window.Sample]:
-    return [window.Sample(step.iter, step.iter, 1, step.step_s, step.data_s) for step in start.steps]
+def _steps(start: metrics_run.Start) -> Any:
+    return window.samples([(step.iter, step.iter, 1, step.step_s, step.data_s) for step in start.steps])
 
 
-def _logged(start: metrics_run.Start) -> List[window.Sample]:
+def _logged(start: metrics_run.Start) -> Any:
     """Means in the log, each over the last ``window_size`` iterations, which may be fewer than the logging interval."""
-    size = _log_window(start)
-    samples = []
-    before = start.first_iter - 1
-    for point in start.log.points:
-        if point.step_s is not None:
-            first = max(start.first_iter, point.iter - size + 1)
-            stands_for = min(size, point.iter - before)
-            samples.append(window.Sample(first, point.iter, stands_for, point.step_s, point.data_s))
-        before = point.iter
-    return samples
+    import numpy
+
+    points, size = start.log.points, min(_log_window(start), LAST_ITER)
+    iters = points.column('iter')
+    found = window.empty(len(points))
+    found['last_iter'] = iters
+    found['first_iter'] = numpy.maximum(start.first_iter, iters - size + 1)
+    found['iterations'] = numpy.minimum(size, numpy.diff(iters, prepend=start.first_iter - 1))
+    found['step_s'], found['data_s'] = points.column('step_s'), points.column('data_s')
+    found['data_s'][numpy.isneginf(found['data_s'])] = numpy.nan
+    logged = ~numpy.isneginf(found['step_s'])
+    return found if logged.all() else found[logged]
 
 
 def _log_window(start: metrics_run.Start) -> int:

@@ -17,10 +17,11 @@ from matplotlib.patches import Patch
 from PIL import Image
 
 from recipe.core import config_text, console
-from recipe.report.result import Result
+from recipe.report.result import MOST_CURVE_POINTS, Result
 from recipe.report.run import Run
 
 matplotlib.rcdefaults()  # ignores the user's matplotlibrc, such as text.usetex, which needs LaTeX
+matplotlib.rcParams['text.parse_math'] = False  # a dollar in the name of a class or a run is a dollar
 
 MAX_ROWS = 8
 TILE_WIDTH = 640  # pixels; Cityscapes' 2048 would make a sheet of 100 MB in memory
@@ -53,8 +54,8 @@ def curves(result: Result, path: Path) -> Path:
     run = _run_of(result)
     figure, axes = pyplot.subplots(2, 2, figsize=(14, 9), layout='constrained')
     state = '' if result.complete else f' (stopped at {result.iters_done} of {result.iters_planned})'
-    figure.suptitle(f'{result.run_name}{state}')
-    _draw_losses(axes[0][0], run.points)
+    figure.suptitle(console.printable(f'{result.run_name}{state}'))
+    _draw_losses(axes[0][0], run.points.detailed())
     _draw_learning_rate(axes[0][1], result.learning_rate_curve)
     _draw_miou(axes[1][0], run.validations, result)
     _draw_step_time(axes[1][1], result)
@@ -101,14 +102,22 @@ def predictions(result: Result, path: Path) -> Optional[Path]:
         squeeze=False,
     )
     accuracy = '' if result.miou_last_percent is None else f', mIoU {result.miou_last_percent:.2f} %'
-    figure.suptitle(f'{result.run_name}, validation at iteration {rows[0][0].iter}{accuracy}')
+    name = console.printable(result.run_name)
+    figure.suptitle(f'{name}, validation at iteration {rows[0][0].iter}{accuracy}')
     for number, (picture, tiles) in enumerate(rows):
         for axis, name in zip(axes[number], names):
             axis.imshow(tiles[name], interpolation='antialiased')
             axis.set_axis_off()
             if number == 0:
                 axis.set_title(name)
-        axes[number][0].text(0, -0.02, picture.image, transform=axes[number][0].transAxes, fontsize='x-small', va='top')
+        axes[number][0].text(
+            0,
+            -0.02,
+            console.printable(picture.image),
+            transform=axes[number][0].transAxes,
+            fontsize='x-small',
+            va='top',
+        )
     if legend:
         figure.legend(handles=legend, loc='outside lower center', ncols=7, fontsize='small', frameon=False)
     return _save(figure, path, 130)
@@ -123,7 +132,12 @@ def _draw_losses(axis: Any, points: List[Any]) -> None:
     axis.plot(iters, [point.loss for point in points], color='black', linewidth=1.6, label='total')
     for name in points[0].terms:
         if not _EARLIER_LAYER.search(name):
-            axis.plot(iters, [point.terms.get(name, numpy.nan) for point in points], linewidth=1, label=name)
+            axis.plot(
+                iters,
+                [point.terms.get(name, numpy.nan) for point in points],
+                linewidth=1,
+                label=console.printable(name),
+            )
     axis.set_ylim(bottom=0)
     return None
 
@@ -171,9 +185,7 @@ def _draw_step_time(axis: Any, result: Result) -> None:
     steps = run.steps
     axis.set_title('step time' if steps else 'step time (mean over the log window)')
     axis.set_ylabel('seconds')
-    times = [(step.iter, step.step_s) for step in steps] or [
-        (point.iter, point.step_s) for point in run.points if point.step_s is not None
-    ]
+    times = [(step.iter, step.step_s) for step in steps] or run.points.pairs('step_s', MOST_CURVE_POINTS)
     if not times:
         return _note(axis)
     iters, seconds = (numpy.array(column) for column in zip(*times))
@@ -228,8 +240,10 @@ def _row(picture: Picture, result: Result) -> Optional[Tuple[Picture, Dict[str, 
     try:
         with Image.open(picture.path) as opened:
             both = opened.convert('RGB')
-    except OSError as error:
-        console.warn(f'{picture.path}: {error}')
+        if both.width < 2:
+            raise ValueError(f'it is {both.width} pixel wide')
+    except Exception as error:  # a damaged picture raises errors of many kinds
+        console.warn(f'{picture.path} cannot be read: {console.reason(error)}')
         return None
     half = both.width // 2
     tiles = {
@@ -241,8 +255,8 @@ def _row(picture: Picture, result: Result) -> Optional[Tuple[Picture, Dict[str, 
         try:
             with Image.open(source) as opened:
                 tiles['image'] = opened.convert('RGB').resize((half, both.height))
-        except OSError as error:
-            console.warn(f'{source}: {error}')
+        except Exception as error:
+            console.warn(f'{source} cannot be read: {console.reason(error)}')
     for tile in tiles.values():
         tile.thumbnail((TILE_WIDTH, TILE_WIDTH))
     return picture, {name: numpy.asarray(tile) for name, tile in tiles.items()}

@@ -10,6 +10,7 @@ from typing import Any, Dict, List, Optional, Tuple
 from recipe.report import run as metrics_run
 
 SCHEMA = 1
+MOST_CURVE_POINTS = 20_000
 
 DEFINITIONS = {
     'fps_images_per_s': (
@@ -28,7 +29,7 @@ DEFINITIONS = {
     'class_iou_last_percent': 'IoU by class of the last validation, in percent; null: the class does not occur.',
     'memory_peak_mb': 'Peak memory that tensors took on the card of rank 0, in units of 2^20 bytes; null on a CPU.',
     'loss_final': 'Total loss at the last logged iteration, the mean over the log window.',
-    'loss_curve': 'Pairs of iteration and total loss.',
+    'loss_curve': 'Pairs of iteration and total loss; of more than 20 000 logged ones, evenly spread ones.',
     'learning_rate_curve': 'Pairs of iteration and base learning rate.',
     'e2e_duration_s': (
         'Seconds of all starts together: as the launcher measured its sessions (sessions.jsonl), otherwise from the '

@@ -6,14 +6,14 @@ that an earlier one did after its last checkpoint; the earlier records of them a
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
-from recipe.core import config_text, console, sessions
+from recipe.core import config_text, console, json_files, sessions
 from recipe.report import scalars, text_log
+from recipe.report.points import Points
 
 
 @dataclass
@@ -82,9 +82,14 @@ class Run:
     warnings: List[str] = field(default_factory=list)
 
     @property
-    def points(self) -> List[scalars.TrainPoint]:
+    def points(self) -> Points:
         """Logged iterations of all starts, ascending."""
-        return [point for start in self.starts for point in start.log.points]
+        if len(self.starts) == 1:
+            return self.starts[0].log.points
+        joined = Points()
+        for start in self.starts:
+            joined.extend(start.log.points)
+        return joined
 
     @property
     def validations(self) -> List[scalars.Validation]:
@@ -136,7 +141,7 @@ def read_run(path: Path, batch_size: Optional[int] = None, nproc: Optional[int] 
         raise console.UserError(f'no training iteration is logged in {path}: is it the log of an mmengine training?')
     for start in run.starts:
         if not start.config and (root / 'config.py').is_file():
-            start.config = config_text.read_config((root / 'config.py').read_text(encoding='utf-8'))
+            start.config = _config(root / 'config.py')
         start.batch_size = (
             batch_size
             or config_text.lookup_int(start.config, 'train_dataloader.batch_size')
@@ -174,7 +179,7 @@ def _find(path: Path) -> List[Any]:
     if not folders:
         raise console.UserError(
             f'{path} holds no mmengine log (<timestamp>/<timestamp>.log, <timestamp>/vis_data/scalars.json): '
-            'give a run folder or a log file'
+            'give a run folder or a log file (of mmsegmentation 0.x: its .log.json)'
         )
     return [(folder.name, _files(folder)) for folder in folders]
 
@@ -194,10 +199,15 @@ def _launcher(root: Path) -> Dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        content = json.loads(path.read_text(encoding='utf-8'))
-    except ValueError as error:
-        raise console.UserError(f'{path} is no JSON: {error}: delete it and give --batch_size and --nproc') from None
-    return content if isinstance(content, dict) else {}
+        return json_files.read(path, dict)
+    except json_files.JsonError as error:
+        raise console.UserError(
+            f'{path} is no JSON of the launcher ({error})', 'delete it and give --batch_size and --nproc'
+        ) from None
+
+
+def _config(path: Path) -> Dict[str, Any]:
+    return config_text.read_config(path.read_text(encoding='utf-8-sig', errors='replace'))
 
 
 def _read_start(name: str, files: Dict[str, Path]) -> Start:
@@ -209,14 +219,12 @@ def _read_start(name: str, files: Dict[str, Path]) -> Start:
     if 'steps' in files:
         steps, warnings = scalars.read_steps(files['steps'])
         log.warnings += warnings
-    config = log.config_text
-    if 'config' in files:
-        config = files['config'].read_text(encoding='utf-8', errors='replace')
-    start = Start(name, files, log, steps, config_text.read_config(config))
+    config = _config(files['config']) if 'config' in files else config_text.read_config(log.config_text)
+    start = Start(name, files, log, steps, config)
     start.first_logged_iter = _first_iter(start)
     start.last_iter = max(
         [step.iter for step in steps[-1:]]
-        + [point.iter for point in log.points[-1:]]
+        + [log.points.last_iter]
         + [validation.iter or 0 for validation in log.validations[-1:]],
         default=0,
     )
@@ -249,10 +257,11 @@ def _first_iter(start: Start) -> Optional[int]:
     if not points:
         # A start that was resumed for a missing validation only.
         return resumed + 1 if start.log.validations and resumed is not None else None
-    if resumed is not None and resumed < points[0].iter:
+    if resumed is not None and resumed < points.iters[0]:
         return resumed + 1
-    interval = points[1].iter - points[0].iter if len(points) > 1 else points[0].iter
-    return max(1, points[0].iter - interval + 1)
+    first = points.iters[0]
+    interval = points.iters[1] - first if len(points) > 1 else first
+    return max(1, first - interval + 1)
 
 
 def _place_validations(start: Start) -> None:
@@ -278,7 +287,7 @@ def _supersede(starts: List[Start]) -> None:
     for start in reversed(starts):
         log = start.log
         start.steps = [step for step in start.steps if step.iter < cutoff]
-        log.points = [point for point in log.points if point.iter < cutoff]
+        log.points.cut(cutoff)
         log.validations = [item for item in log.validations if item.placed_iter < min(cutoff, validation_cutoff)]
         start.last_iter = int(min(start.last_iter, cutoff - 1))
         cutoff = min(cutoff, start.first_iter)

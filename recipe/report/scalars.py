@@ -1,46 +1,27 @@
 """Records of a training, and the parsers of scalars.json and steps.csv (``text_log`` parses the text log).
 
-Reference: ``mmengine/hooks/logger_hook.py`` and ``mmengine/runner/log_processor.py`` (0.10.3 to 0.10.7 write the same).
+Reference: ``mmengine/hooks/logger_hook.py`` and ``mmengine/runner/log_processor.py`` (0.10.3 to 0.10.7 write the same);
+``mmcv/runner/hooks/logger/text.py`` of mmcv 1.x for the ``.log.json`` of mmsegmentation 0.x.
 A killed process may leave a half-written last line, which is dropped with a warning. Damage anywhere else is an error
 that names file and line.
 """
 
 from __future__ import annotations
 
-import json
+import itertools
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
-from recipe.core import console
+from recipe.core import console, json_files
+from recipe.report.points import LAST_ITER, PlainRecord, Points, columns_of
 
 STEPS_HEADER = 'iter,data_s,step_s'
 
 _FIGURES = ('iter', 'step', 'time', 'data_time', 'memory', 'lr', 'base_lr', 'mIoU', 'mAcc', 'aAcc')
-
-
-@dataclass
-class TrainPoint:
-    """One logged training iteration; numbers are means over the log processor's window.
-
-    Attributes:
-        iter: Iteration, counted from 1.
-        loss: Total loss.
-        terms: The other losses by their logged name.
-        learning_rate: Base learning rate if parameter groups differ, otherwise that of the first group.
-        step_s: Seconds per iteration.
-        data_s: Seconds of it spent waiting for the batch.
-        memory_mb: Peak device memory of rank 0 since the last logged iteration, in MiB, which mmengine calls MB.
-    """
-
-    iter: int
-    loss: float
-    terms: Dict[str, float]
-    learning_rate: Optional[float]
-    step_s: Optional[float]
-    data_s: Optional[float]
-    memory_mb: Optional[float]
+_LONGEST_LINE = 1 << 20  # characters
+_CHUNK = 512  # lines
 
 
 @dataclass
@@ -99,7 +80,7 @@ class Log:
         clock_steps: How often the clock was set meanwhile.
     """
 
-    points: List[TrainPoint] = field(default_factory=list)
+    points: Points = field(default_factory=Points)
     validations: List[Validation] = field(default_factory=list)
     warnings: List[str] = field(default_factory=list)
     world_size: Optional[int] = None
@@ -116,23 +97,38 @@ class Log:
 def read_scalars(path: Path) -> Log:
     """Parse scalars.json (or ``<timestamp>.json``): one JSON object on each line, training and validation mixed.
 
+    Also parses the ``.log.json`` of mmsegmentation 0.x, which has fractions in place of percent.
+
     Raises:
         UserError: A line other than the last is no JSON object, an iteration goes back, a figure is no number.
     """
     log = Log()
-    lines = lines_of(path)
-    for number, line in enumerate(lines, 1):
-        try:
-            row = json.loads(line)
-            if not isinstance(row, dict):
-                raise ValueError('not an object')
-        except ValueError:
-            if number == len(lines) and not ends_whole(path):
-                log.warnings.append(f'{path}:{number}: half-written last line dropped')
-                break
-            raise console.UserError(f'{path}:{number}: no JSON object: restore the file, or delete this line') from None
-        _add_row(log, row, f'{path}:{number}')
+    plain: Optional[PlainRecord] = None
+    plain_names: List[str] = []
+    for first, lines, whole in chunks_of(path):
+        at = 0
+        while at < len(lines):
+            taken = len(plain.take(lines, at, len(lines))) if plain else 0
+            at += taken
+            if taken:
+                continue
+            row = _row(lines[at], f'{path}:{first + at}', whole or at + 1 < len(lines), log.warnings)
+            if row is not None and _add_row(log, row, f'{path}:{first + at}') and list(row) != plain_names:
+                plain, plain_names = PlainRecord.of_json(row, log.points), list(row)
+            at += 1
     return log
+
+
+def _row(line: str, where: str, whole: bool, warnings: List[str]) -> Optional[Dict[str, Any]]:
+    try:
+        return json_files.parse(line, dict, finite=False)
+    except json_files.JsonError as error:
+        if whole:
+            raise console.UserError(
+                f'{where}: no JSON object ({error})', 'restore the file, or delete this line'
+            ) from None
+    warnings.append(f'{where}: half-written last line dropped')
+    return None
 
 
 def read_steps(path: Path) -> Tuple[List[Step], List[str]]:
@@ -144,40 +140,64 @@ def read_steps(path: Path) -> Tuple[List[Step], List[str]]:
     Raises:
         UserError: Wrong header, a damaged line, a time that is no positive number, an iteration that goes back.
     """
-    lines = lines_of(path)
-    # A number that lost its last digits is still a number: only the line end proves that a line is complete.
-    cut = bool(lines) and not ends_whole(path)
-    warnings = [f'{path}:{len(lines)}: half-written last line dropped'] if cut else []
-    whole = lines[:-1] if cut else lines
-    if whole and whole[0] != STEPS_HEADER:
-        raise console.UserError(f'{path}:1: expected the header {STEPS_HEADER!r}, got {whole[0][:60]!r}')
     steps: List[Step] = []
-    for number, line in enumerate(whole[1:], 2):
-        try:
-            iteration, data_s, step_s = line.split(',')
-            step = Step(int(iteration), float(data_s), float(step_s))
-        except ValueError:
-            raise console.UserError(
-                f'{path}:{number}: no {STEPS_HEADER!r} line: {line[:60]!r}: restore the file, or delete the line'
-            ) from None
-        if not (math.isfinite(step.step_s) and step.step_s > 0 and math.isfinite(step.data_s) and step.data_s >= 0):
-            raise console.UserError(f'{path}:{number}: a time must be a positive number of seconds, got {line!r}')
-        if steps and step.iter <= steps[-1].iter:
-            raise goes_back(f'{path}:{number}', steps[-1].iter, step.iter)
-        steps.append(step)
+    warnings = []
+    for number, line, whole in lines_of(path):
+        where = f'{path}:{number}'
+        if not whole:  # a number that lost its last digits is still a number
+            warnings.append(f'{where}: half-written last line dropped')
+        elif number > 1:
+            steps.append(_step(line, steps[-1].iter if steps else 0, where))
+        elif line != STEPS_HEADER:
+            raise console.UserError(f'{where}: expected the header {STEPS_HEADER!r}, got {line[:60]!r}')
     return steps, warnings
 
 
-def lines_of(path: Path) -> List[str]:
-    """Lines without their ends; bytes that are no UTF-8 are replaced."""
-    text = path.read_text(encoding='utf-8', errors='replace')
-    lines = text.split('\n')
-    return lines[:-1] if lines and not lines[-1] else lines
+def _step(line: str, last_iter: int, where: str) -> Step:
+    try:
+        iteration, data_s, step_s = line.split(',')
+        step = Step(int(iteration), float(data_s), float(step_s))
+    except ValueError:
+        raise console.UserError(
+            f'{where}: no {STEPS_HEADER!r} line: {line[:60]!r}: restore the file, or delete the line'
+        ) from None
+    if not (math.isfinite(step.step_s) and step.step_s > 0 and math.isfinite(step.data_s) and step.data_s >= 0):
+        raise console.UserError(f'{where}: a time must be a positive number of seconds, got {line!r}')
+    if not last_iter < step.iter <= LAST_ITER:
+        raise goes_back(where, last_iter, step.iter)
+    return step
 
 
-def ends_whole(path: Path) -> bool:
-    """Whether the last line of a file has its line end."""
-    return path.read_bytes().endswith(b'\n')
+def chunks_of(path: Path) -> Iterator[Tuple[int, List[str], bool]]:
+    """Some lines at a time: the number of the first, their texts without line ends, whether the last has a line end.
+
+    The file is UTF-8 or UTF-16 with a byte order mark; bytes that cannot be decoded are replaced.
+
+    Raises:
+        UserError: A line is longer than a log's lines are.
+    """
+    with path.open('rb') as file:
+        encoding = 'utf-16' if file.read(2) in (b'\xff\xfe', b'\xfe\xff') else 'utf-8-sig'
+    first = 1
+    with path.open(encoding=encoding, errors='replace', newline='\n') as text:
+        read = iter(lambda: text.readline(_LONGEST_LINE), '')
+        while True:
+            lines = list(itertools.islice(read, _CHUNK))
+            if not lines:
+                return
+            if max(map(len, lines)) >= _LONGEST_LINE:
+                raise console.UserError(
+                    f'{path}:{first}: a line of over {_LONGEST_LINE} characters', 'is this a log? Give another file'
+                )
+            yield first, [line.strip('\ufeff').rstrip('\r\n') for line in lines], lines[-1].endswith('\n')
+            first += len(lines)
+
+
+def lines_of(path: Path) -> Iterator[Tuple[int, str, bool]]:
+    """Number of each line, its text without its end, and whether it has one; as ``chunks_of``."""
+    for first, lines, whole in chunks_of(path):
+        for number, line in enumerate(lines, first):
+            yield number, line, whole or number < first + len(lines) - 1
 
 
 def damaged(where: str) -> console.UserError:
@@ -197,47 +217,78 @@ def add_point(log: Log, iteration: int, values: Dict[str, Any], where: str) -> N
     """Append a training iteration, given its logged values by name and its ``file:line``."""
     if 'loss' not in values:
         raise damaged(where)
-    if log.points and iteration <= log.points[-1].iter:
-        raise goes_back(where, log.points[-1].iter, iteration)
-    log.points.append(
-        TrainPoint(
-            iter=iteration,
-            loss=float(values['loss']),
-            terms={key: float(value) for key, value in values.items() if 'loss' in key and key != 'loss'},
-            learning_rate=values.get('base_lr', values.get('lr')),
-            step_s=values.get('time'),
-            data_s=values.get('data_time'),
-            memory_mb=values.get('memory'),
-        )
-    )
+    last = log.points.last_iter
+    if not last < iteration <= LAST_ITER:
+        raise goes_back(where, last, iteration)
+    terms = {key: float(value) for key, value in values.items() if 'loss' in key and key != 'loss'}
+    log.points.add(iteration, columns_of(values), terms)
 
 
 def validation(
-    values: Dict[str, Any], at: Optional[int], log: Log, saved_iter: int, classes: Dict[str, Optional[float]]
+    values: Dict[str, Any],
+    at: Optional[int],
+    log: Log,
+    saved_iter: int,
+    classes: Dict[str, Optional[float]],
+    scale: float = 1,
 ) -> Validation:
-    """Make a validation from its logged values by name; ``at`` is its iteration if the record has it."""
+    """Make a validation from its logged values by name.
+
+    Args:
+        values: By name.
+        at: Its iteration if the record has it.
+        log: What came before.
+        saved_iter: Iteration of the last checkpoint saved before it.
+        classes: IoU by class.
+        scale: 100 if the values are fractions, not percent.
+    """
+
+    def percent(name: str) -> float:
+        # IoUMetric rounds to 2 digits in float32; rounding to 4 removes the float32 error.
+        return round(scale * float(values[name]), 4)
+
     return Validation(
         iter=at,
-        after_iter=log.points[-1].iter if log.points else 0,
+        after_iter=log.points.last_iter,
         saved_iter=saved_iter,
-        # IoUMetric rounds to 2 digits in float32; rounding to 4 removes the float32 error.
-        miou_percent=round(float(values['mIoU']), 4),
-        macc_percent=round(float(values['mAcc']), 4) if 'mAcc' in values else None,
-        aacc_percent=round(float(values['aAcc']), 4) if 'aAcc' in values else None,
+        miou_percent=percent('mIoU'),
+        macc_percent=percent('mAcc') if 'mAcc' in values else None,
+        aacc_percent=percent('aAcc') if 'aAcc' in values else None,
         class_iou_percent=classes,
     )
 
 
-def _add_row(log: Log, row: Dict[str, Any], where: str) -> None:
+def _add_row(log: Log, row: Dict[str, Any], where: str) -> bool:
+    """Add a record; returns whether it is one of the training."""
     # log_with_hierarchy puts train/ or val/ before each key; a metric's prefix puts its own name there.
     values = {key.rsplit('/', 1)[-1]: value for key, value in row.items()}
     for key, value in values.items():
-        if not isinstance(value, (int, float)) and (key in _FIGURES or 'loss' in key):
+        if (key in _FIGURES or 'loss' in key) and (isinstance(value, bool) or not isinstance(value, (int, float))):
             raise console.UserError(f'{where}: {key} is no number: {value!r}')
+        if key in ('iter', 'step') and value != value // 1:
+            raise console.UserError(f'{where}: {key} is no whole number: {value!r}')
     if 'iter' in values and 'loss' in values:
-        log.by_epoch = 'epoch' in values
+        log.by_epoch = 'epoch' in values and 'mode' not in values
         add_point(log, int(values['iter']), values, where)
+        return True
+    if values.get('mode') == 'val' and 'mIoU' in values:
+        _add_old_validation(log, values, where)
     elif 'mIoU' in values:
         # With log_metric_by_epoch, LoggerHook's default, the step is the epoch: 0 in an iteration-based loop.
         step = 0 if log.by_epoch else int(values.get('step', 0))
         log.validations.append(validation(values, step or None, log, 0, {}))
+    return False
+
+
+def _add_old_validation(log: Log, values: Dict[str, Any], where: str) -> None:
+    """Add a validation from mmsegmentation 0.x: fractions, and ``iter`` counts the pictures."""
+    classes: Dict[str, Optional[float]] = {}
+    for key, value in values.items():
+        if key.startswith('IoU.') and isinstance(value, (int, float)):
+            classes[key[len('IoU.') :]] = None if math.isnan(value) else round(100 * value, 4)
+    if values['mIoU'] > 1:
+        raise console.UserError(
+            f'{where}: mIoU is {values["mIoU"]}, but a log of mmsegmentation 0.x has fractions',
+            'give the log as that wrote it',
+        )
+    log.validations.append(validation(values, None, log, 0, classes, scale=100))

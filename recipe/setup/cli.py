@@ -30,7 +30,7 @@ import uuid
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
-from recipe.core import clean_environment, console, files, paths, tied_process
+from recipe.core import clean_environment, console, files, json_files, paths, tied_process
 from recipe.setup import stack
 from recipe.setup.commands import Caller
 from recipe.setup.stack import STACKS, Python
@@ -117,8 +117,8 @@ def _is_empty(folder: Path) -> bool:
 
 def _load(path: Path) -> Dict[str, Any]:
     with contextlib.suppress(FileNotFoundError, ValueError):
-        record = json.loads(path.read_text('utf-8'))
-        if isinstance(record, dict) and isinstance(record.get('steps'), dict):
+        record = json_files.read(path, dict)
+        if isinstance(record.get('steps'), dict):
             return record
     return {'steps': {}}
 
@@ -159,7 +159,7 @@ class Setup:
 
     def say(self, text: str) -> None:
         """Print one line, to stderr if stdout is reserved for the interpreter's path."""
-        print(text, file=self._out, flush=True)
+        print(console.printable(text), file=self._out, flush=True)
 
     # Current state
 

@@ -62,7 +62,8 @@ class Caller:
             with tied_process.started(command, env={**env, 'PYTHONUNBUFFERED': '1'}, **options) as process:
                 self._watch(process)
         if process.returncode:
-            print('\n'.join(f'  | {line}' for line in self.output()[-LAST_LINES:]), file=sys.stderr)
+            for line in self.output()[-LAST_LINES:]:
+                print(f'  | {console.printable(line)}', file=sys.stderr)
             raise self.failure(f'failed (exit status {process.returncode})')
 
     def failure(self, what: str) -> console.UserError:
@@ -82,7 +83,8 @@ class Caller:
             except subprocess.TimeoutExpired:
                 if self._out.isatty():
                     shown = True
-                    self._show(f'  {self.step:<13} {time.monotonic() - started:.0f} s  {_last_line(self.log)}')
+                    last = console.printable(_last_line(self.log))
+                    self._show(f'  {self.step:<13} {time.monotonic() - started:.0f} s  {last}')
         if shown:
             self._show('')
 

@@ -271,7 +271,8 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     elif args.command == 'status':
         found = [inspect(root, pin) for pin in pins]
         if args.json:
-            console.say(json.dumps({one.pin.name: one.as_dict() for one in found}, indent=2))
+            for line in json.dumps({one.pin.name: one.as_dict() for one in found}, indent=2).splitlines():
+                console.say(line)
         else:
             for one in found:
                 console.say(describe(one))

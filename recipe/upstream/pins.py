@@ -5,13 +5,12 @@ Standard library only, Python 3.8 on.
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, Tuple
 
-from recipe.core import console
+from recipe.core import console, json_files
 
 TABLE = 'upstream.json'
 
@@ -94,7 +93,7 @@ def load(root: Path) -> Dict[str, Pin]:
     """
     path = root / TABLE
     try:
-        return {name: _pin(name, row) for name, row in json.loads(path.read_text('utf-8')).items()}
+        return {name: _pin(name, row) for name, row in json_files.read(path, dict).items()}
     except FileNotFoundError:
         raise console.UserError(f'{path} is missing', '--root must be the folder of the recipe') from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:

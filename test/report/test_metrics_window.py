@@ -9,10 +9,9 @@ SECONDS = st.floats(1e-4, 1e3)
 
 
 def steps(seconds, first_iter=1):
-    return [
-        window.Sample(first_iter + index, first_iter + index, 1, step_s, step_s / 2)
-        for index, step_s in enumerate(seconds)
-    ]
+    return window.samples(
+        [(first_iter + index, first_iter + index, 1, step_s, step_s / 2) for index, step_s in enumerate(seconds)]
+    )
 
 
 @pytest.mark.parametrize(
@@ -28,13 +27,13 @@ def test_the_window_is_everything_behind_the_warm_up(first_iter, iterations):
     last_iter = first_iter + iterations - 1
     kept = window.after_warm_up(steps([1.0] * iterations, first_iter), first_iter, last_iter)
     warm_until = first_iter - 1 + window.warm_up_iters(iterations)
-    assert [sample.first_iter for sample in kept] == list(range(warm_until + 1, last_iter + 1))
+    assert kept['first_iter'].tolist() == list(range(warm_until + 1, last_iter + 1))
 
 
 def test_a_mean_that_reaches_into_the_warm_up_is_left_out():
-    means = [window.Sample(last - 9, last, 10, 1.0, None) for last in (10, 20, 30)]
-    assert window.after_warm_up(means, 1, 30) == means[1:]
-    assert window.after_warm_up(means, 1, 110) == means[2:]
+    means = window.samples([(last - 9, last, 10, 1.0, 0.5) for last in (10, 20, 30)])
+    assert window.after_warm_up(means, 1, 30).tolist() == means[1:].tolist()
+    assert window.after_warm_up(means, 1, 110).tolist() == means[2:].tolist()
 
 
 @settings(deadline=None)
@@ -62,9 +61,9 @@ def test_means_count_by_the_iterations_they_stand_for(means, batch):
     at = 0
     samples = []
     for iterations, step_s in means:
-        samples.append(window.Sample(at + 1, at + iterations, iterations, step_s, None))
+        samples.append((at + 1, at + iterations, iterations, step_s, numpy.nan))
         at += iterations
-    timing = window.timing(samples, batch)
+    timing = window.timing(window.samples(samples), batch)
     spread = window.timing(steps(numpy.repeat([s for _, s in means], [n for n, _ in means]).tolist()), batch)
     assert timing.iterations == spread.iterations == at
     assert timing.fps_images_per_s == pytest.approx(spread.fps_images_per_s)

@@ -9,9 +9,12 @@ from typing import NamedTuple, Optional, Tuple
 
 import numpy as np
 
+from recipe.core import json_files
+
 SUFFIX = '.pixels'
 PAGE = 4096  # bytes of the header, so that the pixels begin on a page boundary
 _FORMAT = 1
+_LONGEST = 1 << 20  # pixels along a side
 
 
 class SourceState(NamedTuple):
@@ -65,11 +68,12 @@ def read_entry(path: str) -> Tuple[np.ndarray, SourceState]:
     with open(path, 'rb') as f:
         header = f.read(PAGE)
         try:
-            found = json.loads(header.rstrip())
+            found = json_files.parse(header.rstrip(), dict)
             if found['format'] != _FORMAT:
-                raise ValueError(f'format {found["format"]}')
-            shape, state = found['shape'], SourceState(*found['source'])
-            if os.fstat(f.fileno()).st_size != PAGE + math.prod(shape):
+                raise ValueError('it has another format')
+            shape = [json_files.whole_number(side, 1, _LONGEST) for side in found['shape']]
+            state = SourceState(*found['source'])
+            if not 2 <= len(shape) <= 3 or os.fstat(f.fileno()).st_size != PAGE + math.prod(shape):
                 raise ValueError('its size is not that of its pixels')
         except (ValueError, KeyError, TypeError) as e:
             raise ValueError(f'damaged decoded picture {path}: {e}') from None

@@ -8,7 +8,9 @@ import mmcv
 import numpy as np
 from mmengine import fileio
 from mmengine.logging import print_log
+from PIL import UnidentifiedImageError
 
+from recipe.core import console
 from recipe.data.transforms import png
 from recipe.data.transforms.decoded_cache import DecodedCache
 
@@ -89,8 +91,10 @@ class PictureFile:
         flag, backend = ('unchanged', 'pillow') if self.is_label else ('color', 'cv2')
         try:
             pixels = mmcv.imfrombytes(self._data, flag=flag, backend=backend)
+        except UnidentifiedImageError:
+            raise ValueError(f'cannot decode {self.path}: it is no picture') from None
         except Exception as e:  # each decoder has its own errors
-            raise ValueError(f'cannot decode {self.path}: {e}') from None
+            raise ValueError(f'cannot decode {self.path}: {console.reason(e)}') from None
         if pixels is None:
             raise ValueError(f'cannot decode {self.path}')
         return pixels.squeeze().astype(np.uint8) if self.is_label else pixels
