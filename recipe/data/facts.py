@@ -14,7 +14,7 @@ import json
 import os
 import shlex
 from pathlib import Path
-from typing import Dict, List, Optional, Tuple
+from typing import Dict, List, Optional, Sequence, Tuple
 
 from recipe.core import console, files
 from recipe.data import exif_orientation
@@ -150,9 +150,16 @@ class Cache:
             return None
         return entry[2], entry[3], entry[4]
 
-    def replace(self, known: Dict[str, Tuple[os.stat_result, Facts]]) -> None:
-        """Store the facts of all undamaged files; a cache that cannot be written is only a warning."""
-        entries = {name: [status.st_size, status.st_mtime_ns, *facts] for name, (status, facts) in known.items()}
+    def replace(self, known: Dict[str, Tuple[os.stat_result, Facts]], splits: Sequence[str]) -> None:
+        """Store the facts of all undamaged files; a cache that cannot be written is only a warning.
+
+        Args:
+            known: The facts, by name.
+            splits: The splits that were checked; what is known of others stays.
+        """
+        entries = {name: entry for name, entry in self.entries.items() if name.split('/')[1] not in splits}
+        for name, (status, facts) in known.items():
+            entries[name] = [status.st_size, status.st_mtime_ns, *facts]
         if entries == self.entries:
             return
         text = json.dumps({'format': _CACHE_FORMAT, 'sha256': _digest(entries), 'files': entries})

@@ -8,7 +8,7 @@ import json
 import os
 import time
 from pathlib import Path
-from typing import Dict, List, Optional, Tuple
+from typing import Dict, List, Optional, Sequence, Tuple
 
 from recipe.data import diagnosis, facts, layout, parallel
 
@@ -86,6 +86,7 @@ def verify(
     progress: bool = True,
     cache: Optional[Path] = None,
     num_classes: int = NUM_CLASSES,
+    splits: Sequence[str] = layout.SPLITS,
 ) -> VerifyReport:
     """Check a data root.
 
@@ -96,6 +97,7 @@ def verify(
         progress: Whether to show progress on stdout.
         cache: File for the facts; by default see ``facts.cache_path``.
         num_classes: Number of classes; labels may hold 0 to num_classes - 1, and 255.
+        splits: What to check.
 
     Returns:
         The report; it holds every fault, and no fault raises.
@@ -104,14 +106,14 @@ def verify(
     root = Path(root).absolute()
     report = VerifyReport()
     try:
-        report.faults += [Fault(one.path, f'{one.problem}; {one.fix}') for one in diagnosis.diagnose(root)]
+        report.faults += [Fault(one.path, f'{one.problem}; {one.fix}') for one in diagnosis.diagnose(root, splits)]
         if not report.faults:
             counts, size = _expected(root, expect, report)
-            pairs = _pairs(root, report)
+            pairs = _pairs(root, splits, report)
             highest = _check_files(root, pairs, size, workers, progress, cache, num_classes, report)
             _check_counts(root, counts, expect or {}, report)
             _check_ignored(root, highest, report)
-            _check_classes(root, highest['train'], num_classes, report)
+            _check_classes(root, highest.get('train', {}), num_classes, report)
     except OSError as error:  # a folder that cannot be listed, a disk that fails
         message = f'cannot be read ({error.strerror}); check its permissions and the disk'
         report.faults.append(Fault(str(error.filename or root), message))
@@ -140,11 +142,11 @@ def _expected(
     return dict(counts, **(expect or {})), size
 
 
-def _pairs(root: Path, report: VerifyReport) -> List[_Pair]:
+def _pairs(root: Path, splits: Sequence[str], report: VerifyReport) -> List[_Pair]:
     """Match pictures with labels by name and report files without a partner."""
     pairs: List[_Pair] = []
     seen: Dict[str, str] = {}
-    for split in layout.SPLITS:
+    for split in splits:
         images_dir, labels_dir = (root / part / split for part in (layout.IMAGES, layout.LABELS))
         images = _split_files(images_dir, layout.IMAGE_SUFFIX, report)
         labels = _split_files(labels_dir, layout.TRAIN_IDS_SUFFIX, report)
@@ -250,8 +252,8 @@ def _check_files(
             report.faults.append(Fault(job.path, finding.fault))
         elif seen is not None and finding.facts is not None:
             known[job.path] = (seen, finding.facts)
-    store.replace({path[prefix:]: entry for path, entry in known.items()})
-    highest: Dict[str, Dict[str, int]] = {split: {} for split in layout.SPLITS}
+    store.replace({path[prefix:]: entry for path, entry in known.items()}, tuple(report.n_pairs))
+    highest: Dict[str, Dict[str, int]] = {split: {} for split in report.n_pairs}
     for pair in pairs:
         _judge_pair(pair, known, size, num_classes, report)
         if pair.label in known:
@@ -283,7 +285,7 @@ def _judge_pair(
 
 def _check_counts(root: Path, expect: Dict[str, int], given: Dict[str, int], report: VerifyReport) -> None:
     """Report splits with an unexpected number of pairs, and empty ones unless the user expects them."""
-    for split in layout.SPLITS:
+    for split in report.n_pairs:
         found, wanted = report.n_pairs[split], expect.get(split, report.n_pairs[split])
         if found == 0 and report.faults:  # the reason has been reported already
             continue
