@@ -9,7 +9,8 @@ as the import contract in pyproject.toml checks:
 - ``data``, ``models``, ``engine``: what is trained, and how.
 - ``doctor``, ``report``: checks of a machine before a training, and figures after it.
 - ``predict``: trained models and what they predict.
-- ``launch``, ``bench``: start a training, and measure one.
+- ``evaluate``: metrics of a trained model, and the archive for the test server.
+- ``launch``, ``bench``: start a training or an evaluation, and measure one.
 """
 
 __version__ = '1.0'
