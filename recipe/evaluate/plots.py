@@ -23,14 +23,15 @@ def confusion(counts: np.ndarray, path: Path) -> Path:
         counts: (C, C), true class first.
         path: PNG to write.
     """
-    total = counts.sum(1, keepdims=True)
-    share = np.divide(100.0 * counts, total, where=total > 0, out=np.full(counts.shape, np.nan))
+    total = counts.sum(1)
+    share = np.full(counts.shape, np.nan)
+    np.divide(100.0 * counts, total[:, None], out=share, where=total[:, None] > 0)
     figure, axis = pyplot.subplots(figsize=(13, 11), layout='constrained')
     colors = pyplot.get_cmap('Blues').with_extremes(bad='whitesmoke')
     image = axis.imshow(share, cmap=colors, vmin=0, vmax=100)
     ticks = range(len(counts))
     axis.set_xticks(ticks, classes.NAMES, rotation=45, ha='right')
-    axis.set_yticks(ticks, [f'{name} ({_short(int(pixels))})' for name, pixels in zip(classes.NAMES, total)])
+    axis.set_yticks(ticks, [f'{name} ({_short(pixels)})' for name, pixels in zip(classes.NAMES, total.tolist())])
     axis.set_xlabel('predicted class')
     axis.set_ylabel('true class (pixels); grey: it does not occur')
     axis.set_title('How the pixels of each class were predicted (%)')

@@ -17,7 +17,11 @@ from recipe.launch.pulse import Heartbeat
 
 
 def main() -> None:
-    """Entry point; see the module's docstring."""
+    """Entry point; see the module's docstring. A full disk or an unreadable picture ends it with one line."""
+    console.run(_run)
+
+
+def _run() -> None:
     faulthandler.enable()
     faulthandler.register(watchdog.DUMP)
     heartbeat = Heartbeat.of_this_rank()
@@ -26,8 +30,4 @@ def main() -> None:
     def mark(done: bool) -> None:
         heartbeat.mark(step=done, slow=not done)
 
-    try:
-        predict.run(predict.Task.read(Path(sys.argv[1])), rank, local_rank, world_size, mark)
-    except console.UserError as error:
-        print(f'error: {error}', file=sys.stderr)
-        sys.exit(error.status)
+    predict.run(predict.Task.read(Path(sys.argv[1])), rank, local_rank, world_size, mark)

@@ -1,57 +1,49 @@
-"""Predictions of the demo's trained model: they do not depend on ranks and interruptions, and are the validation's."""
+"""Predictions do not depend on the number of ranks and on interruptions; a stand-in labels the pictures."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 
-import mmcv
+import cv2
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
-import trained_demo
 from recipe.core import console
-from recipe.evaluate import classes, pictures, predict, result
+from recipe.evaluate import predict
 from recipe.evaluate.inference import Inference
-from recipe.predict.trained_model import load_trained_model
 
-pytestmark = pytest.mark.trains
-
-
-@pytest.fixture(scope='module')
-def demo():
-    return trained_demo.folder()
+COUNT, BATCH = 10, 3
 
 
-@pytest.fixture(scope='module')
-def model(demo):
-    return load_trained_model(demo / 'run', 'cpu')
+class Labeller:
+    """Labels by colour, and remembers what it has labelled."""
 
+    def __init__(self):
+        self.paths, self.batches = [], []
 
-@pytest.fixture(scope='module')
-def scenes(demo):
-    return pictures.find(demo / 'data', 'val')
+    def __call__(self, paths, pictures):
+        self.paths += paths
+        self.batches.append(len(paths))
+        return iter([picture[..., 0] % 19 for picture in pictures])
 
 
 @pytest.fixture
-def task(demo, model, scenes, tmp_path, monkeypatch):
-    """A task whose ranks share one loaded model."""
-    labeller = Inference(model)
+def labeller(monkeypatch):
+    made = Labeller()
+    monkeypatch.setattr(predict, '_labeller', lambda *_: made)
+    return made
 
-    def label(paths, batch):
-        label.paths += paths
-        return iter(labeller.labels(batch))
 
-    label.paths = []
-    monkeypatch.setattr(predict, '_labeller', lambda *_: label)
-    made = predict.Task(
-        str(model.path), None, str(tmp_path), [(one.name, one.path) for one in scenes], 3, 2, 'cpu', 'whole', False,
-        'off', True, None,
-    )  # fmt: skip
+@pytest.fixture
+def task(labeller, tmp_path):
+    rng = np.random.default_rng(0)
+    named = [(f'a_{number}.png', str(tmp_path / f'{number}.png')) for number in range(COUNT)]
+    for _, path in named:
+        cv2.imwrite(path, rng.integers(0, 256, (16, 24, 3), dtype=np.uint8))
+    made = predict.Task('', None, str(tmp_path), named, BATCH, 2, 'cpu', 'whole', False, 'off', True, None)
     made.predictions.mkdir()
-    return made, label
+    return made
 
 
 def run(task, world_size=1):
@@ -63,94 +55,110 @@ def contents(task):
     return {path.name: path.read_bytes() for path in task.predictions.iterdir()}
 
 
-def test_ranks_share_the_pictures_and_predict_the_same(task):
-    task, label = task
+def clear(task, labeller):
+    for path in task.predictions.iterdir():
+        path.unlink()
+    labeller.__init__()
+
+
+@pytest.mark.parametrize('world_size', [2, 3, 7])
+def test_ranks_share_the_pictures_and_predict_the_same(task, labeller, world_size):
     run(task)
     one = contents(task)
-    assert len(one) == len(task.pictures) == len(label.paths) == 10
-    for world_size in (2, 3, 7):
-        for path in task.predictions.iterdir():
-            path.unlink()
-        label.paths.clear()
-        run(task, world_size)
-        assert contents(task) == one
-        assert sorted(label.paths) == sorted(path for _, path in task.pictures)  # each of them once
-    assert predict.speed(task.predictions.parent)['pictures'] == 10
+    assert len(one) == len(labeller.paths) == COUNT
+    clear(task, labeller)
+    run(task, world_size)
+    assert contents(task) == one
+    assert sorted(labeller.paths) == sorted(path for _, path in task.pictures)  # each of them once
+    assert sorted(labeller.batches) == [1, 3, 3, 3]  # the batches are the same ones
+    assert predict.speed(task.predictions.parent)['pictures'] == COUNT
 
 
-@pytest.mark.parametrize('workers', [0, 2])
-def test_an_interrupted_rank_goes_on_and_predicts_the_same(task, monkeypatch, workers):
-    task, label = task
+@pytest.mark.parametrize('workers', [0, 1, 2])
+@pytest.mark.parametrize('at', [0, 1, 4, 9])
+def test_an_interrupted_rank_goes_on_and_predicts_the_same(task, labeller, monkeypatch, workers, at):
     task = dataclasses.replace(task, num_workers=workers)
     run(task)
     whole = contents(task)
-    for path in task.predictions.iterdir():
-        path.unlink()
-    written = []
+    clear(task, labeller)
 
-    def fail_at_the_fifth(path, labels, write=predict.write):
-        if len(written) == 4:
-            raise KeyboardInterrupt
-        written.append(path.name)
+    def fail_there(path, labels, write=predict.write):
+        if path.name == f'a_{at}.png':
+            raise OSError(28, 'No space left on device')
         write(path, labels)
 
     with monkeypatch.context() as patch:
-        patch.setattr(predict, 'write', fail_at_the_fifth)
-        with pytest.raises(KeyboardInterrupt):
+        patch.setattr(predict, 'write', fail_there)
+        with pytest.raises(OSError, match='No space left'):
             run(task)
     kept = contents(task)
-    assert 0 < len(kept) < 10
-    half_written = task.predictions / task.pictures[0][0]
-    half_written.write_bytes(kept[half_written.name][:-20])  # as a disk that was full may leave it
-    label.paths.clear()
+    assert f'a_{at}.png' not in kept
+    times = {path.name: path.stat().st_mtime_ns for path in task.predictions.iterdir()}
+    labeller.__init__()
     run(task)
     assert contents(task) == whole
-    done_batches = [batch for batch in np.split(np.arange(9), 3) if all(task.pictures[i][0] in kept for i in batch)]
-    assert len(label.paths) == 10 - 3 * len([batch for batch in done_batches if 0 not in batch])
+    groups = [range(first, min(first + BATCH, COUNT)) for first in range(0, COUNT, BATCH)]
+    missing = [number for group in groups if any(f'a_{one}.png' not in kept for one in group) for number in group]
+    assert labeller.paths == [task.pictures[number][1] for number in missing]
+    done = {name: time for name, time in times.items() if int(name[2:-4]) not in missing}
+    assert {name: (task.predictions / name).stat().st_mtime_ns for name in done} == done
 
 
-def test_an_unreadable_picture_is_named(task, tmp_path):
-    task, _ = task
-    broken = tmp_path / 'broken.png'
-    broken.write_bytes(b'\x89PNG')
-    with pytest.raises(console.UserError, match=f'cannot read {broken}') as caught:
-        run(dataclasses.replace(task, pictures=[*task.pictures[:4], ('broken.png', str(broken))]))
+def test_half_a_prediction_counts_as_none(task, labeller):
+    run(task)
+    whole = contents(task)
+    for number, content in ((0, b''), (4, whole['a_4.png'][:-5])):  # as a lost machine may leave them
+        (task.predictions / f'a_{number}.png').write_bytes(content)
+    labeller.__init__()
+    run(task)
+    assert contents(task) == whole
+    assert labeller.batches == [3, 3]
+
+
+def test_an_unreadable_picture_is_named(task):
+    path = task.pictures[4][1]
+    with open(path, 'wb') as file:
+        file.write(b'\x89PNG')
+    with pytest.raises(console.UserError, match=f'cannot read {path}') as caught:
+        run(task)
     assert caught.value.status == 66
 
 
-def test_the_metrics_are_those_of_the_validation(task, demo, scenes):
-    task, _ = task
+def test_pictures_of_several_sizes_in_one_batch(task, monkeypatch):
+    """Those of one size that follow each other go through the model together."""
+    monkeypatch.undo()
+    shapes = []
+
+    class Model:
+        device = 'cpu'
+
+        def scores(self, batch, size):
+            shapes.append(tuple(batch.shape))
+            return torch.rand(len(batch), 19, *size)
+
+        @staticmethod
+        def resized(picture):
+            return picture
+
+    monkeypatch.setattr('recipe.predict.trained_model.load_trained_model', lambda *_: Model())
+    monkeypatch.setattr('mmseg.engine.device.prepare_device', lambda *_: 'cpu')
+    for number, width in enumerate((24, 24, 32, 16)):
+        cv2.imwrite(task.pictures[number][1], np.zeros((16, width, 3), np.uint8))
+    task = dataclasses.replace(task, pictures=task.pictures[:4], batch_size=4)
     run(task)
-    found = result.evaluate(scenes, task.predictions.parent, with_official=True)
-    result.require_agreement(found)
-    trained = json.loads((demo / 'run' / 'result.json').read_text())
-    means = found.scores.means()
-    for name, logged in (('miou', 'miou_last_percent'), ('macc', 'macc_last_percent'), ('aacc', 'aacc_last_percent')):
-        assert 100 * means[name] == pytest.approx(trained[logged], abs=0.011)  # mmseg rounds to two digits
-    content = result.describe(found, {'split': 'val'}, predict.speed(task.predictions.parent))
-    written = result.write(found, content, scenes, task.predictions.parent)
-    assert [path.name for path in written] == ['result.json', 'confusion.csv', 'confusion.png', 'worst.png']
-    read = json.loads(written[0].read_text())
-    assert read['miou_percent'] == pytest.approx(100 * means['miou'])
-    assert read['official_largest_difference'] < 1e-6
-    rows = [line.split(',') for line in written[1].read_text().splitlines()]
-    assert rows[0][1:] == classes.NAMES
-    assert (np.array([row[1:] for row in rows[1:]], int) == found.counts.confusion).all()
-    for path in written[2:]:
-        with Image.open(path) as opened:
-            opened.load()
-    worst = [one['miou_percent'] for one in read['worst_pictures']]
-    assert worst == sorted(worst) and len(worst) == 10
+    assert shapes == [(2, 3, 16, 24), (1, 3, 16, 32), (1, 3, 16, 16)]
+    assert len(contents(task)) == 4
 
 
-def test_augmentation_of_the_trained_model_is_a_plain_loop(model, scenes):
-    picture = predict.read(scenes[0].path)
-    found = Inference(model, tta=True).scores([picture])
-    height, width = picture.shape[:2]
-    expected = 0
-    for scale in (0.5, 0.75, 1.0, 1.25, 1.5, 1.75):
-        view = torch.from_numpy(mmcv.imrescale(picture, scale).transpose(2, 0, 1).copy())[None]
-        for flipped in (False, True):
-            scores = model.scores(view.flip(-1) if flipped else view, (height, width))
-            expected = expected + (scores.flip(-1) if flipped else scores) / 12
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+def test_a_score_that_is_not_finite_names_the_picture_and_has_its_status(task, monkeypatch):
+    monkeypatch.undo()
+
+    def labels(self, pictures):
+        raise FloatingPointError
+
+    monkeypatch.setattr('recipe.predict.trained_model.load_trained_model', lambda *_: None)
+    monkeypatch.setattr('mmseg.engine.device.prepare_device', lambda *_: 'cpu')
+    monkeypatch.setattr(Inference, 'labels', labels)
+    with pytest.raises(console.UserError, match=r'not finite: .*/0\.png or .*; evaluate without --amp') as caught:
+        run(dataclasses.replace(task, amp='fp16'))
+    assert caught.value.status == 65
