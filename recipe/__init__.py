@@ -8,7 +8,9 @@ as the import contract in pyproject.toml checks:
 - ``setup``: environments. Nothing but tools/setup.sh needs it.
 - ``data``, ``models``, ``engine``: what is trained, and how.
 - ``doctor``, ``report``: checks of a machine before a training, and figures after it.
-- ``launch``, ``bench``: start a training, and measure one.
+- ``predict``: trained models and what they predict.
+- ``evaluate``: metrics of a trained model, and the archive for the test server.
+- ``launch``, ``bench``: start a training or an evaluation, and measure one.
 """
 
 __version__ = '1.0'

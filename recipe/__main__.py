@@ -14,6 +14,7 @@ PROGRAMS = {
     'agent': 'recipe.launch.agent',
     'start': 'recipe.launch.start',
     'train': 'recipe.launch.trainer',
+    'evaluate': 'recipe.launch.evaluator',
     'allreduce': 'recipe.launch.allreduce',
     'check': 'recipe.setup.check',
     'keep': 'recipe.core.tied_process',

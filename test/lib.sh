@@ -1,5 +1,5 @@
 # Common part of the launchers: check the options, set up if needed, choose the environment, launch.
-# Sourced by train_*.sh. The work is done in Python: recipe/launch.
+# Sourced by train_*.sh and evaluate_8p.sh. The work is done in Python: recipe/launch.
 # shellcheck shell=bash
 
 set -euo pipefail
@@ -23,7 +23,7 @@ readonly FOREIGN_SETTINGS=(PYTHONSAFEPATH PYTHONINSPECT PYTHONSTARTUP)
 # shellcheck source=tools/find_python.sh
 source "${ROOT}/tools/find_python.sh"
 
-# launch full|performance OPTIONS: does not return.
+# launch full|performance|evaluate OPTIONS: does not return.
 launch() {
   local script=$1
   shift

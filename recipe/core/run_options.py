@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import List, Optional
 
-SCRIPTS = {'full': 'train_full_8p', 'performance': 'train_performance_8p'}
+SCRIPTS = {'full': 'train_full_8p', 'performance': 'train_performance_8p', 'evaluate': 'evaluate_8p'}
 
 
 @dataclass(frozen=True)
@@ -13,7 +13,7 @@ class Options:
     """What the user asked for. None means not given: the config or the device decides.
 
     Attributes:
-        script: ``full`` or ``performance``.
+        script: ``full``, ``performance`` or ``evaluate``.
         batch_size: Images per card.
         num_workers: Loader processes per card.
         data_path: Cityscapes root; None with ``demo`` means the built-in data set.
@@ -27,6 +27,12 @@ class Options:
         on_bad_image: Unreadable images to replace before the training ends.
         fast: Whether the fast modules of ``recipe.models`` replace upstream's.
         overrides: ``key=value`` texts after ``--``.
+        checkpoint: To evaluate: a checkpoint or a run folder.
+        split: ``val``, or ``test``, which has no labels.
+        mode: ``whole`` or ``slide``.
+        tta: Whether to average over scales and flips.
+        official: Whether to run the official evaluation, too.
+        submission: Archive to write for the test server.
     """
 
     script: str
@@ -61,11 +67,22 @@ class Options:
     on_bad_image: Optional[int] = None
     trust_checkpoint: bool = False
     overrides: List[str] = field(default_factory=list)
+    checkpoint: Optional[str] = None
+    split: str = 'val'
+    mode: str = 'whole'
+    tta: bool = False
+    official: bool = False
+    submission: Optional[str] = None
 
     @property
     def writes_checkpoints(self) -> bool:
         """Whether the run writes checkpoints; a performance run must leave none that a full run could resume."""
         return self.script == 'full'
+
+    @property
+    def needs_labels(self) -> bool:
+        """Whether the data set's labels are needed."""
+        return self.split != 'test'
 
     @property
     def uses_demo_data(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from pathlib import Path
-from typing import List, NamedTuple, Optional, Tuple
+from typing import List, NamedTuple, Optional, Sequence, Tuple
 
 from recipe.core import console, inputs
 from recipe.data import layout
@@ -28,11 +28,12 @@ class Diagnosis(NamedTuple):
     fix: str
 
 
-def require_root(given: Optional[str]) -> Path:
+def require_root(given: Optional[str], needs_labels: bool = True) -> Path:
     """Find the data root. Only the root and its two top folders are looked at. Runs in a bare Python.
 
     Args:
         given: What ``--data_path`` says, or None for the default place.
+        needs_labels: Whether it must hold gtFine/.
 
     Returns:
         The root, absolute.
@@ -45,7 +46,7 @@ def require_root(given: Optional[str]) -> Path:
         raise console.UserError(f'there is no Cityscapes at {inputs.DEFAULT_CITYSCAPES}', fix)
     root = inputs.DEFAULT_CITYSCAPES if given is None else inputs.absolute(given)
     fault = _root_fault(root)
-    for part in _PARTS:
+    for part in _PARTS if needs_labels else (layout.IMAGES,):
         if fault is None and not (root / part).is_dir():
             problem, fix = _missing_part(root, part)
             fault = (f'{part}/: {problem}', fix)
@@ -54,18 +55,19 @@ def require_root(given: Optional[str]) -> Path:
     return root
 
 
-def diagnose(root: Path) -> List[Diagnosis]:
-    """Return what is wrong with the folders of a data root; empty if both parts have both splits.
+def diagnose(root: Path, splits: Sequence[str] = layout.SPLITS) -> List[Diagnosis]:
+    """Return what is wrong with the folders of a data root; empty if both parts have all splits.
 
     Args:
         root: The data root.
+        splits: The splits that are needed.
     """
     fault = _root_fault(root)
     if fault:
         return [Diagnosis(str(root), *fault)]
     faults: List[Diagnosis] = []
     for part in _PARTS:
-        faults.extend(_part_faults(root, part))
+        faults.extend(_part_faults(root, part, splits))
     return faults
 
 
@@ -115,7 +117,7 @@ def _root_fault(root: Path) -> Optional[Tuple[str, str]]:
     return f'has neither {layout.IMAGES}/ nor {layout.LABELS}/', f'give --data_path {_HOLDS}'
 
 
-def _part_faults(root: Path, part: str) -> List[Diagnosis]:
+def _part_faults(root: Path, part: str, splits: Sequence[str]) -> List[Diagnosis]:
     """Return what is wrong with leftImg8bit/ or gtFine/."""
     folder = root / part
     if folder.is_symlink() and not folder.exists():
@@ -126,7 +128,7 @@ def _part_faults(root: Path, part: str) -> List[Diagnosis]:
     if part in names and not set(layout.SPLITS) & set(names):
         return [Diagnosis(str(folder / part), 'nested twice', f'move the contents of {part}/{part}/ up to {part}/')]
     faults: List[Diagnosis] = []
-    for split in layout.SPLITS:
+    for split in splits:
         place = folder / split
         if place.is_symlink() and not place.exists():
             faults.append(Diagnosis(str(place), f'broken symbolic link to {os.readlink(str(place))}', 'mend the link'))

@@ -218,14 +218,19 @@ class Cache:
             return None
         return entry[2], entry[3], entry[4]
 
-    def replace(self, known: Dict[str, Tuple[os.stat_result, Facts]], expected: Dict[str, int]) -> None:
+    def replace(
+        self, known: Dict[str, Tuple[os.stat_result, Facts]], expected: Dict[str, int], splits: Sequence[str]
+    ) -> None:
         """Store the facts of all undamaged files; a cache that cannot be written is only a warning.
 
         Args:
             known: By name.
             expected: Pairs of each split that the user has said are meant.
+            splits: The splits that were checked; what is known of others stays.
         """
-        entries = {name: [status.st_size, status.st_mtime_ns, *facts] for name, (status, facts) in known.items()}
+        entries = {name: entry for name, entry in self.entries.items() if name.split('/')[1] not in splits}
+        for name, (status, facts) in known.items():
+            entries[name] = [status.st_size, status.st_mtime_ns, *facts]
         if (entries, expected) == (self.entries, self.expected):
             return
         text = json.dumps(

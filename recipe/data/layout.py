@@ -14,6 +14,7 @@ IMAGE_SUFFIX = '_leftImg8bit.png'
 POLYGON_SUFFIX = '_gtFine_polygons.json'
 LABEL_IDS_SUFFIX = '_gtFine_labelIds.png'
 TRAIN_IDS_SUFFIX = '_gtFine_labelTrainIds.png'
+INSTANCE_IDS_SUFFIX = '_gtFine_instanceIds.png'
 ZIPS = {IMAGES: 'leftImg8bit_trainvaltest.zip', LABELS: 'gtFine_trainvaltest.zip'}
 OFFICIAL_COUNTS = {'train': 2975, 'val': 500}
 OFFICIAL_CITIES = {

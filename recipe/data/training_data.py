@@ -8,19 +8,20 @@ from pathlib import Path
 from typing import Optional, Sequence
 
 from recipe.core import console, paths, run_folder
-from recipe.data import diagnosis, verify
+from recipe.data import diagnosis, layout, verify
 
 # Scenes to train and to validate on, width and height in pixels, seed.
 DEMO = (240, 40, 256, 128, 0)
 DEMO_DATA = paths.OUTPUT / 'demo_data'
 
 
-def root(given: Optional[str], demo: bool) -> Path:
+def root(given: Optional[str], demo: bool, needs_labels: bool = True) -> Path:
     """The data root. The demo set need not exist yet; it is in the user's cache if test/output cannot be written.
 
     Args:
         given: Value of ``--data_path``.
         demo: Whether to use the built-in set if nothing is given.
+        needs_labels: Whether it must hold labels.
 
     Raises:
         console.UserError: The folder is not a Cityscapes root.
@@ -34,7 +35,7 @@ def root(given: Optional[str], demo: bool) -> Path:
             return folder
         cache = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache')
         return cache / 'mask2former_swin_recipe' / 'demo_data' / folder.name
-    return diagnosis.require_root(given)
+    return diagnosis.require_root(given, needs_labels)
 
 
 def verified(
@@ -42,6 +43,7 @@ def verified(
     progress: bool = True,
     num_classes: int = verify.NUM_CLASSES,
     class_keys: Optional[Sequence[str]] = None,
+    splits: Sequence[str] = layout.SPLITS,
 ) -> str:
     """Verify a data set; fast if it was verified before and has not changed.
 
@@ -50,6 +52,7 @@ def verified(
         progress: Whether to show progress on stdout.
         num_classes: Classes of the model.
         class_keys: Settings that say so.
+        splits: What to verify.
 
     Returns:
         A summary, one line.
@@ -57,7 +60,7 @@ def verified(
     Raises:
         console.UserError: The first fault, how many there are and how to see all.
     """
-    found = verify.verify(data_root, progress=progress, num_classes=num_classes, class_keys=class_keys)
+    found = verify.verify(data_root, progress=progress, num_classes=num_classes, class_keys=class_keys, splits=splits)
     if not found.ok:
         more = len(found.faults) - 1
         raise console.UserError(

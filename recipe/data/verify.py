@@ -91,6 +91,7 @@ def verify(
     cache: Optional[Path] = None,
     num_classes: int = NUM_CLASSES,
     class_keys: Optional[Sequence[str]] = None,
+    splits: Sequence[str] = layout.SPLITS,
 ) -> VerifyReport:
     """Check a data root.
 
@@ -103,6 +104,7 @@ def verify(
         cache: File for the facts; by default see ``facts.cache_path``.
         num_classes: Number of classes; labels may hold 0 to num_classes - 1, and 255.
         class_keys: Settings of a training that say so, for messages; by default those of the recipe.
+        splits: What to check.
 
     Returns:
         The report; it holds every fault, and no fault raises.
@@ -112,13 +114,13 @@ def verify(
     report = VerifyReport()
     classes = facts.Classes(num_classes, tuple(class_keys)) if class_keys else facts.Classes(num_classes)
     try:
-        report.faults += [Fault(one.path, f'{one.problem}; {one.fix}') for one in diagnosis.diagnose(root)]
+        report.faults += [Fault(one.path, f'{one.problem}; {one.fix}') for one in diagnosis.diagnose(root, splits)]
         if not report.faults:
             report.passed_over = layout.passed_over(root)
             store = facts.Cache(facts.cache_path(root, cache))
             given = store.expected if expect is None else expect
-            counts, size = _expected(root, report)
-            pairs = _pairs(root, report)
+            counts, size = _expected(root, splits, report)
+            pairs = _pairs(root, splits, report)
             jobs = [
                 facts.Job(path, is_label, classes)
                 for pair in pairs
@@ -129,10 +131,12 @@ def verify(
             kept = (
                 given if all(report.n_pairs.get(split) == number for split, number in given.items()) else store.expected
             )
-            store.replace({path[len(str(root)) + 1 :]: entry for path, entry in known.items()}, kept)
-            highest = _judge_pairs(pairs, known, size, classes, report)
+            store.replace(
+                {path[len(str(root)) + 1 :]: entry for path, entry in known.items()}, kept, tuple(report.n_pairs)
+            )
+            highest = _judge_pairs(pairs, known, size, classes, splits, report)
             _check_ignored(root, highest, report)
-            _check_classes(root, highest['train'], classes, report)
+            _check_classes(root, highest.get('train', {}), classes, report)
     except OSError as error:  # a folder that cannot be listed, a disk that fails
         message = f'cannot be read ({console.reason(error)}); check its permissions and the disk'
         report.faults.append(Fault(str(error.filename or root), message))
@@ -140,11 +144,13 @@ def verify(
     return report
 
 
-def _expected(root: Path, report: VerifyReport) -> Tuple[Dict[str, int], Optional[Tuple[int, int]]]:
+def _expected(
+    root: Path, splits: Sequence[str], report: VerifyReport
+) -> Tuple[Dict[str, int], Optional[Tuple[int, int]]]:
     """Return the expected counts, and the picture size (width, height); empty and None if any would do."""
     path = root / layout.DEMO_FILE
     if not path.is_file():
-        folders = [entry for split in layout.SPLITS for entry in (root / layout.IMAGES / split).iterdir()]
+        folders = [entry for split in splits for entry in (root / layout.IMAGES / split).iterdir()]
         is_official = all(entry.name in layout.OFFICIAL_CITIES for entry in folders if entry.is_dir())
         return (layout.OFFICIAL_COUNTS if is_official else {}), None
     try:
@@ -158,11 +164,11 @@ def _expected(root: Path, report: VerifyReport) -> Tuple[Dict[str, int], Optiona
     return {}, None
 
 
-def _pairs(root: Path, report: VerifyReport) -> List[_Pair]:
+def _pairs(root: Path, splits: Sequence[str], report: VerifyReport) -> List[_Pair]:
     """Match pictures with labels by name and report files without a partner."""
     pairs: List[_Pair] = []
     seen: Dict[str, str] = {}
-    for split in layout.SPLITS:
+    for split in splits:
         images_dir, labels_dir = (root / part / split for part in (layout.IMAGES, layout.LABELS))
         images = _split_files(images_dir, layout.IMAGE_SUFFIX, report)
         labels = _split_files(labels_dir, layout.TRAIN_IDS_SUFFIX, report)
@@ -271,10 +277,11 @@ def _judge_pairs(
     known: Dict[str, Tuple[os.stat_result, facts.Facts]],
     size: Optional[Tuple[int, int]],
     classes: facts.Classes,
+    splits: Sequence[str],
     report: VerifyReport,
 ) -> Dict[str, Dict[str, int]]:
     """Judge what is known of all pairs, and return the highest class in each label of each split."""
-    highest: Dict[str, Dict[str, int]] = {split: {} for split in layout.SPLITS}
+    highest: Dict[str, Dict[str, int]] = {split: {} for split in splits}
     for pair in pairs:
         _judge_pair(pair, known, size, classes, report)
         if pair.label in known:
@@ -303,7 +310,7 @@ def _judge_pair(
 
 def _check_counts(root: Path, expect: Dict[str, int], given: Dict[str, int], report: VerifyReport) -> None:
     """Report splits with an unexpected number of pairs, and empty ones unless the user expects them."""
-    for split in layout.SPLITS:
+    for split in report.n_pairs:
         found, wanted = report.n_pairs[split], expect.get(split, report.n_pairs[split])
         if found == 0 and report.faults:  # the reason has been reported already
             continue
@@ -311,10 +318,10 @@ def _check_counts(root: Path, expect: Dict[str, int], given: Dict[str, int], rep
             continue
         message = f'{found} complete pairs, {wanted or "some"} expected; unpack the data set again'
         if found:
-            train, val = (report.n_pairs[name] for name in layout.SPLITS)
+            numbers = ','.join(f'{name}={number}' for name, number in report.n_pairs.items())
             message += (
                 ', or say that this is meant: python tools/cityscapes.py verify '
-                f'--data_path {shlex.quote(str(root))} --expect train={train},val={val}'
+                f'--data_path {shlex.quote(str(root))} --expect {numbers}'
             )
         report.faults.append(Fault(str(root / layout.IMAGES / split), message))
 

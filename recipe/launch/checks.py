@@ -1,4 +1,6 @@
-"""All checks of a training, in one order: the launcher stops at the first failure, the doctor collects them.
+"""All checks of a training or an evaluation, in one order.
+
+The launcher stops at the first failure, the doctor collects them.
 
 Each check reads what earlier checks have put into the plan, and adds its own results.
 """
@@ -62,7 +64,7 @@ def _device(plan: Plan) -> Iterator[Finding]:
 
 
 def _data_path(plan: Plan) -> Iterator[Finding]:
-    plan.data_root = training_data.root(plan.options.data_path, plan.options.demo)
+    plan.data_root = training_data.root(plan.options.data_path, plan.options.demo, plan.options.needs_labels)
     yield Finding('data path', OK, str(plan.data_root))
 
 
@@ -184,6 +186,40 @@ def _checkpoint(plan: Plan) -> Iterator[Finding]:
     run_config.set_weights(plan.config, None)
 
 
+def _trained_model(plan: Plan) -> Iterator[Finding]:
+    """Can the checkpoint be loaded, and does it know Cityscapes' classes?"""
+    from recipe.evaluate import classes
+    from recipe.predict.trained_model import load_trained_model
+
+    trained = load_trained_model(str(plan.options.checkpoint), 'cpu', plan.options.config, fast=False)
+    named = list(trained.classes)
+    if len(named) != classes.COUNT or not (named == classes.NAMES or named[0] == 'class 0'):
+        shown = ', '.join(named[:3])
+        raise console.UserError(
+            f'checkpoint {trained.path}: its {len(named)} classes ({shown}, ...) are not the {classes.COUNT} of '
+            'Cityscapes',
+            'give a checkpoint that was trained on Cityscapes',
+        )
+    trained.model = None
+    plan.trained = trained
+    yield Finding('checkpoint', OK, str(trained.path))
+
+
+def _pictures(plan: Plan) -> Iterator[Finding]:
+    """Are the pictures of the split whole, and its labels, if it has any?"""
+    if plan.options.uses_demo_data:
+        yield from _data_set(plan)
+    elif plan.options.needs_labels:
+        found = training_data.verified(plan.data_root, progress=plan.starts, splits=(plan.options.split,))
+        yield Finding('data set', OK, found)
+    else:
+        from recipe.evaluate import pictures
+
+        split = plan.options.split
+        found = pictures.require_whole(pictures.find(plan.data_root, split), progress=plan.starts)
+        yield Finding('data set', OK, f'{plan.data_root}: {split} {found}')
+
+
 def _disk(plan: Plan) -> Iterator[Finding]:
     needed = size.disk_bytes(plan.options.writes_checkpoints, plan.model)
     run_folder.require_space(plan.folder, needed, 'the checkpoints and logs')
@@ -209,6 +245,11 @@ TRAINING = (
     Check('checkpoint', _checkpoint, ('model', 'run folder'), line='resume'),
     Check('disk', _disk, ('model', 'run folder')),
 )
+EVALUATION = (
+    *TRAINING[:5],
+    Check('checkpoint', _trained_model, ('packages',), line='model'),
+    Check('data set', _pictures, ('data path',), line='data'),
+)
 # Each check may rely on those before it.
 MACHINE: Tuple[Callable[[Subject], List[Finding]], ...] = (
     versions.examine,
@@ -220,6 +261,11 @@ MACHINE: Tuple[Callable[[Subject], List[Finding]], ...] = (
 )
 
 
+def of(plan: Plan) -> Tuple[Check, ...]:
+    """The checks of a plan, in order."""
+    return EVALUATION if plan.options.script == 'evaluate' else TRAINING
+
+
 def require(plan: Plan) -> None:
     """Run all checks and fill in the plan. Downloads nothing but weights.
 
@@ -229,7 +275,7 @@ def require(plan: Plan) -> None:
     Raises:
         console.UserError: The first fault found.
     """
-    for check in TRAINING:
+    for check in of(plan):
         for finding in check.examine(plan):
             if finding.level == FAILURE:
                 raise console.UserError(f'{finding.check}: {finding.found}', finding.fix)
@@ -265,7 +311,7 @@ def collect(plan: Plan) -> List[Finding]:
     """
     findings: List[Finding] = []
     failed: Set[str] = set()
-    for check in TRAINING:
+    for check in of(plan):
         if failed.intersection(check.needs):
             failed.add(check.name)
             continue

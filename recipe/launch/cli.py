@@ -6,7 +6,6 @@ Runs in the environment made by the set-up; test/lib.sh calls it. Nothing is wri
 from __future__ import annotations
 
 import contextlib
-import datetime
 import json
 import os
 import platform
@@ -16,8 +15,8 @@ from pathlib import Path
 from typing import Any, Iterator, List, Optional
 
 from recipe.core import console, files, inputs, network, run_folder, run_lock, sessions
+from recipe.core.run_options import Options
 from recipe.data import training_data
-from recipe.engine import devices
 from recipe.launch import checks, options
 from recipe.launch.plan import Plan
 
@@ -34,12 +33,26 @@ def write_run_files(plan: Plan, argv: List[str]) -> Path:
     Returns:
         The config file for the ranks of this machine.
     """
+    write_start(plan, argv, plan.config.train_dataloader['batch_size'])
+    config_file = plan.own_folder / run_folder.CONFIG
+    plan.config.dump(str(config_file))
+    return config_file
+
+
+def write_start(plan: Plan, argv: List[str], batch_size: int) -> None:
+    """Write the command and the versions of this start.
+
+    Args:
+        plan: What will be run.
+        argv: The launcher's options as given.
+        batch_size: Images per card.
+    """
     folder = plan.own_folder
     with (folder / run_folder.COMMAND).open('a', encoding='utf-8') as file:
         file.write(f'bash test/{plan.case}.sh {" ".join(map(shlex.quote, argv))}\n')
     versions = {
         'world_size': plan.world_size,
-        'batch_size': plan.config.train_dataloader['batch_size'],
+        'batch_size': batch_size,
         'device': plan.device,
         'python': platform.python_version(),
         'platform': platform.platform(),
@@ -48,9 +61,6 @@ def write_run_files(plan: Plan, argv: List[str]) -> Path:
         'checkouts': plan.pins,
     }
     (folder / run_folder.VERSIONS).write_text(json.dumps(versions, indent=2) + '\n', encoding='utf-8')
-    config_file = folder / run_folder.CONFIG
-    plan.config.dump(str(config_file))
-    return config_file
 
 
 def _version(package: str) -> Optional[str]:
@@ -71,41 +81,21 @@ def train(plan: Plan, config_file: Path, lock: run_lock.RunLock) -> None:
     Raises:
         console.UserError: A rank failed, or a signal ended the training; carries the exit status.
     """
-    from recipe.launch import progress, ranks, restarts
+    from recipe.launch import job, progress
 
-    asked = plan.options
-    addr = network.resolve(asked.master_addr) if asked.master_addr else network.LOCAL
-    port = asked.master_port or network.free_port()
-    arguments = [
-        *ranks.Ranks.arguments(plan.nproc, asked.nnodes, asked.node_rank or 0, addr, port, asked.max_restarts),
+    program = [
         *('train', str(config_file), f'--work-dir={plan.folder}', f'--device={plan.device}'),
-        *(['--resume'] if asked.resume else []),
+        *(['--resume'] if plan.options.resume else []),
     ]
-    log_dir = config_file.parent / run_folder.LOGS / datetime.datetime.now().strftime('%Y%m%d_%H%M%S_%f')
-    env = {
-        **devices.rank_environment(plan.device, plan.nproc, addr, asked.nnodes > 1),
-        **restarts.environment(plan.device, asked.hang_timeout),
-    }
-    started = ranks.Ranks(arguments, log_dir, env, keep=(lock.descriptor,))
     global_batch = plan.world_size * plan.config.train_dataloader['batch_size']
     with progress.Progress(plan.folder, plan.config.train_cfg['max_iters'], global_batch) as shown:
-
-        def look() -> None:
-            lock.require_held()
-            shown.look()
-
-        status = started.wait(look, restarts.Restarts(config_file.parent, log_dir, asked.max_restarts).note)
-    if started.asked_to_end is not None:
+        ended = job.run(plan, program, lock, shown.look)
+    if ended is not None:
         saved = any(plan.folder.glob(run_folder.CHECKPOINTS))
         again = 'continue with --resume=1' if saved else 'it has no checkpoint, so start again'
         raise console.UserError(
-            f'{started.asked_to_end.name} ended the training; {again}; run folder: {plan.folder}', status=status
+            f'{ended.name} ended the training; {again}; run folder: {plan.folder}', status=128 + ended
         )
-    failure = started.failure()
-    if failure is not None:
-        for line in failure.last_lines:
-            console.show(line)
-        raise console.UserError(restarts.describe(config_file.parent, log_dir, failure), status=failure.status)
 
 
 def report(plan: Plan) -> None:
@@ -161,11 +151,12 @@ def _write_log(plan: Plan, legacy: Path) -> Path:
 
 
 @contextlib.contextmanager
-def hold_folder(plan: Plan) -> Iterator[run_lock.RunLock]:
+def hold_folder(plan: Plan, may_be_used: bool = False) -> Iterator[run_lock.RunLock]:
     """Make the run folder and hold its lock. Machines other than the first lock their own folder in it.
 
     Args:
         plan: If another start has taken its folder since the plan was made, it gets another folder.
+        may_be_used: Whether the folder keeps its name and may hold what an earlier start has written.
 
     Yields:
         The lock.
@@ -177,33 +168,21 @@ def hold_folder(plan: Plan) -> Iterator[run_lock.RunLock]:
     job = ''
     if asked.nnodes > 1:
         job = f'{asked.nnodes}@{network.resolve(str(asked.master_addr))}:{asked.master_port}'
+    may_be_used = may_be_used or asked.resume
     if asked.is_first_node:
-        is_given = asked.resume or asked.work_dir is not None
-        plan.folder = run_folder.make(plan.folder, is_given)
+        plan.folder = run_folder.make(plan.folder, may_be_used or asked.work_dir is not None)
     else:
         run_lock.require_same_job(plan.folder, job)
         plan.own_folder.mkdir(parents=True, exist_ok=True)
     with run_lock.RunLock(plan.own_folder, job) as lock:
-        if asked.is_first_node and not asked.resume:
+        if asked.is_first_node and not may_be_used:
             run_folder.require_unused(plan.folder, asked.or_begin)  # another run may have used it meanwhile
         console.log_to(plan.own_folder / run_folder.LAUNCHER_LOG)
         yield lock
 
 
-def main(argv: List[str]) -> None:
-    """Check, train and report.
-
-    Args:
-        argv: ``full`` or ``performance``, then the options.
-    """
-    script, *argv = argv
-    asked = options.read(script, argv)
-    if asked.trust_checkpoint:
-        os.environ['MMSEG_TRUST_CHECKPOINT'] = '1'  # read by the patched loader, here and in the ranks
-    if asked.is_first_node and asked.work_dir is not None:
-        run_lock.require_free(inputs.absolute(asked.work_dir), patient=True)
-    plan = Plan(asked)
-    checks.require(plan)
+def prepare_start(plan: Plan) -> None:
+    """Make the demo set if it is asked for, and tell which network the machines use."""
     if plan.options.uses_demo_data:
         data_root = training_data.root(None, True)
         training_data.make_demo(data_root)
@@ -212,6 +191,38 @@ def main(argv: List[str]) -> None:
         addr, variable = network.resolve(str(plan.options.master_addr)), network.INTERFACE_VARIABLES[plan.device]
         way = os.environ.get(variable) or network.interface_towards(addr) or 'no interface that is known'
         console.say(f'network  {way} leads to {addr}')
+
+
+def read_options(script: str, argv: List[str]) -> Options:
+    """Read and check the options, and take effect of those that concern this process.
+
+    Args:
+        script: One of ``SCRIPTS``.
+        argv: The options.
+    """
+    asked = options.read(script, argv)
+    if asked.trust_checkpoint:
+        os.environ['MMSEG_TRUST_CHECKPOINT'] = '1'  # read by the patched loader, here and in the ranks
+    if asked.is_first_node and asked.work_dir is not None:
+        run_lock.require_free(inputs.absolute(asked.work_dir), patient=True)
+    return asked
+
+
+def main(argv: List[str]) -> None:
+    """Check, train or evaluate, and report.
+
+    Args:
+        argv: ``full``, ``performance`` or ``evaluate``, then the options.
+    """
+    script, *argv = argv
+    if script == 'evaluate':
+        from recipe.launch import evaluation
+
+        evaluation.main(argv)
+        return
+    plan = Plan(read_options(script, argv))
+    checks.require(plan)
+    prepare_start(plan)
     with hold_folder(plan) as lock:
         console.say(f'run      {plan.folder}')
         with sessions.measured(plan.own_folder):

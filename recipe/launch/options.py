@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import os
 import re
 from dataclasses import replace
 from typing import Callable, List, NoReturn, Optional, Sequence, Tuple
@@ -16,6 +17,23 @@ EXIT_HELP = 10  # the table was printed, so test/lib.sh has nothing to launch
 DEVICES = ('auto', 'npu', 'cuda', 'cpu')
 PRECISIONS = ('off', 'bf16', 'fp16')
 ENGINES = ('recipe', 'upstream')
+MODES = ('whole', 'slide')
+SPLITS = ('val', 'test')
+_DESCRIPTIONS = {
+    'full': 'Train, validate and report mIoU and FPS.',
+    'performance': 'Measure images per second in a short training run that keeps no checkpoint.',
+    'evaluate': 'Evaluate a checkpoint: metrics, tables, pictures, the archive for the test server. Predictions that '
+    'are there already are not made again.',
+}
+_EPILOGUE = (
+    'Both forms hold: --opt=value and --opt value. What follows a lone -- overrides the config, for '
+    'example: -- model.backbone.with_cp=True optim_wrapper.optimizer.lr=5e-5'
+)
+# Options of a training that an evaluation does not have.
+_OF_A_TRAINING = {
+    *('resume', 'decoded_cache', 'max_iters', 'val_interval', 'pretrained', 'seed', 'engine', 'compile', 'on_nan'),
+    'on_bad_image',
+}
 _OVERRIDE = re.compile(r'[A-Za-z_]\w*(\.\w+)*=.+', re.ASCII | re.DOTALL)
 
 
@@ -81,63 +99,78 @@ def make_parser(script: str) -> argparse.ArgumentParser:
     """The option table of one launcher.
 
     Args:
-        script: ``full`` or ``performance``.
+        script: ``full``, ``performance`` or ``evaluate``.
     """
-    full = script == 'full'
+    full, evaluates = script == 'full', script == 'evaluate'
     parser = _Parser(
         prog=f'bash test/{SCRIPTS[script]}.sh',
-        description='Train, validate and report mIoU and FPS.'
-        if full
-        else 'Measure images per second in a short training run that keeps no checkpoint.',
-        epilog='Both forms hold: --opt=value and --opt value. What follows a lone -- overrides the config, for '
-        'example: -- model.backbone.with_cp=True optim_wrapper.optimizer.lr=5e-5',
+        description=_DESCRIPTIONS[script],
+        epilog=_EPILOGUE.partition(' What')[0] if evaluates else _EPILOGUE,
         allow_abbrev=False,
-        usage='%(prog)s [options] [-- key=value ...]',
+        usage='%(prog)s --checkpoint=FILE|RUN [options]' if evaluates else '%(prog)s [options] [-- key=value ...]',
     )
 
     def add(name: str, kind: Callable[[str], object], metavar: str, text: str) -> None:
-        parser.add_argument(f'--{name}', type=kind, metavar=metavar, help=text)
+        if not (evaluates and name in _OF_A_TRAINING):
+            parser.add_argument(f'--{name}', type=kind, metavar=metavar, help=text)
 
+    def add_flag(name: str, text: str) -> None:
+        parser.add_argument(f'--{name}', action='store_true', help=text)
+
+    if evaluates:
+        add('checkpoint', _text, 'FILE|RUN', 'checkpoint, or a run folder, which means its best checkpoint')
+        add('split', _one_of(SPLITS), '|'.join(SPLITS), 'pictures to evaluate; test has no labels (val)')
+        add('mode', _one_of(MODES), '|'.join(MODES), 'score whole pictures, or windows of the crop size (whole)')
+        add_flag('tta', 'average the scores over scales 0.5 to 1.75 and flips; twelve times the work or more')
+        add_flag('official', "also run cityscapesscripts' own evaluation, and fail if it finds anything else")
+        add('submission', _text, 'FILE.zip', 'write the archive for the test server')
     add(
         'resume',
         _one_of(('0', '1', 'auto')),
         '0|1|auto',
         '1 continues from the newest good checkpoint; auto also begins where there is none; full script only (0)',
     )
-    add('batch_size', _whole(1, 4096), 'N', 'images per card (2)')
-    add('num_workers', _whole(0, 256), 'N', 'loader processes per card (2)')
+    add('batch_size', _whole(1, 4096), 'N', f'images per card ({"what the config says" if evaluates else 2})')
+    add('num_workers', _whole(0, 256), 'N', f'loader {"threads" if evaluates else "processes"} per card (2)')
     add('data_path', _text, 'DIR', 'Cityscapes root, holds leftImg8bit/ and gtFine/ (mmsegmentation/data/cityscapes)')
     add('decoded_cache', _text, 'DIR', 'decoded pictures, made by cityscapes.py cache (none: PNG files are decoded)')
-    add('work_dir', _text, 'DIR', f'where the run keeps everything (a new folder in test/output/{SCRIPTS[script]}/)')
+    kept = 'one folder for each checkpoint and options' if evaluates else 'a new folder'
+    add('work_dir', _text, 'DIR', f'where the run keeps everything ({kept} in test/output/{SCRIPTS[script]}/)')
     add('nproc', _whole(1, 1024), 'N', 'cards (processes) on this machine (8; with --demo those that are there)')
-    add('device', _one_of(DEVICES), '|'.join(DEVICES), 'what to train on (auto)')
+    add('device', _one_of(DEVICES), '|'.join(DEVICES), f'what to {"predict" if evaluates else "train"} on (auto)')
     add('max_iters', _whole(1, 10**9), 'N', f'iterations; the learning rate follows ({90000 if full else 1000})')
     add('val_interval', _whole(1, 10**9), 'N', f'iterations between validations ({5000 if full else 1000})')
-    add('config', _text, 'FILE', 'config file (configs/mask2former_swin-b_cityscapes.py; with --demo configs/demo.py)')
+    source = 'the one in the checkpoint' if evaluates else 'configs/mask2former_swin-b_cityscapes.py; with --demo'
+    add('config', _text, 'FILE', f'config file ({source}{"" if evaluates else " configs/demo.py"})')
     add('pretrained', _text, 'FILE|none', 'backbone weights; none trains from scratch (what the config names)')
     add('seed', _whole(0, 2**31 - 1), 'N', 'random seed (what the config says)')
-    add('amp', _one_of(PRECISIONS), '|'.join(PRECISIONS), 'mixed precision (what the config says)')
+    add(
+        'amp', _one_of(PRECISIONS), '|'.join(PRECISIONS), f'mixed precision ({"off" if evaluates else "as configured"})'
+    )
     add('engine', _one_of(ENGINES), '|'.join(ENGINES), "exact resume and guards, or mmengine's own loop (recipe)")
     add('tf32', _one_of(('0', '1')), '0|1', 'float32 products in TF32 or HF32 (convolutions only, as torch has it)')
     add('compile', _one_of(('0', '1')), '0|1', '1 trains in graphs of torch.compile; not on NPU (0)')
-    add('fast', _one_of(('0', '1')), '0|1', "0 trains with upstream's own modules, which are slower (1)")
+    add('fast', _one_of(('0', '1')), '0|1', "0 leaves upstream's own modules, which are slower (1)")
     add('nnodes', _whole(1, 4096), 'N', 'machines; more than one need the next three and a shared --work_dir (1)')
     add('node_rank', _whole(0, 4095), 'N', 'number of this machine, from 0')
     add('master_addr', _text, 'HOST', 'address of machine 0')
     add('master_port', _whole(1, 65535), 'N', 'port on machine 0 (one machine: a free one)')
-    add('max_restarts', _whole(0, 1000), 'N', 'starts again after a rank has failed or hangs; full script only (0)')
+    but = '' if evaluates else '; full script only'
+    add('max_restarts', _whole(0, 1000), 'N', f'starts again after a rank has failed or hangs{but} (0)')
     add('hang_timeout', _whole(0, 10**6), 'S', 'seconds without progress that mean a hang; 0: never (480; CPU 1500)')
     add('doctor', _one_of(('0', '1')), '0|1', '0 starts without looking the machine over (1)')
     add('on_nan', _stop_or_skip, 'stop|skip:N', 'loss or gradient that is not finite: end, or skip N such steps (stop)')
     add('on_bad_image', _stop_or_skip, 'stop|skip:N', 'an unreadable image: end, or replace N of them on a card (stop)')
-    parser.add_argument(
-        '--trust_checkpoint',
-        action='store_true',
-        help='load checkpoints and weights even if they could run code; only for files whose origin you trust',
+    add_flag(
+        'trust_checkpoint',
+        'load checkpoints and weights even if they could run code; only for files whose origin you trust',
     )
-    parser.add_argument(
-        '--demo', action='store_true', help='the whole job on built-in street scenes and a small model, in minutes'
+    demo = (
+        'the built-in data set'
+        if evaluates
+        else 'the whole job on built-in street scenes and a small model, in minutes'
     )
+    add_flag('demo', demo)
     return parser
 
 
@@ -153,7 +186,7 @@ def parse(script: str, argv: Sequence[str]) -> Options:
     """Read the options of a launcher.
 
     Args:
-        script: ``full`` or ``performance``.
+        script: ``full``, ``performance`` or ``evaluate``.
         argv: As the user gave them.
 
     Raises:
@@ -166,6 +199,10 @@ def parse(script: str, argv: Sequence[str]) -> Options:
         raise console.UserError(_unknown(unknown[0], parser), status=console.EXIT_USAGE)
     for override in overrides:
         _check_override(override)
+    if script == 'evaluate' and overrides:
+        raise console.UserError(
+            f'{overrides[0]}: an evaluation takes no config overrides', 'give --config=FILE', console.EXIT_USAGE
+        )
     values = {name: value for name, value in vars(given).items() if value is not None}
     values['or_begin'] = values.get('resume') == 'auto'
     values['resume'] = values.get('resume') in ('1', 'auto')
@@ -241,12 +278,30 @@ def require_consistent(options: Options) -> None:
                 '--node_rank; --work_dir on storage that all share)',
                 status=console.EXIT_USAGE,
             )
+    if options.script == 'evaluate':
+        _require_evaluation(options)
     if (options.node_rank or 0) >= options.nnodes:
         raise console.UserError(
             f'--node_rank={options.node_rank} is out of range',
             f'with --nnodes={options.nnodes} give '
             + ('0' if options.nnodes == 1 else f'a number from 0 to {options.nnodes - 1}'),
             console.EXIT_USAGE,
+        )
+
+
+def _require_evaluation(options: Options) -> None:
+    """Stop if options of an evaluation contradict each other."""
+    if options.checkpoint is None:
+        raise console.UserError(
+            '--checkpoint is missing', 'give --checkpoint=FILE, or the folder of a run', console.EXIT_USAGE
+        )
+    if options.official and options.split == 'test':
+        raise console.UserError(
+            '--official: the test split has no labels to evaluate with', 'leave it out', console.EXIT_USAGE
+        )
+    if options.submission is not None and not options.submission.endswith('.zip'):
+        raise console.UserError(
+            f'--submission: {options.submission} does not end with .zip', 'give FILE.zip', console.EXIT_USAGE
         )
 
 
@@ -266,7 +321,7 @@ def read(script: str, argv: Sequence[str]) -> Options:
     """Parse the options and run every check that needs no installed package and writes nothing.
 
     Args:
-        script: ``full`` or ``performance``.
+        script: ``full``, ``performance`` or ``evaluate``.
         argv: As the user gave them.
 
     Raises:
@@ -274,22 +329,38 @@ def read(script: str, argv: Sequence[str]) -> Options:
     """
     options = settle(parse(script, argv))
     if not options.uses_demo_data:
-        diagnosis.require_root(options.data_path)
+        diagnosis.require_root(options.data_path, options.needs_labels)
+    if options.checkpoint is not None and not inputs.absolute(options.checkpoint).is_dir():
+        inputs.require_file('--checkpoint', options.checkpoint)
+    if options.submission is not None and options.is_first_node:
+        _require_new(options.submission)
     if options.config is not None:
         inputs.require_file('--config', options.config, '.py')
     if options.pretrained is not None and options.pretrained != 'none':
         inputs.require_file('--pretrained', options.pretrained)
     if options.is_first_node:
-        run_folder.choose(SCRIPTS[script], options.demo, options.work_dir, options.resume, options.or_begin)
+        if script != 'evaluate':
+            run_folder.choose(SCRIPTS[script], options.demo, options.work_dir, options.resume, options.or_begin)
+        elif options.work_dir is not None:
+            run_folder.require_writable(inputs.absolute(options.work_dir))
         network.require_port(options.master_addr, options.master_port)
     return options
+
+
+def _require_new(given: str) -> None:
+    """Check that the archive can be written and overwrites nothing."""
+    path = inputs.absolute(given)
+    if os.path.lexists(str(path)):
+        raise console.UserError(f'--submission: {path} is there already', 'give another name, or move it away')
+    if not path.parent.is_dir() or not os.access(str(path.parent), os.W_OK | os.X_OK):
+        raise console.UserError(f'--submission: {path.parent} is no folder that can be written to', 'give another name')
 
 
 def main(argv: Sequence[str]) -> Optional[int]:
     """Check a command line, or print the table.
 
     Args:
-        argv: ``full`` or ``performance``, then the options.
+        argv: ``full``, ``performance`` or ``evaluate``, then the options.
     """
     script, *argv = argv
     if {'-h', '--help'} & set(_split(argv)[0]):

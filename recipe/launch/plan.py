@@ -13,11 +13,11 @@ from recipe.doctor.subject import Subject
 
 @dataclass
 class Plan:
-    """A training, as far as it is known.
+    """A training or an evaluation, as far as it is known.
 
     Attributes:
         options: What the user asked for.
-        starts: Whether the training will start; if not, nothing is downloaded and no progress is shown.
+        starts: Whether it will start; if not, nothing is downloaded and no progress is shown.
         device: ``npu``, ``cuda`` or ``cpu``.
         nproc: Ranks on this machine.
         pins: Commits of each checkout, for versions.json.
@@ -26,6 +26,7 @@ class Plan:
         folder: Run folder, absolute.
         backbone: File of pretrained weights; None if the training needs none.
         model: Built from the config for its shapes and size; its weights have no meaning.
+        trained: To evaluate: the ``TrainedModel``, without its model, as the ranks load their own.
     """
 
     options: Options
@@ -38,6 +39,7 @@ class Plan:
     folder: Path = Path()
     backbone: Optional[Path] = None
     model: Any = None
+    trained: Any = None
 
     @property
     def world_size(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Dict, Optional
+from typing import Callable, Dict, Optional
 
 from recipe.core import console, exit_status
 from recipe.launch import failure_archive, variables
@@ -12,6 +12,7 @@ from recipe.launch.ranks import Failure, tail
 # Less than NCCL's timeout of a collective (600 s): after that, the ranks that wait would fail instead of the one that
 # hangs. An iteration takes seconds on cards and may take minutes on a CPU; gloo waits for 1800 s.
 HANG_TIMEOUT_S = {'npu': 480, 'cuda': 480, 'cpu': 1500}
+GOES_ON = 'goes on from the newest good checkpoint'
 _TO_START_S = 600  # for another machine's ranks to start, once they have ended
 
 
@@ -27,53 +28,55 @@ def environment(device: str, hang_timeout_s: Optional[int]) -> Dict[str, str]:
 
 
 class Restarts:
-    """Reports failed attempts while the next one starts.
+    """Describes failed attempts, and reports those that another one follows.
 
     Args:
         folder: Folder of this machine's run files.
         log_dir: torchrun's folder.
         most: ``--max_restarts``.
+        goes_on: What the next attempt does.
+        advice: What to do about an exit status.
     """
 
-    def __init__(self, folder: Path, log_dir: Path, most: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        log_dir: Path,
+        most: int,
+        goes_on: str = GOES_ON,
+        advice: Callable[[int], str] = exit_status.advice,
+    ) -> None:
         self._folder = folder
         self._log_dir = log_dir
         self._most = most
+        self._goes_on = goes_on
+        self._advice = advice
         self._count = 0
 
     def note(self, failure: Failure) -> None:
         """Print that an attempt has failed, unless the job ends with it."""
         if failure.again:
             self._count += 1
-            console.warn(
-                f'{describe(self._folder, self._log_dir, failure)}; restart {self._count} of {self._most} goes on from '
-                'the newest good checkpoint'
-            )
+            console.warn(f'{self.describe(failure)}; restart {self._count} of {self._most} {self._goes_on}')
+
+    def describe(self, failure: Failure) -> str:
+        """Describe a failure in one line, with its log and an archive of the files that explain it."""
+        try:
+            kept = f'for a report: {failure_archive.write(self._folder, self._log_dir, failure)}'
+        except OSError as error:
+            kept = f'its archive could not be written ({console.reason(error)})'
+        return f'{explain(failure, self._advice)}; {kept}; log: {failure.log}'
 
 
-def describe(folder: Path, log_dir: Path, failure: Failure) -> str:
-    """Describe a failure in one line, with its log and an archive of the files that explain it.
-
-    Args:
-        folder: Folder of this machine's run files; the archive goes there.
-        log_dir: torchrun's folder.
-        failure: What happened.
-    """
-    try:
-        kept = f'for a report: {failure_archive.write(folder, log_dir, failure)}'
-    except OSError as error:
-        kept = f'its archive could not be written ({console.reason(error)})'
-    return f'{explain(failure)}; {kept}; log: {failure.log}'
-
-
-def explain(failure: Failure) -> str:
-    """Say in one line what ended a training and what to do.
+def explain(failure: Failure, advice: Callable[[int], str] = exit_status.advice) -> str:
+    """Say in one line what ended the ranks and what to do.
 
     Args:
         failure: The rank's last ``error:`` line on stderr says what was wrong. If both logs were written in the same
             moment, ``failure.log`` may be the one of stdout.
+        advice: What to do about an exit status.
     """
     lines = failure.last_lines + tail(failure.log.with_name('stderr.log'))
     said = [line[len('error: ') :] for line in lines if line.startswith('error: ')]
-    parts = [failure.what, *said[-1:], exit_status.advice(failure.status)]
+    parts = [failure.what, *said[-1:], advice(failure.status)]
     return ': '.join(parts[:2]) + (f'; {parts[-1]}' if parts[-1] else '') if said else '; '.join(filter(None, parts))

@@ -1,9 +1,9 @@
-"""The stages of a launch, for test/lib.sh.
+"""The stages of a launch, for test/lib.sh. ``performance`` and ``evaluate`` are launched as ``full`` is.
 
 python tools/launch.py check full OPTIONS          # silent, status 0 if the options are good; a bare Python 3.8 will do
 python tools/launch.py check full --help           # the table, status 10: there is nothing to launch
 python tools/launch.py environment full OPTIONS    # npu, gpu or cpu: the test/env_*.sh for this machine and options
-python tools/launch.py run full OPTIONS            # checks the training, runs it and reports
+python tools/launch.py run full OPTIONS            # checks the job, runs it and reports
 """
 
 from __future__ import annotations

@@ -15,7 +15,6 @@ from mmcv.ops.multi_scale_deform_attn import (
 from mmcv.utils.ext_loader import check_ops_exist
 from torch import Tensor
 
-
 # Dtypes of the compiled operator on each kind of device. Other dtypes are computed in float32 and cast back. On CUDA
 # the operator takes float16 too, but its coordinates are then float16 as well, with steps of 1/16 of a pixel at the end
 # of a map of 128 pixels.

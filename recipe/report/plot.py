@@ -67,7 +67,7 @@ def curves(result: Result, path: Path) -> Path:
             axis.axvline(at, color='black', linestyle=':', linewidth=1, label='resumed' if number == 0 else None)
         if axis.get_legend_handles_labels()[0]:
             axis.legend(fontsize='small', ncols=2 if axis is axes[1][1] else 1)
-    return _save(figure, path, 110)
+    return save(figure, path, 110)
 
 
 def predictions(result: Result, path: Path) -> Optional[Path]:
@@ -120,7 +120,7 @@ def predictions(result: Result, path: Path) -> Optional[Path]:
         )
     if legend:
         figure.legend(handles=legend, loc='outside lower center', ncols=7, fontsize='small', frameon=False)
-    return _save(figure, path, 130)
+    return save(figure, path, 130)
 
 
 def _draw_losses(axis: Any, points: List[Any]) -> None:
@@ -299,7 +299,8 @@ def _as_fractions(red: int, green: int, blue: int) -> Tuple[float, float, float]
     return red / 255, green / 255, blue / 255
 
 
-def _save(figure: Any, path: Path, dpi: int) -> Path:
+def save(figure: Any, path: Path, dpi: int) -> Path:
+    """Write a figure as a PNG, and close it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with files.whole(path) as partial:
         figure.savefig(partial, dpi=dpi, format='png')

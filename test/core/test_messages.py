@@ -114,6 +114,7 @@ PARSERS: Dict[str, Callable[[Sequence[str]], object]] = {
     'tools/replay_step.py': replay.parse,
     'tools/setup.sh': setup_cli.parse,
     'tools/upstream.py': upstream_cli.parse,
+    'test/evaluate_8p.sh': functools.partial(options.parse, 'evaluate'),
     'test/faults/fuzz_checkpoints.py': functools.partial(parse_at_most, 0),  # its options are in its own text
     'test/faults/run.sh': functools.partial(parse_shell, 'test/faults/run.sh'),
     'test/npu/run.sh': functools.partial(parse_shell, 'test/npu/run.sh'),

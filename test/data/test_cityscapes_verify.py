@@ -632,6 +632,22 @@ def test_a_damaged_cache_is_ignored_and_replaced(root: Path, spoil: Callable[[st
     assert cache.read_text() == good
 
 
+def test_one_split_alone(root: Path) -> None:
+    """The other one need not be there, and what is known of it is kept."""
+    verify(root)
+    a_file(root, IMAGES, 'val', 0).touch()
+    alone = verify(root, splits=('val',))
+    assert alone.ok and alone.n_pairs == {'val': 2}
+    assert (alone.n_files, alone.from_cache) == (4, 3)
+    assert verify(root).from_cache == 12
+    for part in ('leftImg8bit', 'gtFine'):
+        shutil.rmtree(root / part / 'train')
+    assert verify(root, splits=('val',)).ok
+    assert not verify(root).ok
+    a_file(root, TRAIN_IDS, 'val', 0).unlink()
+    assert [Path(fault.path).name.endswith(IMAGES) for fault in verify(root, splits=('val',)).faults] == [True, False]
+
+
 def test_cached_files_are_still_missed_when_they_are_gone(root: Path) -> None:
     verify(root)
     image = a_missing_label(root)

@@ -217,7 +217,7 @@ def test_a_performance_run_cannot_be_resumed():
 def test_help_lists_every_option_and_ends_with_its_own_status(script):
     done = subprocess.run([*TOOL, script, '--help'], capture_output=True, text=True, check=False)
     assert done.returncode == options.EXIT_HELP
-    assert all(f'--{name}' in done.stdout for name in (*VALUES, 'resume', 'demo'))
+    assert all(f'--{name}' in done.stdout for name in vars(options.make_parser(script).parse_args([])))
     assert not done.stderr
 
 
@@ -226,6 +226,14 @@ def test_the_table_of_each_readme_has_every_option(page):
     rows = re.findall(r'^\| (`--[a-z].*?) \|', (paths.ROOT / page).read_text(encoding='utf-8'), re.MULTILINE)
     listed = [name for row in rows for name in re.findall(r'--([a-z]\w*)', row)]
     assert sorted(listed) == sorted(vars(options.make_parser('full').parse_args([])))
+
+
+def test_the_page_on_the_evaluation_names_its_own_options():
+    page = (paths.ROOT / 'docs' / 'after_training.md').read_text(encoding='utf-8')
+    own = set(vars(options.make_parser('evaluate').parse_args([]))) - set(
+        vars(options.make_parser('full').parse_args([]))
+    )
+    assert sorted(name for name in own if f'`--{name}' not in page) == []
 
 
 def test_help_behind_the_lone_dashes_is_no_call_for_help():
