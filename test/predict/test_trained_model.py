@@ -16,7 +16,7 @@ from recipe.core import console
 from recipe.predict import trained_model
 from recipe.predict.trained_model import find_checkpoint, load_trained_model
 
-SIZES = [(128, 256), (97, 130), (32, 33), (5, 3)]
+SIZES = [(128, 256), (97, 130), (5, 3)]
 
 
 def picture(size=(128, 256)):
