@@ -54,7 +54,7 @@ def palette_png(labels: np.ndarray, palette: np.ndarray) -> bytes:
         labels: uint8, shape (H, W).
         palette: uint8, shape (C, 3), RGB.
     """
-    image = Image.fromarray(labels, 'P')
+    image = Image.fromarray(labels)
     image.putpalette(palette.tobytes())
     written = io.BytesIO()
     image.save(written, 'PNG')

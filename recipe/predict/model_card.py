@@ -51,36 +51,50 @@ class Figures(NamedTuple):
     iteration: int
 
 
-def read_figures(checkpoint: Path, meta: Dict[str, Any]) -> Figures:
-    """Read the figures of a checkpoint from result.json beside it.
+def read_result(checkpoint: Path) -> Dict[str, Any]:
+    """Read result.json beside a checkpoint.
+
+    Raises:
+        console.UserError: It is not there, or lacks what a card needs.
+    """
+    path = checkpoint.with_name('result.json')
+    again = f'make it: python tools/metrics.py {checkpoint.parent}'
+    try:
+        result = json.loads(path.read_text(encoding='utf-8'))
+    except FileNotFoundError:
+        raise console.UserError(f'there is no {path}, which has the figures for the model card', again) from None
+    except (OSError, ValueError) as error:
+        raise console.UserError(f'{path} cannot be read: {error}', again) from None
+    needed = {'definition': dict, 'versions': dict, 'validations': list, **dict.fromkeys(_OF_RUN, object)}
+    wrong = [
+        name
+        for name, kind in needed.items()
+        if not isinstance(result, dict) or name not in result or not isinstance(result[name], kind)
+    ]
+    if wrong:
+        raise console.UserError(f'{path} has no {wrong[0]}', again)
+    return dict(result)
+
+
+def figures_of(result: Dict[str, Any], checkpoint: Path, meta: Dict[str, Any]) -> Figures:
+    """The figures of a checkpoint.
 
     Args:
+        result: From ``read_result``.
         checkpoint: Its file.
         meta: Its ``meta``.
 
     Raises:
-        console.UserError: There are none, or none of this checkpoint.
+        console.UserError: There are none.
     """
-    path, folder = checkpoint.with_name('result.json'), checkpoint.parent
-    again = f'make it: python tools/metrics.py {folder}'
-    try:
-        result = json.loads(path.read_text(encoding='utf-8'))
-        validations = result['validations']
-        iteration = meta['iter']
-        found = [one for one in validations if one['iter'] == iteration]
-        missing = [name for name in ('definition', 'versions', *_OF_RUN) if name not in result]
-    except FileNotFoundError:
-        raise console.UserError(f'there is no {path}, which has the figures for the model card', again) from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise console.UserError(f'{path} cannot be read: {type(error).__name__}: {error}', again) from None
-    if missing:
-        raise console.UserError(f'{path} has no {missing[0]}', again)
-    if not found:
-        raise console.UserError(
-            f'{path} has no validation of iteration {iteration}, which {checkpoint.name} is of',
-            'publish a checkpoint that was validated, such as the best one',
-        )
-    return Figures(result, found[-1], iteration)
+    iteration = meta.get('iter')
+    for validation in reversed(result['validations']):
+        if isinstance(iteration, int) and isinstance(validation, dict) and validation.get('iter') == iteration:
+            return Figures(result, validation, iteration)
+    raise console.UserError(
+        f'result.json beside {checkpoint} has no validation of iteration {iteration}, which the checkpoint is of',
+        'publish a checkpoint that was validated, such as the best one',
+    )
 
 
 def parts(trained: TrainedModel) -> List[str]:

@@ -73,8 +73,9 @@ def publish(
     from recipe.predict import model_card
     from recipe.predict.trained_model import TrainedModel, load_trained_model
 
+    result = model_card.read_result(path)
     trained: TrainedModel = load_trained_model(path, 'cpu')
-    figures = model_card.read_figures(path, trained.meta)
+    figures = model_card.figures_of(result, path, trained.meta)
     content = _serialized(trained)
     digest = hashlib.sha256(content).hexdigest()
     model = out / f'{name or _default_name(trained)}-{digest[:_HASH_DIGITS]}.pth'
