@@ -8,7 +8,7 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, Iterable, Iterator, List, Sequence
+from typing import Dict, Iterable, Iterator, List, Sequence, Tuple
 
 from recipe.core import console, inputs
 
@@ -37,8 +37,9 @@ class Source:
 def find(given: Sequence[str], listed: Iterable[str], out: Path) -> List[Source]:
     """Find the files that a user names.
 
-    A name is that of the file without its suffix, below the folder that all files have in common. If several would have
-    the same name, they keep their suffixes. A file that is named twice counts once.
+    The name of a source is the file's path without its suffix, below the folder that the user named, or below the part
+    of a pattern that is plain. If two would have the same name, all names are below the folder that all files have in
+    common, and a suffix that tells two files apart stays. A file that is named twice counts once.
 
     Args:
         given: Files, folders (with all below them), patterns such as ``'frames/*.png'``, or ``-`` for ``listed``.
@@ -55,31 +56,36 @@ def find(given: Sequence[str], listed: Iterable[str], out: Path) -> List[Source]
     names = [name for one in given for name in (_lines(listed) if one == '-' else [one])]
     if not names:
         raise console.UserError('input: no file is named on the standard input', 'write one on each line')
-    paths = list(dict.fromkeys(path for name in names for path in _files(name, out)))
-    if not any(path.is_file() for path in paths):
-        raise console.UserError(f'input: there is no file {paths[0]}', 'check the path')
-    return _named(paths)
+    roots: Dict[Path, Path] = {}
+    for name in names:
+        root, paths = _files(name, out)
+        for path in paths:
+            roots.setdefault(path, root)
+    if not any(path.is_file() for path in roots):
+        raise console.UserError(f'input: there is no file {next(iter(roots))}', 'check the path')
+    return _named(roots)
 
 
 def _lines(listed: Iterable[str]) -> Iterator[str]:
     return (line for line in (line.rstrip('\r\n') for line in listed) if line.strip())
 
 
-def _files(name: str, out: Path) -> List[Path]:
+def _files(name: str, out: Path) -> Tuple[Path, List[Path]]:
+    """The files that a name stands for, and the folder below which their own names begin."""
     path = inputs.absolute(name)
     if path.is_dir():
         found = _below(path, out)
         if not found:
             raise console.UserError(f'input: {path} holds no pictures and no videos', 'name the files themselves')
-        return found
+        return path, found
     if os.path.lexists(path) or not glob.has_magic(name):
-        return [path]
+        return path.parent, [path]
     matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]  # noqa: PTH207  absolute
     found = [file for match in matches for file in (_below(match, out) if match.is_dir() else [match])]
     found = [file for file in found if out not in file.parents]
     if not found:
         raise console.UserError(f'input: no file fits {name}', 'check the pattern')
-    return found
+    return next(part for part in path.parents if not glob.has_magic(str(part))), found
 
 
 def _below(folder: Path, out: Path) -> List[Path]:
@@ -96,13 +102,16 @@ def _is_known(path: Path) -> bool:
     return any(kind.fullmatch(path.suffix) for kind in (_PICTURE, _VIDEO))
 
 
-def _named(paths: Sequence[Path]) -> List[Source]:
-    root = Path(os.path.commonpath([path.parent for path in paths]))
-    full = [path.relative_to(root).as_posix() for path in paths]
-    short = [path.relative_to(root).with_suffix('').as_posix() for path in paths]
-    taken: Dict[str, int] = Counter(short) + Counter(full)
-    return [
-        # A name without a suffix is both.
-        Source(path, brief if taken[brief] == 1 + (brief == whole) else whole)
-        for path, brief, whole in zip(paths, short, full)
-    ]
+def _named(roots: Dict[Path, Path]) -> List[Source]:
+    """Name files, each below its folder, or all below one folder if that is ambiguous."""
+    whole = [path.relative_to(root) for path, root in roots.items()]
+    if len(set(whole)) < len(whole):
+        common = os.path.commonpath([path.parent for path in roots])
+        whole = [path.relative_to(common) for path in roots]
+    taken = Counter([*whole, *(name.with_suffix('') for name in whole)])
+    sources = []
+    for path, name in zip(roots, whole):
+        brief = name.with_suffix('')
+        is_unique = taken[brief] == 1 + (brief == name)  # a name without a suffix counts twice
+        sources.append(Source(path, (brief if is_unique else name).as_posix()))
+    return sources

@@ -160,6 +160,25 @@ def test_two_inputs_never_have_one_name(tmp_path, files, names):
     assert [source.name for source in found] == names
 
 
+@pytest.mark.parametrize(
+    ('given', 'names'),
+    [
+        (['x', 'z.png'], ['a', 'y/b', 'z']),
+        (['x/*'], ['a', 'y/b']),
+        (['x/**/*.png'], ['a', 'y/b']),
+        (['x/y', 'x/a.png'], ['b', 'a']),
+        (['x', 'x/y/b.png'], ['a', 'y/b']),
+        (['x', 'v/a.png'], ['x/a', 'x/y/b', 'v/a']),
+    ],
+)
+def test_names_below_a_folder_and_a_pattern(tmp_path, given, names):
+    for file in ('x/a.png', 'x/y/b.png', 'z.png', 'v/a.png'):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text('x')
+    found = sources.find([str(tmp_path / one) for one in given], [], tmp_path / 'out')
+    assert [source.name for source in found] == names
+
+
 def test_results_in_the_folder_of_the_inputs_are_no_inputs(tmp_path):
     for file in ('a.png', 'out/a_overlay.png', '.hidden/b.png', '.c.png'):
         (tmp_path / file).parent.mkdir(exist_ok=True)
