@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import Any, List, Optional, Sequence
 
@@ -67,6 +68,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     if asked.trust_checkpoint:
         os.environ['MMSEG_TRUST_CHECKPOINT'] = '1'
     imported_packages.require()
+    warnings.filterwarnings('ignore', message='torch.meshgrid')  # mmdet's code, nothing that a user can change
     from recipe.predict import sources
 
     out = inputs.absolute(asked.out)

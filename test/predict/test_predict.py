@@ -125,8 +125,9 @@ def test_a_disk_that_is_full(tmp_path, pictures, predict, monkeypatch):
         raise OSError(28, 'No space left on device')
 
     monkeypatch.setattr('pathlib.Path.write_bytes', full)
-    with pytest.raises(OSError, match='No space left'):
+    with pytest.raises(OSError, match='No space left') as raised:
         predict(pictures)
+    assert raised.value.filename.startswith(str(tmp_path / 'out'))
     assert [path for path in (tmp_path / 'out').rglob('*') if path.is_file()] == []
 
 
