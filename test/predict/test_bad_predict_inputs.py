@@ -68,8 +68,8 @@ FAULTS = {
     ),
     # options
     'an unknown class': (lambda w: w.predict(w.path('a.png'), '--classes=car,cat'), 'there is no class cat; give some'),
-    'a class number': (lambda w: w.predict(w.path('a.png'), '--classes=19'), 'there is no class 19'),
-    'no class': (lambda w: w.predict(w.path('a.png'), '--classes=,'), '--classes names no class'),
+    'a class number': (lambda w: cli._shown('1', ['road']), '--classes: there is no class 1'),
+    'no class': (lambda w: cli._shown(' , ', ['road']), '--classes names no class; give some of road'),
     'an unknown device': (lambda w: w.load(w.run, device='tpu'), 'device: tpu is no device; give auto, cpu'),
     'a device that is not there': (lambda w: w.load(w.run, device='npu'), '--device=npu: torch_npu is not installed'),
     # the checkpoint
