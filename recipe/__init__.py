@@ -11,6 +11,19 @@ as the import contract in pyproject.toml checks:
 - ``predict``: trained models and what they predict.
 - ``evaluate``: metrics of a trained model, and the archive for the test server.
 - ``launch``, ``bench``: start a training or an evaluation, and measure one.
+
+``from recipe import load`` loads a trained model, see ``recipe.predict.segmenter.load``.
 """
 
+from typing import Any
+
 __version__ = '1.0'
+
+
+def __getattr__(name: str) -> Any:
+    """``recipe.load``, imported when it is asked for: the bare rooms have no torch."""
+    if name == 'load':
+        from recipe.predict.segmenter import load
+
+        return load
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

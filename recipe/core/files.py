@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import socket
@@ -11,6 +12,7 @@ from typing import Callable, Iterator, Optional
 
 from recipe.core import processes
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 PARTIAL_PREFIX = '.partial.'  # no name of a checkpoint, picture or label begins like this
 _PARTIAL_NAME = re.compile(re.escape(PARTIAL_PREFIX) + r'(?P<host>[^.]*)\.(?P<pid>\d+)\.')
 
@@ -38,6 +40,10 @@ def whole(path: Path, check: Optional[Callable[[str], None]] = None, to_disk: bo
         if check is not None:
             check(str(partial))
         partial.replace(path)
+    except OSError as error:
+        if error.filename is None and error.errno in _FULL:  # Python names no file if writing to an open one fails
+            error.filename = str(path)
+        raise
     finally:
         # It still exists after a failure, or if both names are links to one file: renaming then does nothing.
         with contextlib.suppress(FileNotFoundError):

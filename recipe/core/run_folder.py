@@ -147,18 +147,22 @@ def legacy_folder(folder: Path) -> Path:
     return OUTPUT if os.access(existing_part(OUTPUT), os.W_OK | os.X_OK) else folder
 
 
-def require_writable(folder: Path) -> None:
+def require_writable(folder: Path, option: str = '--work_dir') -> None:
     """Check that a folder, or its nearest parent that exists, can be written to.
+
+    Args:
+        folder: Need not exist.
+        option: The option that names it, for the message.
 
     Raises:
         console.UserError: Names the part of the path that cannot be used.
     """
     existing = existing_part(folder)
     if not existing.is_dir():
-        raise console.UserError(f'cannot make {folder}: {existing} is not a folder', 'give another --work_dir')
+        raise console.UserError(f'cannot make {folder}: {existing} is not a folder', f'give another {option}')
     if not os.access(existing, os.W_OK | os.X_OK) or existing.parts[:2] in (('/', 'proc'), ('/', 'sys')):
         raise console.UserError(
-            f'cannot write to {existing}, where {folder} is to be', 'give a --work_dir that can be written to'
+            f'cannot write to {existing}, where {folder} is to be', f'give a {option} that can be written to'
         )
 
 

@@ -18,6 +18,8 @@ from recipe.core.run_options import SCRIPTS
 from recipe.data import cli as data_cli
 from recipe.engine import devices, replay
 from recipe.launch import examine, options, stages
+from recipe.predict import cli as predict_cli
+from recipe.predict import publish
 from recipe.report import metrics
 from recipe.setup import cli as setup_cli
 from recipe.upstream import cli as upstream_cli
@@ -110,6 +112,8 @@ PARSERS: Dict[str, Callable[[Sequence[str]], object]] = {
     'tools/doctor.py': examine.parse,
     'tools/launch.py': parse_launch,
     'tools/metrics.py': metrics.parse,
+    'tools/predict.py': predict_cli.parse,
+    'tools/publish.py': publish.parse,
     'tools/pristine_imports.py': functools.partial(parse_at_most, 99, least=1),
     'tools/replay_step.py': replay.parse,
     'tools/setup.sh': setup_cli.parse,
