@@ -14,6 +14,7 @@ from recipe.report.result import SCHEMA, Result, Window
 
 FIGURES = ('fps', 'miou', 'loss', 'memory', 'e2e', 'class_iou')
 REQUIRED = {'full': ('fps', 'miou'), 'performance': ('fps',)}
+NUM_POINTS = 'model.decode_head.train_cfg.num_points'
 DEFAULT_LOG_WINDOW = 10  # mmengine.runner.LogProcessor's window_size
 
 
@@ -79,6 +80,9 @@ def _describe(run: metrics_run.Run) -> Result:
     warnings = list(run.warnings)
     if run.other_starts:
         warnings.append(f'{len(run.other_starts)} start(s) logged no iteration')
+    points = [config_text.lookup_int(start.config, NUM_POINTS) for start in run.starts]
+    if len(set(points)) > 1:
+        warnings.append(f'num_points differs between the starts of this run: {", ".join(map(str, points))}')
     return Result(
         schema=SCHEMA,
         run_name=run.path.resolve().name,
@@ -90,6 +94,7 @@ def _describe(run: metrics_run.Run) -> Result:
         world_size=last.world_size,
         batch_size_per_card=last.batch_size,
         global_batch=last.global_batch,
+        num_points=config_text.lookup_int(last.config, NUM_POINTS),
         device=run.launcher.get('device') or last.log.device,
         versions=versions,
         validations=[_figures_of(validation) for validation in run.validations],
@@ -166,6 +171,7 @@ def _add_speed(result: Result, run: metrics_run.Run, required: bool) -> List[str
         option = '--batch_size' if result.batch_size_per_card is None else '--nproc'
         fault = f'FPS is missing: the log does not tell the {unknown}, give {option}'
         return [fault] if required else []
+    _add_logged_mean(result, run)
     measured = bool(run.steps)
     kept: List[window.Sample] = []
     warm_up_iters = []
@@ -220,6 +226,20 @@ def _add_speed(result: Result, run: metrics_run.Run, required: bool) -> List[str
         excluded=excluded,
     )
     return []
+
+
+def _add_logged_mean(result: Result, run: metrics_run.Run) -> None:
+    """Add the figures that Ascend's scripts compute with ``grep`` and ``awk``."""
+    times = [
+        point.step_s
+        for start in run.starts
+        if start.global_batch == result.global_batch
+        for point in start.log.points
+        if point.step_s is not None and point.step_s > 0
+    ]
+    if times and result.global_batch:
+        result.step_time_logged_mean_s = sum(times) / len(times)
+        result.fps_logged_mean_images_per_s = result.global_batch / result.step_time_logged_mean_s
 
 
 def _steps(start: metrics_run.Start) -> List[window.Sample]:
