@@ -96,6 +96,7 @@ recipe_default ASCEND_GLOBAL_LOG_LEVEL 3
 recipe_default ASCEND_SLOG_PRINT_TO_STDOUT 0
 # Nor does it log events, which it does by default at every log level.
 recipe_default ASCEND_GLOBAL_EVENT_ENABLE 0
-# Ascend's own script also sets DYNAMIC_OP, PTCOPY_ENABLE and HOST_CACHE_CAPACITY: torch_npu reads none of them since 2.1.
+# Ascend's own script also sets DYNAMIC_OP and PTCOPY_ENABLE, which torch_npu does not read (2.1.0 to 2.8.0), and
+# HOST_CACHE_CAPACITY, which is for whole models in CANN's own format; ACLNN_CACHE_LIMIT is for single operators.
 
 unset -f recipe_cann_folders recipe_source_cann recipe_default recipe_quiet_devices recipe_preload_tcmalloc
