@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from pathlib import Path
 
 import pytest
+from packaging.specifiers import SpecifierSet
 
 from recipe.core import console
 from recipe.setup import cli
@@ -134,6 +136,17 @@ def test_every_stack_has_its_requirements_and_a_size(name):
     assert ROOT / 'requirements.txt' in [file.resolve() for file in files]
     assert re.search(r'^torch[=><]', text, re.MULTILINE)
     assert name in cli.FREE_GB
+
+
+@pytest.mark.parametrize('name', [name for name in STACKS if name.startswith('npu')])
+def test_an_npu_stack_installs_versions_that_the_doctor_knows(name):
+    table = json.loads((ROOT / 'recipe/doctor/known_good.json').read_text())
+    text = (ROOT / f'requirements/{name}.no-deps.txt').read_text()
+    torch = re.search(r'^torch==(\S+)', (ROOT / f'requirements/{name}.txt').read_text(), re.MULTILINE)[1]
+    for package in ('torch_npu', 'mx_driving'):
+        version = re.search(rf'^{package}==(\S+)', text, re.MULTILINE)[1]
+        (row,) = [row for row in table[package]['rows'] if row[package] == version]
+        assert row['torch'] == torch if package == 'torch_npu' else SpecifierSet(row['torch']).contains(torch)
 
 
 def test_no_requirement_brings_the_opencv_that_needs_libgl():
