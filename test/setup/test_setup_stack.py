@@ -157,11 +157,11 @@ def test_no_requirement_brings_the_opencv_that_needs_libgl():
 @pytest.mark.parametrize(
     ('files', 'jobs', 'said'),
     [
-        ({'proc/meminfo': 'MemTotal: 9 kB\nMemAvailable:   9437184 kB\n'}, 4, '9.0 GiB of free memory'),
+        ({'proc/meminfo': 'MemTotal: 9 kB\nMemAvailable:   9437184 kB\n'}, 3, '9.0 GiB of free memory'),
         ({'proc/meminfo': 'MemAvailable: 900000000 kB\n'}, 6, '6 cores'),
         ({'proc/meminfo': 'MemAvailable: 1000 kB\n'}, 1, '0.0 GiB'),
-        ({'sys/fs/cgroup/memory.max': '5368709120\n', 'sys/fs/cgroup/memory.current': '1073741824\n'}, 2, '4.0 GiB'),
-        ({'sys/fs/cgroup/memory.max': 'max\n', 'proc/meminfo': 'MemAvailable: 6291456 kB\n'}, 3, '6.0 GiB'),
+        ({'sys/fs/cgroup/memory.max': '5368709120\n', 'sys/fs/cgroup/memory.current': '1073741824\n'}, 1, '4.0 GiB'),
+        ({'sys/fs/cgroup/memory.max': 'max\n', 'proc/meminfo': 'MemAvailable: 6291456 kB\n'}, 2, '6.0 GiB'),
         ({'proc/meminfo': 'MemAvailable: 900000000 kB\n', 'sys/fs/cgroup/cpu.max': '200000 100000\n'}, 2, '2 cores'),
         ({}, 6, 'not known'),
     ],
