@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from recipe.core import console, run_folder
-from recipe.launch import run_log
+from recipe.launch import cli, options, run_log
+from recipe.launch.plan import Plan
 from recipe.launch.run_log import RunLog
 
 
@@ -77,6 +78,10 @@ def test_a_long_log_is_read_in_parts(ranks, tmp_path, monkeypatch):
     assert (tmp_path / 'log').read_text() == 'a line longer than a part\nand more\n'
 
 
+def refuse(*_: object) -> None:
+    raise OSError(errno.EPERM, 'Operation not permitted')
+
+
 def finished(output: Path, name: str, text: str) -> Path:
     """The log of a run."""
     log = output / 'train_full_8p' / name / 'train_full_8p.log'
@@ -111,14 +116,27 @@ def test_a_file_that_is_no_link_is_kept(output, capsys):
 
 
 def test_storage_without_links_has_copies(output, monkeypatch):
-    def refuse(*_: object) -> None:
-        raise OSError(errno.EPERM, 'Operation not permitted')
-
     monkeypatch.setattr(Path, 'symlink_to', refuse)
     place = run_folder.publish(finished(output, '20260101_000000', 'ours'))
     assert place.read_text() == 'ours' and not place.is_symlink()
     run_folder.link_newest(output / 'train_full_8p' / '20260101_000000')  # says nothing: the folder of the run is said
     assert not (output / 'ckpt').exists()
+
+
+@pytest.mark.parametrize('links', [True, False])
+def test_a_start_shows_its_log_and_writes_its_messages_there(output, tmp_path, monkeypatch, links):
+    if not links:
+        monkeypatch.setattr(Path, 'symlink_to', refuse)
+    monkeypatch.setattr(console, '_logs', [])
+    plan = Plan(options.parse('full', ['--demo']), folder=tmp_path / 'run')
+    plan.folder.mkdir()
+    logs = cli.open_logs(plan)
+    console.say('run      here')
+    shown = output / 'train_full_8p.log'
+    assert logs == [plan.folder / shown.name] + ([] if links else [shown])
+    assert shown.is_symlink() == links
+    assert shown.read_text() == (plan.folder / shown.name).read_text()
+    assert 'run      here' in shown.read_text()
 
 
 def test_a_run_in_the_output_folder_itself_is_not_shown_there(output, tmp_path):
