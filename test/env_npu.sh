@@ -1,14 +1,29 @@
 # Environment for training on Ascend NPUs; source it. Variables that are set already are kept; nothing here ends the caller.
 # shellcheck shell=bash
 
+# recipe_cann_folders: folders that CANN may be installed in, the first one first. Its installer notes where it was told to.
+recipe_cann_folders() {
+  local home="${HOME:-/root}/Ascend" note
+  for note in /etc/Ascend "${home}"; do
+    sed -n 's/\r$//; s/^[[:space:]]*Install_Path[A-Za-z_]*[[:space:]]*=[[:space:]]*//p' \
+      "${note}/ascend_cann_install.info" 2>/dev/null || true
+  done
+  printf '%s\n' /usr/local/Ascend "${home}"
+}
+
 # recipe_source_cann: CANN's own environment, unless it is there already.
 recipe_source_cann() {
   if [[ -n "${ASCEND_OPP_PATH:-}" ]]; then
     return 0
   fi
-  local file flags=$-
-  for file in "${ASCEND_TOOLKIT_HOME:-/nowhere}"/{,../}set_env.sh \
-    {/usr/local/Ascend,"${HOME:-/root}/Ascend"}/{ascend-toolkit,cann}/set_env.sh; do
+  local file folder flags=$-
+  local -a folders files=("${ASCEND_TOOLKIT_HOME:-/nowhere}"/{,../}set_env.sh)
+  mapfile -t folders < <(recipe_cann_folders)
+  for folder in "${folders[@]}"; do
+    # The toolkit (named cann since CANN 8.5), or nnae, its part that runs models.
+    files+=("${folder}"/{ascend-toolkit/,cann/,nnae/,}set_env.sh)
+  done
+  for file in "${files[@]}"; do
     if [[ -f "${file}" ]]; then
       # The file may read unset variables, and commands in it may fail.
       set +eu
@@ -29,7 +44,7 @@ recipe_default() {
   fi
 }
 
-# recipe_quiet_devices: the cards log errors only; more logging costs speed. Needs root, so it may fail.
+# recipe_quiet_devices: the cards log errors only, and no events; more logging costs speed. Needs root, so it may fail.
 recipe_quiet_devices() {
   if ! command -v msnpureport >/dev/null; then
     return 0
@@ -41,6 +56,9 @@ recipe_quiet_devices() {
   for ((card = 0; card < cards; card++)); do
     msnpureport -g error -d "${card}" >/dev/null 2>&1 || true
   done
+  if ((cards)); then
+    msnpureport -e disable >/dev/null 2>&1 || true
+  fi
 }
 
 # recipe_preload_tcmalloc: tcmalloc is faster at the many small blocks that the loader allocates and frees.
@@ -76,5 +94,9 @@ recipe_default HCCL_CONNECT_TIMEOUT 1800
 # CANN logs errors only, to files (~/ascend/log, or ASCEND_PROCESS_LOG_PATH), not to the terminal.
 recipe_default ASCEND_GLOBAL_LOG_LEVEL 3
 recipe_default ASCEND_SLOG_PRINT_TO_STDOUT 0
+# Nor does it log events, which it does by default at every log level.
+recipe_default ASCEND_GLOBAL_EVENT_ENABLE 0
+# Ascend's own script also sets DYNAMIC_OP and PTCOPY_ENABLE, which torch_npu does not read (2.1.0 to 2.8.0), and
+# HOST_CACHE_CAPACITY, which is for whole models in CANN's own format; ACLNN_CACHE_LIMIT is for single operators.
 
-unset -f recipe_source_cann recipe_default recipe_quiet_devices recipe_preload_tcmalloc
+unset -f recipe_cann_folders recipe_source_cann recipe_default recipe_quiet_devices recipe_preload_tcmalloc

@@ -5,7 +5,7 @@
 # Usage: bash test/run_tests.sh [--quick | --release] [-- PYTEST_ARGUMENTS]
 #   --quick     only linters and the tests that train nothing
 #   --release   also the slow tests: the demo to its full mIoU, the recipe at its real size, compilers, a fault campaign,
-#               the NPU path with eight ranks and with the npu-2.7 stack, and the emulator's own tests
+#               the NPU path with eight ranks and with the newer stacks, and the emulator's own tests
 #   --          what follows goes to pytest's first run, which is not the NPU's
 # A part that fails keeps no other part from running. Exit status: 0 if every part passed, 1 if one failed, 2 if the
 # set-up or an option did.
@@ -120,6 +120,7 @@ main() {
       part 'NPU' npu --emulator
       part 'NPU, eight ranks' bash "$ROOT/test/npu/run.sh" --ranks=8 -- test/npu/test_demo.py
       part 'NPU, npu-2.7' bash "$ROOT/test/npu/run.sh" --stack=npu-2.7
+      part 'NPU, npu-2.8' bash "$ROOT/test/npu/run.sh" --stack=npu-2.8
       part 'fault campaign' bash "$ROOT/test/faults/run.sh" --count=120
       ;;
   esac

@@ -14,7 +14,7 @@ import re
 import sys
 import time
 from pathlib import Path
-from typing import Callable, Optional, TextIO
+from typing import Callable, List, Optional, TextIO
 
 from recipe.core import standard_streams
 
@@ -26,7 +26,7 @@ DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, 
 # For this process and all that it starts. A notebook or an IDE exports a backend that needs the IDE's own modules.
 ENVIRONMENT = {'MPLBACKEND': 'Agg'}
 
-_log: Optional[int] = None
+_logs: List[int] = []
 _said: collections.deque[str] = collections.deque(maxlen=1000)  # printed before there was a log
 
 
@@ -81,15 +81,15 @@ def show(line: str) -> None:
     _to_stderr(f'  {line}')
 
 
-def log_to(path: Path) -> None:
-    """Also append to a file all that this process has printed so far, and prints from now on.
+def log_to(*paths: Path) -> None:
+    """Also append to files all that this process has printed so far, and prints from now on.
 
     Args:
-        path: If it cannot be written, the log is left out.
+        paths: One that cannot be written is left out.
     """
-    global _log
-    with contextlib.suppress(OSError):
-        _log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+    for path in paths:
+        with contextlib.suppress(OSError):
+            _logs.append(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666))
 
 
 def run(main: Callable[[], Optional[int]]) -> None:
@@ -125,7 +125,7 @@ def run(main: Callable[[], Optional[int]]) -> None:
         status = EXIT_FAILURE
     else:
         sys.stdout.flush()
-        if stdout and stdout.failure and stdout.failure.errno != errno.EPIPE and _log is None:
+        if stdout and stdout.failure and stdout.failure.errno != errno.EPIPE and not _logs:
             _to_stderr(f'error: {reason(stdout.failure)}: stdout, so what should stand there is lost; make room')
             status = EXIT_FAILURE
     sys.exit(status)
@@ -150,9 +150,11 @@ def _to_stderr(line: str) -> None:
 def _keep(line: str) -> None:
     """Append a line to the log, or keep it until there is one."""
     _said.append(f'{time.strftime("%Y-%m-%d %H:%M:%S")}  {line}\n')
-    while _log is not None and _said:
-        with contextlib.suppress(OSError):  # the ranks report a full disk
-            os.write(_log, _said.popleft().encode('utf-8', 'surrogateescape'))
+    while _logs and _said:
+        text = _said.popleft().encode('utf-8', 'surrogateescape')
+        for log in _logs:
+            with contextlib.suppress(OSError):  # the ranks report a full disk
+                os.write(log, text)
 
 
 def _on_stream_failure(stream: standard_streams.Stream) -> None:
@@ -161,5 +163,5 @@ def _on_stream_failure(stream: standard_streams.Stream) -> None:
     line = f'warning: {stream.title} cannot be written ({reason(stream.failure)}); the work goes on without it'
     _keep(line)
     other: TextIO = sys.stderr if stream.title == 'stdout' else sys.stdout
-    if _log is not None and getattr(other, 'failure', None) is None:
+    if _logs and getattr(other, 'failure', None) is None:
         print(line, file=other, flush=True)

@@ -7,6 +7,7 @@ import errno
 import os
 import re
 import socket
+import time
 from pathlib import Path
 from typing import Callable, Iterator, Optional
 
@@ -64,6 +65,39 @@ def write_text(path: Path, text: str) -> Path:
     with whole(path) as partial:
         partial.write_text(text, encoding='utf-8')
     return path
+
+
+def link(place: Path, target: Path) -> bool:
+    """Make a symbolic link in one step. An older link is replaced; what it led to stays as it is.
+
+    Args:
+        place: The link.
+        target: What it leads to. The link to something below its own folder is relative, so that both can be moved.
+
+    Returns:
+        Whether the storage has links.
+    """
+    with contextlib.suppress(ValueError):
+        target = target.relative_to(place.parent)
+    try:
+        with whole(place) as partial:
+            partial.symlink_to(target)
+    except OSError:
+        return False
+    return True
+
+
+def move_aside(path: Path) -> Path:
+    """Rename a file by the time of its last change, so that its name is free: ``a.log`` to ``a.20260101_120000.log``.
+
+    Returns:
+        The new path.
+    """
+    stamp = time.strftime('%Y%m%d_%H%M%S', time.localtime(path.lstat().st_mtime))
+    names = [f'{path.stem}.{stamp}{path.suffix}', *(f'{path.stem}.{stamp}_{n}{path.suffix}' for n in range(2, 1000))]
+    free = next(path.with_name(name) for name in names if not os.path.lexists(path.with_name(name)))
+    path.rename(free)
+    return free
 
 
 def sweep(folder: Path, is_mine: bool = False) -> None:

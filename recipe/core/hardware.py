@@ -1,7 +1,8 @@
-"""Signs of Ascend NPUs and NVIDIA GPUs that can be read without torch."""
+"""What a machine has, as far as it can be read without torch: NPUs, GPUs, cores and memory. Standard library only."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -9,7 +10,7 @@ import subprocess
 from pathlib import Path
 from typing import List, Optional, Tuple
 
-_ASCEND = ('/usr/local/Ascend/ascend-toolkit', '/usr/local/Ascend/latest')
+_ASCEND = tuple(f'/usr/local/Ascend/{name}' for name in ('ascend-toolkit', 'cann', 'latest', 'nnae'))
 
 
 def ascend_signs(root: Path = Path('/')) -> List[str]:
@@ -24,6 +25,39 @@ def ascend_signs(root: Path = Path('/')) -> List[str]:
     homes = [os.environ.get('ASCEND_HOME_PATH', ''), os.environ.get('ASCEND_TOOLKIT_HOME', ''), *_ASCEND]
     signs += [home for home in homes if home and (root / home.lstrip('/')).is_dir()]
     return signs
+
+
+def cores(root: Path = Path('/')) -> int:
+    """Cores that this process may use: its CPU affinity, or fewer if a container has a quota.
+
+    Args:
+        root: Root of the file system to look at.
+    """
+    given = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+    try:
+        quota, period = (root / 'sys/fs/cgroup/cpu.max').read_text().split()
+    except (OSError, ValueError):
+        return given
+    return min(given, max(1, int(quota) // int(period))) if quota.isdigit() and int(period) else given
+
+
+def free_memory_bytes(root: Path = Path('/')) -> Optional[int]:
+    """Memory that a new process may take, also within the limit of a container; None if it is not known.
+
+    Args:
+        root: Root of the file system to look at.
+    """
+    found = []
+    for limit, used in (
+        ('sys/fs/cgroup/memory.max', 'sys/fs/cgroup/memory.current'),
+        ('sys/fs/cgroup/memory/memory.limit_in_bytes', 'sys/fs/cgroup/memory/memory.usage_in_bytes'),
+    ):
+        with contextlib.suppress(OSError, ValueError):  # `max` means no limit
+            found.append(int((root / limit).read_text()) - int((root / used).read_text()))
+    with contextlib.suppress(OSError):
+        available = re.search(r'^MemAvailable:\s*(\d+) kB', (root / 'proc/meminfo').read_text(), re.MULTILINE)
+        found += [int(available.group(1)) << 10] if available else []
+    return max(0, min(found)) if found else None
 
 
 def driver_cuda() -> Optional[Tuple[int, int]]:

@@ -1,16 +1,22 @@
 """Checks that Python would import the patched checkouts, and all other packages from the environment.
 
-Nothing is imported for this, so a tool can check before it imports any of them.
+Only ``load`` imports anything, so a tool can check before it imports any of them.
 """
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import importlib.util
 import os
+import pickle
+import re
 import sys
 import sysconfig
+import time
 from importlib.machinery import PathFinder
 from pathlib import Path
+from types import ModuleType
 from typing import Dict, List, NamedTuple, Optional, Sequence
 
 from recipe.core import console
@@ -18,6 +24,25 @@ from recipe.core.paths import ROOT
 
 PACKAGES = {'mmcv': 'mmcv', 'mmdet': 'mmdetection', 'mmseg': 'mmsegmentation'}
 OTHERS = ('mmengine', 'torch', 'torchvision', 'numpy', 'scipy', 'cv2', 'PIL', 'matplotlib', 'yaml', 'rich')
+# torch first: its own copy of OpenMP must be the one that is loaded. yapf before mmengine, which imports it.
+COMPILED = ('torch', 'numpy', 'scipy', 'cv2', 'yapf', 'mmengine', 'mmcv', 'mmdet', 'mmseg')
+# Imported by torch_npu and by CANN's operator compiler, which say nothing of use if one is missing.
+COMPILED_NPU = ('google.protobuf', 'absl', 'attr', 'cffi', 'cloudpickle', 'decorator')
+# Messages of the dynamic linker, and what to do.
+_FIXES = (
+    (r'(\S+): cannot allocate memory in static TLS block', r'load that library first: export LD_PRELOAD=\1'),
+    (
+        r'libGL\.so|libgthread-|libSM\.so|libXext\.so',
+        'that is the OpenCV for desktops: pip uninstall -y opencv-python opencv-contrib-python opencv-python-headless, '
+        'then: bash tools/setup.sh',
+    ),
+    (
+        r"version .(?:GLIBC|GLIBCXX|CXXABI)_\S+' not found",
+        'it was installed on a newer system than this one (ldd --version): remove .venv and .setup, then: '
+        'bash tools/setup.sh',
+    ),
+)
+_CACHE_WAIT_S = 2.0  # for another process that writes yapf's cache just now
 
 
 class Misplaced(NamedTuple):
@@ -53,6 +78,53 @@ def require(checkouts: bool = True) -> None:
     for one in [*(misplaced_checkouts() if checkouts else []), *hiding(OTHERS, sys.path)]:
         if one.is_fatal:
             raise console.UserError(f'package {one.package}: {one.found}', one.fix)
+
+
+def load(name: str) -> ModuleType:
+    """Import a package that this system may be unable to load.
+
+    Args:
+        name: Its name.
+
+    Raises:
+        console.UserError: It cannot be imported; says why and what to do.
+    """
+    deadline = time.monotonic() + _CACHE_WAIT_S
+    while True:
+        try:
+            return importlib.import_module(name)
+        except (EOFError, pickle.UnpicklingError) as error:
+            # yapf reads a cache when it is imported. Another process may be writing it, or was killed while it did.
+            if time.monotonic() > deadline:
+                if not _remove_damaged_cache():
+                    raise _refusal(name, error) from None
+                deadline += _CACHE_WAIT_S
+            time.sleep(0.1)
+        except (ImportError, OSError) as error:
+            raise _refusal(name, error) from None
+
+
+def _refusal(name: str, error: Exception) -> console.UserError:
+    text = ' '.join(str(error).split())
+    for pattern, fix in _FIXES:
+        found = re.search(pattern, text)
+        if found:
+            return console.UserError(f'{name} cannot be imported: {text}', found.expand(fix))
+    return console.UserError(f'{name} cannot be imported: {text or type(error).__name__}', 'run: bash tools/setup.sh')
+
+
+def _remove_damaged_cache() -> bool:
+    """Remove what yapf cannot read of its cache and makes again; whether there was anything."""
+    folder = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'YAPF'
+    removed = False
+    for file in folder.rglob('*.pickle'):
+        with contextlib.suppress(OSError):
+            content = file.read_bytes()
+            # Not unpickled here, which would run code; a whole pickle ends with a full stop.
+            if not content.endswith(b'.'):
+                file.unlink()
+                removed = True
+    return removed
 
 
 def hiding(names: Sequence[str], path: Sequence[str]) -> List[Misplaced]:

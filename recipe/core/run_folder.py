@@ -12,12 +12,13 @@ import time
 from pathlib import Path
 from typing import Optional, Sequence, Tuple
 
-from recipe.core import console, inputs, run_lock
+from recipe.core import console, files, inputs, run_lock
 from recipe.core.paths import OUTPUT as OUTPUT
 
 COMMAND, CONFIG, VERSIONS, LOGS = 'command.txt', 'config.py', 'versions.json', 'logs'
 LAUNCHER_LOG = 'launcher.log'  # the launcher's output
 CHECKPOINTS = '*.pth'
+NEWEST = 'ckpt'  # in test/output: Ascend's scripts keep all checkpoints there; here it is a link to the newest run
 _NAME = re.compile(r'(\d{8}_\d{6})(?:_(\d+))?')
 
 
@@ -43,9 +44,12 @@ def choose(script: str, demo: bool, work_dir: Optional[str], resume: bool, again
         folder = inputs.absolute(work_dir) if work_dir else _newest(runs)
         run_lock.require_free(folder)
         if not _holds(folder, CHECKPOINTS):
+            old = OUTPUT / NEWEST
             raise console.UserError(
                 f'--resume=1: there is no checkpoint in {folder}',
-                'give the --work_dir of a run that wrote one, or start afresh without --resume=1',
+                f'continue those of {old} with --resume=1 --work_dir={old}, or start afresh without --resume=1'
+                if not work_dir and not old.is_symlink() and _holds(old, CHECKPOINTS)
+                else 'give the --work_dir of a run that wrote one, or start afresh without --resume=1',
             )
     else:
         folder = inputs.absolute(work_dir) if work_dir else _unused(runs)
@@ -138,13 +142,56 @@ def _holds(folder: Path, pattern: str) -> bool:
     return folder.is_dir() and any(folder.glob(pattern))
 
 
-def legacy_folder(folder: Path) -> Path:
-    """Folder for the files of the ModelZoo convention: ``test/output`` if writable, else the run folder.
+def is_shown(folder: Path) -> bool:
+    """Whether ``test/output`` can show a run: it can be written, and is not itself the run's folder."""
+    return os.access(existing_part(OUTPUT), os.W_OK | os.X_OK) and folder.resolve() != OUTPUT.resolve()
+
+
+def publish(file: Path) -> Path:
+    """Show a file of a run in ``test/output``: as a link, or as a copy on storage without links.
+
+    A file of that name that is no link may be all that another program has written, so it is kept under another name.
 
     Args:
-        folder: Run folder.
+        file: The file, in a run folder.
+
+    Returns:
+        The link or copy.
+
+    Raises:
+        OSError: ``test/output`` cannot be written.
     """
-    return OUTPUT if os.access(existing_part(OUTPUT), os.W_OK | os.X_OK) else folder
+    place = OUTPUT / file.name
+    file = file.resolve()
+    OUTPUT.mkdir(parents=True, exist_ok=True)
+    if os.path.lexists(place) and not place.is_symlink():
+        console.say(f'kept     {place} of an earlier run as {files.move_aside(place).name}')
+    if not files.link(place, file):
+        with files.whole(place) as partial:
+            shutil.copyfile(file, partial)
+    return place
+
+
+def foreign_checkpoints(folder: Path) -> Optional[str]:
+    """What to do about a ``test/output/ckpt`` that is no link, as Ascend's scripts make it; None if there is none.
+
+    Args:
+        folder: Run folder; if it is that folder, there is nothing to do.
+    """
+    place = OUTPUT / NEWEST
+    if place.is_symlink() or not os.path.lexists(place) or place.resolve() == folder.resolve():
+        return None
+    has_some = _holds(place, CHECKPOINTS)
+    return (f'continue its checkpoints with --resume=1 --work_dir={place}; ' if has_some else '') + (
+        'rename it to have a link to the newest run there'
+    )
+
+
+def link_newest(folder: Path) -> None:
+    """Let ``test/output/ckpt`` lead to a run, if it is a link or missing."""
+    place = OUTPUT / NEWEST
+    if place.is_symlink() or not os.path.lexists(place):
+        files.link(place, folder.resolve())
 
 
 def require_writable(folder: Path, option: str = '--work_dir') -> None:

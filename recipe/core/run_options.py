@@ -21,6 +21,8 @@ class Options:
         or_begin: Whether to begin if there is no checkpoint to resume; ``settle`` then sets ``resume``.
         pretrained: Weights file, or ``none``.
         engine: ``recipe`` (``recipe.engine.equip``) or ``upstream`` (mmengine's own loop and mmseg's transforms).
+        num_points: Points of each mask that the losses compare.
+        keep_checkpoints: Newest checkpoints to keep; -1: all.
         max_restarts: How often the ranks are started again after one fails or hangs.
         hang_timeout: Seconds without progress after which a rank counts as hung; 0: never.
         on_nan: Steps that are not finite to skip before the training ends.
@@ -51,6 +53,8 @@ class Options:
     pretrained: Optional[str] = None
     seed: Optional[int] = None
     amp: Optional[str] = None
+    num_points: Optional[int] = None
+    keep_checkpoints: Optional[int] = None
     tf32: Optional[bool] = None
     compile: bool = False
     engine: str = 'recipe'

@@ -6,8 +6,10 @@ import re
 from pathlib import Path
 from typing import List, Mapping, Optional, Tuple
 
-_DEFAULT_HOMES = ('/usr/local/Ascend/ascend-toolkit/latest', '/usr/local/Ascend/cann', '/usr/local/Ascend/latest')
-_INSTALL_INFO = 'ascend_toolkit_install.info'
+# The toolkit, or nnae, its part that runs models.
+_HOMES = ('ascend-toolkit/latest', 'cann', 'latest', 'nnae/latest')
+_INSTALL_INFOS = ('ascend_toolkit_install.info', 'ascend_nnae_install.info')
+_INSTALLER_NOTE = 'etc/Ascend/ascend_cann_install.info'
 _DRIVER_INFO = 'usr/local/Ascend/driver/version.info'
 
 
@@ -19,10 +21,12 @@ def cann(root: Path, env: Mapping[str, str]) -> Optional[Tuple[str, str]]:
         env: Environment variables; those set by CANN's set_env.sh take precedence over the usual folders.
     """
     named = [env[name] for name in ('ASCEND_TOOLKIT_HOME', 'ASCEND_HOME_PATH') if env.get(name)]
-    for home in (*named, *_DEFAULT_HOMES):
+    places = filter(None, (_line(root / _INSTALLER_NOTE, r'Install_Path\w*'), '/usr/local/Ascend'))
+    for home in (*named, *(f'{place}/{name}' for place in places for name in _HOMES)):
         folder = root / home.lstrip('/')
         # There is one folder for each installed architecture; a user runs one of them.
-        for info in [folder / _INSTALL_INFO, *sorted(folder.glob(f'*-linux/{_INSTALL_INFO}'))]:
+        infos = [info for name in _INSTALL_INFOS for info in (folder / name, *sorted(folder.glob(f'*-linux/{name}')))]
+        for info in infos:
             version = _line(info, 'version')
             if version:
                 return version, home
@@ -35,7 +39,7 @@ def driver(root: Path) -> Optional[str]:
 
 
 def _line(path: Path, key: str) -> Optional[str]:
-    """Value of a ``key=value`` line, whatever the key's case."""
+    """Value of a ``key=value`` line, whatever the key's case; the key is a regular expression."""
     try:
         text = path.read_text(encoding='utf-8', errors='replace')
     except OSError:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import List, Optional
 
+from recipe.core import hardware
 from recipe.doctor.finding import FAILURE, OK, WARNING, Finding
 from recipe.doctor.subject import Subject
 from recipe.engine import size
@@ -52,21 +53,11 @@ def measure(root: Path = Path('/')) -> Limits:
     shm = root / 'dev' / 'shm'
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return Limits(
-        cores=_cores_given(root),
+        cores=hardware.cores(root),
         shm_bytes=shutil.disk_usage(str(shm)).free if shm.is_dir() else None,
         files=None if files == resource.RLIM_INFINITY else files,
         threads=_threads_left(root),
     )
-
-
-def _cores_given(root: Path) -> int:
-    """Cores that this process may use: its CPU affinity, or fewer if a container has a quota."""
-    cores = len(os.sched_getaffinity(0))
-    try:
-        quota, period = (root / 'sys/fs/cgroup/cpu.max').read_text().split()
-    except (OSError, ValueError):
-        return cores
-    return min(cores, max(1, int(quota) // int(period))) if quota.isdigit() and int(period) else cores
 
 
 def _threads_left(root: Path) -> Optional[int]:

@@ -20,6 +20,18 @@ def examine(subject: Subject) -> List[Finding]:
     return findings
 
 
+def loadable(device: str) -> List[Finding]:
+    """Import all packages with compiled parts; a failure names the first that this system cannot load.
+
+    Args:
+        device: ``npu``, ``cuda`` or ``cpu``.
+    """
+    names = imported_packages.COMPILED + (imported_packages.COMPILED_NPU if device == 'npu' else ())
+    for name in names:
+        imported_packages.load(name)
+    return [Finding('imports', OK, f'{len(names)} packages can be imported')]
+
+
 def hidden_packages() -> List[Finding]:
     """Findings on packages of the environment that PYTHONPATH hides."""
     return _findings(imported_packages.hiding(imported_packages.OTHERS, sys.path))

@@ -70,6 +70,10 @@ def make(options: Options, device: str, data_root: Path) -> Any:
         _set_precision(config, options.amp, device)
     if options.compile:
         _set_compile(config, device)
+    if options.num_points is not None:
+        _set_num_points(config, options.num_points)
+    if options.keep_checkpoints is not None:
+        _set_kept_checkpoints(config, options.keep_checkpoints)
     if options.tf32 is not None:
         config['allow_tf32'] = options.tf32
     if options.on_nan is not None:
@@ -195,6 +199,23 @@ def _set_precision(config: Any, amp: str, device: str) -> None:
     for name in ('dtype', 'loss_scale'):
         wrapper.pop(name, None)
     wrapper['type'] = {'bf16': 'Bf16OptimWrapper', 'fp16': 'Fp16OptimWrapper', 'off': 'OptimWrapper'}[amp]
+
+
+def _set_num_points(config: Any, count: int) -> None:
+    """Set the points of the loss; the matching of queries and masks uses the same number."""
+    settings = (config.model.get('decode_head') or {}).get('train_cfg') or {}
+    if 'num_points' not in settings:
+        raise console.UserError(
+            '--num_points: the config has no model.decode_head.train_cfg.num_points',
+            'only Mask2Former compares masks at points; leave it out',
+        )
+    settings['num_points'] = count
+
+
+def _set_kept_checkpoints(config: Any, count: int) -> None:
+    if not config.default_hooks.get('checkpoint'):
+        raise console.UserError('--keep_checkpoints: the config writes no checkpoints', 'leave it out')
+    config.default_hooks.checkpoint['max_keep_ckpts'] = count
 
 
 def _set_compile(config: Any, device: str) -> None:

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Dict, Optional, Tuple
 
-from recipe.core import console, network
+from recipe.core import console, imported_packages, network
 
 DEFAULT_NPROC = 8
 DEMO_NPROC_CPU = 2
@@ -58,7 +58,7 @@ def find(asked: str) -> Tuple[str, int]:
 
 
 def _npus() -> int:
-    import torch
+    torch = imported_packages.load('torch')
 
     if importlib.util.find_spec('torch_npu') is None:
         return 0
@@ -73,7 +73,7 @@ def _npus() -> int:
 
 
 def _gpus() -> int:
-    import torch
+    torch = imported_packages.load('torch')
 
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
 

@@ -4,25 +4,33 @@ from __future__ import annotations
 
 from typing import Any, Tuple
 
-# A checkpoint holds each parameter and AdamW's two moments in float32. Two are kept while a third is written.
+# A checkpoint holds each parameter and AdamW's two moments in float32.
 CHECKPOINT_BYTES_PER_PARAMETER = 12
-CHECKPOINTS = 3
 LOG_BYTES = 64 << 20
 # An image has three bytes per pixel. Its label map has one, or eight (int64) with upstream's own transforms.
 SAMPLE_BYTES_PER_PIXEL = 3 + 8
 CROP = (512, 1024)  # (H, W) if the config names none
 
 
-def disk_bytes(writes_checkpoints: bool, model: Any) -> int:
-    """Upper bound of a run's checkpoints and logs, in bytes.
+def disk_bytes(config: Any, model: Any, existing: int = 0) -> int:
+    """Upper bound of a run's further checkpoints and logs, in bytes.
 
     Args:
-        writes_checkpoints: Whether the run writes checkpoints; a performance run writes none.
+        config: ``mmengine.Config``; without a checkpoint hook, as in a performance run, it writes none.
         model: ``torch.nn.Module``.
+        existing: Checkpoints that the run has already.
     """
+    hook = config.default_hooks.get('checkpoint')
+    if not hook:
+        return LOG_BYTES
+    max_iters = config.train_cfg['max_iters']
+    interval, kept = hook.get('interval', max_iters), hook.get('max_keep_ckpts', -1)
+    # A checkpoint is written beside the one that it replaces, and the best one is kept too.
+    most = -(-max_iters // interval) + 1 if interval > 0 else 2
+    if kept > 0:
+        most = min(most, kept + 2)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    checkpoints = CHECKPOINTS * CHECKPOINT_BYTES_PER_PARAMETER * parameters
-    return (checkpoints if writes_checkpoints else 0) + LOG_BYTES
+    return max(1, most - existing) * CHECKPOINT_BYTES_PER_PARAMETER * parameters + LOG_BYTES
 
 
 def shared_memory_bytes(config: Any, batch_size: int, num_workers: int, prefetch_factor: int) -> int:

@@ -63,6 +63,10 @@ def _device(plan: Plan) -> Iterator[Finding]:
     yield Finding('device', OK, f'{plan.nproc} x {plan.device}{machines}')
 
 
+def _imports(plan: Plan) -> Iterator[Finding]:
+    yield from sources.loadable(plan.device)
+
+
 def _data_path(plan: Plan) -> Iterator[Finding]:
     plan.data_root = training_data.root(plan.options.data_path, plan.options.demo, plan.options.needs_labels)
     yield Finding('data path', OK, str(plan.data_root))
@@ -82,9 +86,13 @@ def _run_folder(plan: Plan) -> Iterator[Finding]:
     else:
         case = SCRIPTS[asked.script]
         plan.folder = run_folder.choose(case, asked.demo, asked.work_dir, asked.resume, asked.or_begin)
-        if run_folder.legacy_folder(plan.folder) == plan.folder:
+        if not run_folder.is_shown(plan.folder) and plan.folder != run_folder.OUTPUT:
             where = f'the files for it will be in {plan.folder}'
             yield Finding('run folder', WARNING, f'{run_folder.OUTPUT} cannot be written to', where)
+        advice = run_folder.foreign_checkpoints(plan.folder)
+        if advice and asked.writes_checkpoints:
+            found = f'{run_folder.OUTPUT / run_folder.NEWEST} is a folder and no link, so it stays as it is'
+            yield Finding('run folder', WARNING, found, advice)
     yield Finding('run folder', OK, str(plan.folder))
 
 
@@ -221,7 +229,8 @@ def _pictures(plan: Plan) -> Iterator[Finding]:
 
 
 def _disk(plan: Plan) -> Iterator[Finding]:
-    needed = size.disk_bytes(plan.options.writes_checkpoints, plan.model)
+    existing = len({path.stat().st_ino for path in plan.folder.glob(run_folder.CHECKPOINTS)})  # the best is a link
+    needed = size.disk_bytes(plan.config, plan.model, existing)
     run_folder.require_space(plan.folder, needed, 'the checkpoints and logs')
     place = run_folder.existing_part(plan.folder)
     yield Finding('disk', OK, f'room for {needed >> 20} MiB of checkpoints and logs at {place}')
@@ -233,8 +242,9 @@ TRAINING = (
     Check('hidden packages', _hidden_packages),
     Check('packages', _packages),
     Check('device', _device, line='device'),
+    Check('imports', _imports, ('packages',)),
     Check('data path', _data_path),
-    Check('config', _config, ('packages',)),
+    Check('config', _config, ('imports',)),
     Check('run folder', _run_folder),
     Check('batch', _batch, ('config',), line='batch'),
     Check('weights file', _weights_file, ('config',)),
@@ -323,7 +333,7 @@ def collect(plan: Plan) -> List[Finding]:
         if report.worst(made) == FAILURE:
             failed.add(check.name)
         findings += made
-        if 'hidden packages' in failed:  # the next checks would import them
+        if failed.intersection(('hidden packages', 'imports')):  # the next checks would import them
             return findings
     findings += [finding for examine in MACHINE for finding in examine(plan.subject)]
     if 'device' not in failed:

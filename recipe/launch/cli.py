@@ -12,9 +12,9 @@ import platform
 import shlex
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Iterator, List, Optional
+from typing import Iterator, List, Optional, Sequence
 
-from recipe.core import console, files, inputs, network, run_folder, run_lock, sessions
+from recipe.core import console, inputs, network, run_folder, run_lock, sessions
 from recipe.core.run_options import Options
 from recipe.data import training_data
 from recipe.launch import checks, options
@@ -70,13 +70,14 @@ def _version(package: str) -> Optional[str]:
         return None
 
 
-def train(plan: Plan, config_file: Path, lock: run_lock.RunLock) -> None:
+def train(plan: Plan, config_file: Path, lock: run_lock.RunLock, logs: Sequence[Path]) -> None:
     """Run the ranks of this machine to their end.
 
     Args:
         plan: What to run.
         config_file: From ``write_run_files``.
         lock: Lock of the folder of ``config_file``.
+        logs: From ``open_logs``; all that the ranks print is added.
 
     Raises:
         console.UserError: A rank failed, or a signal ended the training; carries the exit status.
@@ -89,7 +90,7 @@ def train(plan: Plan, config_file: Path, lock: run_lock.RunLock) -> None:
     ]
     global_batch = plan.world_size * plan.config.train_dataloader['batch_size']
     with progress.Progress(plan.folder, plan.config.train_cfg['max_iters'], global_batch) as shown:
-        ended = job.run(plan, program, lock, shown.look)
+        ended = job.run(plan, program, lock, shown.look, logs=logs)
     if ended is not None:
         saved = any(plan.folder.glob(run_folder.CHECKPOINTS))
         again = 'continue with --resume=1' if saved else 'it has no checkpoint, so start again'
@@ -114,7 +115,7 @@ def report(plan: Plan) -> None:
     for warning in result.warnings:
         console.warn(warning)
     written = metrics.write(result, plan.folder)
-    written += _write_legacy(plan, result)
+    written += _publish(plan, metrics.write_legacy(result, plan.folder, plan.options.script))
     for line in metrics.summary(result):
         console.say(line)
     for path in written:
@@ -123,31 +124,33 @@ def report(plan: Plan) -> None:
         console.say(line)
 
 
-def _write_legacy(plan: Plan, result: Any) -> List[Path]:
-    """Write the files of the ModelZoo convention; they go to the run folder if test/output cannot be written."""
-    folder = run_folder.legacy_folder(plan.folder)
+def open_logs(plan: Plan) -> List[Path]:
+    """Have all messages go to the logs of the run too, and show the run in ``test/output``.
+
+    Returns:
+        The log that the ranks' output is added to, and a copy of it if ``test/output`` cannot hold a link.
+    """
+    log = plan.own_folder / f'{plan.case}.log'
+    logs = [log]
+    if plan.options.is_first_node:
+        with contextlib.suppress(OSError):  # a full disk; the ranks report it
+            log.touch()
+            logs += [shown for shown in _publish(plan, [log]) if not shown.samefile(log)]
+        if plan.options.writes_checkpoints and run_folder.is_shown(plan.folder):
+            run_folder.link_newest(plan.folder)
+    console.log_to(plan.own_folder / run_folder.LAUNCHER_LOG, *logs)
+    return logs
+
+
+def _publish(plan: Plan, files: List[Path]) -> List[Path]:
+    """Show files of the run in ``test/output``; returns where they are to be seen, else where they are."""
+    if not run_folder.is_shown(plan.folder):
+        return files
     try:
-        return _write_legacy_to(folder, plan, result)
+        return [run_folder.publish(file) for file in files]
     except OSError as error:
-        if folder == plan.folder:
-            raise
-        console.warn(f'{folder} cannot be written ({console.reason(error)}); its files are in {plan.folder}')
-        return _write_legacy_to(plan.folder, plan, result)
-
-
-def _write_legacy_to(folder: Path, plan: Plan, result: Any) -> List[Path]:
-    from recipe.report import metrics
-
-    return [*metrics.write_legacy(result, folder, plan.options.script), _write_log(plan, folder / f'{plan.case}.log')]
-
-
-def _write_log(plan: Plan, legacy: Path) -> Path:
-    """Join rank 0's logs of all starts into one file."""
-    logs = sorted(path for path in plan.folder.glob('*/*.log') if path.stem == path.parent.name)
-    with files.whole(legacy) as beside, beside.open('wb') as file:
-        for log in logs:
-            file.write(log.read_bytes())
-    return legacy
+        console.warn(f'{run_folder.OUTPUT} cannot be written ({console.reason(error)}); its files are in {plan.folder}')
+        return files
 
 
 @contextlib.contextmanager
@@ -177,7 +180,6 @@ def hold_folder(plan: Plan, may_be_used: bool = False) -> Iterator[run_lock.RunL
     with run_lock.RunLock(plan.own_folder, job) as lock:
         if asked.is_first_node and not may_be_used:
             run_folder.require_unused(plan.folder, asked.or_begin)  # another run may have used it meanwhile
-        console.log_to(plan.own_folder / run_folder.LAUNCHER_LOG)
         yield lock
 
 
@@ -224,8 +226,9 @@ def main(argv: List[str]) -> None:
     checks.require(plan)
     prepare_start(plan)
     with hold_folder(plan) as lock:
+        logs = open_logs(plan)
         console.say(f'run      {plan.folder}')
         with sessions.measured(plan.own_folder):
-            train(plan, write_run_files(plan, argv), lock)
+            train(plan, write_run_files(plan, argv), lock, logs)
         if plan.options.is_first_node:
             report(plan)

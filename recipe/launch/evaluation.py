@@ -210,6 +210,7 @@ def main(argv: List[str]) -> None:
     cli.prepare_start(plan)
     pictures, identity = prepare(plan)
     with cli.hold_folder(plan, may_be_used=True) as lock:
+        console.log_to(plan.own_folder / run_folder.LAUNCHER_LOG)
         console.say(f'folder   {plan.folder}')
         if plan.options.is_first_node:
             _begin(plan, identity)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import datetime
 import signal
+from pathlib import Path
 from typing import Callable, Optional, Sequence
 
 from recipe.core import console, exit_status, network, run_folder, run_lock
 from recipe.engine import devices
-from recipe.launch import ranks, restarts
+from recipe.launch import ranks, restarts, run_log
 from recipe.launch.plan import Plan
 
 
@@ -19,6 +20,7 @@ def run(
     look: Callable[[], None],
     goes_on: str = restarts.GOES_ON,
     advice: Callable[[int], str] = exit_status.advice,
+    logs: Sequence[Path] = (),
 ) -> Optional[signal.Signals]:
     """Run the ranks of this machine to their end.
 
@@ -29,6 +31,7 @@ def run(
         look: Called about twice a second.
         goes_on: What the next attempt goes on from, for the message about a failed one.
         advice: What to do about an exit status of a rank.
+        logs: Files to which all that the ranks print is added.
 
     Returns:
         The signal that ended the ranks, None if they ended by themselves.
@@ -47,12 +50,15 @@ def run(
     }
     started = ranks.Ranks([*arguments, *program], log_dir, env, keep=(lock.descriptor,))
 
-    def look_and_hold() -> None:
-        lock.require_held()
-        look()
-
     attempts = restarts.Restarts(folder, log_dir, asked.max_restarts, goes_on, advice)
-    started.wait(look_and_hold, attempts.note)
+    with run_log.RunLog(logs, log_dir, (asked.node_rank or 0) * plan.nproc) as collected:
+
+        def look_at_all() -> None:
+            lock.require_held()
+            look()
+            collected.look()
+
+        started.wait(look_at_all, attempts.note)
     if started.asked_to_end is not None:
         return started.asked_to_end
     failure = started.failure()

@@ -31,9 +31,10 @@ _EPILOGUE = (
 )
 # Options of a training that an evaluation does not have.
 _OF_A_TRAINING = {
-    *('resume', 'decoded_cache', 'max_iters', 'val_interval', 'pretrained', 'seed', 'engine', 'compile', 'on_nan'),
-    'on_bad_image',
+    *('num_points', 'keep_checkpoints', 'resume', 'decoded_cache', 'max_iters', 'val_interval'),
+    *('pretrained', 'seed', 'engine', 'compile', 'on_nan', 'on_bad_image'),
 }
+_SWITCH = {'0': '0', 'false': '0', 'no': '0', 'off': '0', '1': '1', 'true': '1', 'yes': '1', 'on': '1'}
 _OVERRIDE = re.compile(r'[A-Za-z_]\w*(\.\w+)*=.+', re.ASCII | re.DOTALL)
 
 
@@ -58,6 +59,21 @@ def _one_of(choices: Sequence[str]) -> Callable[[str], str]:
         return text
 
     return read
+
+
+def _switch(*others: str) -> Callable[[str], str]:
+    """A parser of ``0`` and ``1``, in any of their usual words, and of ``others``."""
+
+    def read(text: str) -> str:
+        return _SWITCH.get(text.lower()) or _one_of(('0', '1', *others))(text)
+
+    return read
+
+
+def _count_or_all(text: str) -> int:
+    """Read the number of checkpoints to keep, ``all`` as mmengine's -1."""
+    # Two at least: if one is damaged, or the run is killed while it writes one, there is another.
+    return -1 if text == 'all' else _whole(2, 10**6)(text)
 
 
 def _stop_or_skip(text: str) -> int:
@@ -126,7 +142,7 @@ def make_parser(script: str) -> argparse.ArgumentParser:
         add('submission', _text, 'FILE.zip', 'write the archive for the test server')
     add(
         'resume',
-        _one_of(('0', '1', 'auto')),
+        _switch('auto'),
         '0|1|auto',
         '1 continues from the newest good checkpoint; auto also begins where there is none; full script only (0)',
     )
@@ -148,9 +164,16 @@ def make_parser(script: str) -> argparse.ArgumentParser:
         'amp', _one_of(PRECISIONS), '|'.join(PRECISIONS), f'mixed precision ({"off" if evaluates else "as configured"})'
     )
     add('engine', _one_of(ENGINES), '|'.join(ENGINES), "exact resume and guards, or mmengine's own loop (recipe)")
-    add('tf32', _one_of(('0', '1')), '0|1', 'float32 products in TF32 or HF32 (convolutions only, as torch has it)')
-    add('compile', _one_of(('0', '1')), '0|1', '1 trains in graphs of torch.compile; not on NPU (0)')
-    add('fast', _one_of(('0', '1')), '0|1', "0 leaves upstream's own modules, which are slower (1)")
+    add(
+        'num_points',
+        _whole(1, 10**6),
+        'N',
+        "points of a mask that the losses compare; Ascend's own scripts use 3136 (as configured, 12544)",
+    )
+    add('keep_checkpoints', _count_or_all, 'N|all', 'newest checkpoints to keep, beside the best; full script only (3)')
+    add('tf32', _switch(), '0|1', 'float32 products in TF32 or HF32 (convolutions only, as torch has it)')
+    add('compile', _switch(), '0|1', '1 trains in graphs of torch.compile; not on NPU (0)')
+    add('fast', _switch(), '0|1', "0 leaves upstream's own modules, which are slower (1)")
     add('nnodes', _whole(1, 4096), 'N', 'machines; more than one need the next three and a shared --work_dir (1)')
     add('node_rank', _whole(0, 4095), 'N', 'number of this machine, from 0')
     add('master_addr', _text, 'HOST', 'address of machine 0')
@@ -158,7 +181,7 @@ def make_parser(script: str) -> argparse.ArgumentParser:
     but = '' if evaluates else '; full script only'
     add('max_restarts', _whole(0, 1000), 'N', f'starts again after a rank has failed or hangs{but} (0)')
     add('hang_timeout', _whole(0, 10**6), 'S', 'seconds without progress that mean a hang; 0: never (480; CPU 1500)')
-    add('doctor', _one_of(('0', '1')), '0|1', '0 starts without looking the machine over (1)')
+    add('doctor', _switch(), '0|1', '0 starts without looking the machine over (1)')
     add('on_nan', _stop_or_skip, 'stop|skip:N', 'loss or gradient that is not finite: end, or skip N such steps (stop)')
     add('on_bad_image', _stop_or_skip, 'stop|skip:N', 'an unreadable image: end, or replace N of them on a card (stop)')
     add_flag(
@@ -264,6 +287,10 @@ def require_consistent(options: Options) -> None:
             f'--max_restarts={options.max_restarts}: a performance run keeps no checkpoint to go on from',
             'leave it out',
             console.EXIT_USAGE,
+        )
+    if options.keep_checkpoints is not None and options.script == 'performance':
+        raise console.UserError(
+            '--keep_checkpoints: a performance run keeps no checkpoint', 'leave it out', console.EXIT_USAGE
         )
     if options.or_begin and options.work_dir is None:
         raise console.UserError(

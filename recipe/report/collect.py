@@ -15,6 +15,7 @@ from recipe.report.result import MOST_CURVE_POINTS, SCHEMA, Result, Window
 
 FIGURES = ('fps', 'miou', 'loss', 'memory', 'e2e', 'class_iou')
 REQUIRED = {'full': ('fps', 'miou'), 'performance': ('fps',)}
+NUM_POINTS = 'model.decode_head.train_cfg.num_points'
 DEFAULT_LOG_WINDOW = 10  # mmengine.runner.LogProcessor's window_size
 
 
@@ -85,6 +86,9 @@ def _describe(run: metrics_run.Run) -> Result:
             f'{len(points)} iterations are logged: all count for the figures, the curves and loss.txt hold one in '
             f'{-(-len(points) // MOST_CURVE_POINTS)}'
         )
+    num_points = [config_text.lookup_int(start.config, NUM_POINTS) for start in run.starts]
+    if len(set(num_points)) > 1:
+        warnings.append(f'num_points differs between the starts of this run: {", ".join(map(str, num_points))}')
     return Result(
         schema=SCHEMA,
         run_name=run.path.resolve().name,
@@ -96,6 +100,7 @@ def _describe(run: metrics_run.Run) -> Result:
         world_size=last.world_size,
         batch_size_per_card=last.batch_size,
         global_batch=last.global_batch,
+        num_points=config_text.lookup_int(last.config, NUM_POINTS),
         device=run.launcher.get('device') or last.log.device,
         versions=versions,
         validations=[_figures_of(validation) for validation in run.validations],
@@ -168,6 +173,7 @@ def _add_speed(result: Result, run: metrics_run.Run, required: bool) -> List[str
         option = '--batch_size' if result.batch_size_per_card is None else '--nproc'
         fault = f'FPS is missing: the log does not tell the {unknown}, give {option}'
         return [fault] if required else []
+    _add_logged_mean(result, run)
     measured = bool(run.steps)
     parts: List[Any] = []
     warm_up_iters = []
@@ -223,6 +229,15 @@ def _add_speed(result: Result, run: metrics_run.Run, required: bool) -> List[str
         excluded=excluded,
     )
     return []
+
+
+def _add_logged_mean(result: Result, run: metrics_run.Run) -> None:
+    """Add the figures that Ascend's scripts compute with ``grep`` and ``awk``."""
+    starts = [start for start in run.starts if start.global_batch == result.global_batch]
+    times = [time for start in starts for time in start.log.points.column('step_s').tolist() if 0 < time < math.inf]
+    if times and result.global_batch:
+        result.step_time_logged_mean_s = sum(times) / len(times)
+        result.fps_logged_mean_images_per_s = result.global_batch / result.step_time_logged_mean_s
 
 
 def _steps(start: metrics_run.Start) -> Any:

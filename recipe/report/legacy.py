@@ -7,12 +7,14 @@ from typing import List
 
 from recipe.report.result import Result
 
-CASE_SUFFIX = {'full': 'miou', 'performance': 'perf'}
+# Suffixes of the files of each script; Ascend's scripts name those of both with the first.
+CASES = {'full': ('miou',), 'performance': ('miou', 'perf')}
+HEADER = '------------------ Final result ------------------'
 
 
 def lines(result: Result) -> List[str]:
     """Lines for stdout; a figure that was not measured is left out."""
-    found = []
+    found = [HEADER]
     if result.fps_images_per_s is not None:
         found.append(f'Final Performance images/sec : {_fps(result)}')
     if result.miou_last_percent is not None:
@@ -24,13 +26,16 @@ def lines(result: Result) -> List[str]:
     return found
 
 
-def case_name(result: Result, network: str, mode: str) -> str:
-    """Case name from network, processes and purpose, such as ``mask2former_swin_8p_miou``."""
-    return f'{network}_{result.world_size}p_{CASE_SUFFIX[mode]}'
+def case_names(result: Result, network: str, mode: str) -> List[str]:
+    """Case names from network, processes and purpose, such as ``mask2former_swin_8p_miou``."""
+    return [f'{network}_{result.world_size}p_{suffix}' for suffix in CASES[mode]]
 
 
 def figures(result: Result, network: str, case: str) -> str:
-    """Content of ``<case>.log``. By convention BatchSize is per card and DeviceType is the host's architecture."""
+    """Content of ``<case>.log``.
+
+    By convention BatchSize is per card, DeviceType is the host's architecture, and miou is empty without a validation.
+    """
     pairs = [
         ('Network', network),
         ('RankSize', result.world_size),
@@ -41,9 +46,8 @@ def figures(result: Result, network: str, case: str) -> str:
         ('TrainingStepTime', _step(result)),
         ('ActualLoss', f'{result.loss_final:.4f}'),
         ('E2ETrainingTime', f'{result.e2e_duration_s:.0f}'),
+        ('miou', '' if result.miou_last_percent is None else f'{result.miou_last_percent:.2f}'),
     ]
-    if result.miou_last_percent is not None:
-        pairs.append(('miou', f'{result.miou_last_percent:.2f}'))
     return ''.join(f'{key} = {value}\n' for key, value in pairs)
 
 

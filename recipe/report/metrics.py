@@ -36,7 +36,7 @@ def write_legacy(result: Result, folder: Path, mode: str = 'full', network: str 
         network: First part of the file names.
 
     Returns:
-        The files: figures, losses.
+        The files of each case name: figures, losses.
 
     Raises:
         UserError: A figure that these files must hold is missing.
@@ -51,14 +51,14 @@ def write_legacy(result: Result, folder: Path, mode: str = 'full', network: str 
             f'no legacy files for {result.run_name}: '
             + (f'missing {", ".join(missing)}: give the run folder' if missing else 'the training is incomplete')
         )
-    case = legacy.case_name(result, network, mode)
-    written = []
-    for name, text in (
-        (f'{case}.log', legacy.figures(result, network, case)),
-        (f'train_{case}_loss.txt', _loss_text(result)),
-    ):
-        written.append(files.write_text(folder / name, text))
-    return written
+    return [
+        files.write_text(folder / name, text)
+        for case in legacy.case_names(result, network, mode)
+        for name, text in (
+            (f'{case}.log', legacy.figures(result, network, case)),
+            (f'train_{case}_loss.txt', _loss_text(result)),
+        )
+    ]
 
 
 def write(result: Result, folder: Path, pictures: bool = True) -> List[Path]:
@@ -112,6 +112,13 @@ def summary(result: Result) -> List[str]:
             f'  window     {result.fps_window}',
             f'step time    p50 {result.step_time_p50_s:.4f} s, p95 {result.step_time_p95_s:.4f} s',
         ]
+    if result.fps_logged_mean_images_per_s is not None:
+        lines.append(
+            f'  logged     {result.fps_logged_mean_images_per_s:.2f} images/s by the mean of all logged times, warm-up '
+            "included, as Ascend's scripts compute it"
+        )
+    if result.num_points is not None:
+        lines.append(f'points       {result.num_points} of each mask in the losses')
     if result.data_time_mean_s is not None:
         lines.append(f'data time    mean {result.data_time_mean_s:.4f} s, p95 {result.data_time_p95_s:.4f} s')
     if result.memory_peak_mb is not None:

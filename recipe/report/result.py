@@ -17,6 +17,13 @@ DEFINITIONS = {
         'Images per second over all cards: global_batch x iterations of the window / sum of their step times. '
         'fps_window tells the window, its source and what it excludes.'
     ),
+    'fps_logged_mean_images_per_s': (
+        "As Ascend's scripts compute it, to compare with figures published by them: global_batch / "
+        'step_time_logged_mean_s. Warm-up is included, and pauses for checkpoints and validation as far as the log has '
+        'them in its times.'
+    ),
+    'step_time_logged_mean_s': 'Mean of `time` over all logged training iterations, warm-up included.',
+    'num_points': 'Points of each mask that the losses compare; null: the model has none.',
     'step_time_mean_s': 'Seconds of one whole training iteration, waiting for the batch included, over fps_window.',
     'step_time_p50_s': 'Median of the step times (from a log without steps.csv: of its logged means).',
     'step_time_p95_s': '95th percentile of the step times (from a log without steps.csv: of its logged means).',
@@ -85,6 +92,8 @@ class Result:
     class_iou_last_percent: Dict[str, Optional[float]] = field(default_factory=dict)
     fps_images_per_s: Optional[float] = None
     fps_window: Optional[Window] = None
+    fps_logged_mean_images_per_s: Optional[float] = None
+    step_time_logged_mean_s: Optional[float] = None
     step_time_mean_s: Optional[float] = None
     step_time_p50_s: Optional[float] = None
     step_time_p95_s: Optional[float] = None
@@ -97,6 +106,7 @@ class Result:
     world_size: Optional[int] = None
     batch_size_per_card: Optional[int] = None
     global_batch: Optional[int] = None
+    num_points: Optional[int] = None
     device: Optional[str] = None
     versions: Dict[str, Any] = field(default_factory=dict)
     validations: List[Dict[str, Any]] = field(default_factory=list)

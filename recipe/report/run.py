@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
-from recipe.core import config_text, console, json_files, sessions
+from recipe.core import config_text, console, json_files, run_folder, sessions
 from recipe.report import scalars, text_log
 from recipe.report.points import Points
 
@@ -162,7 +162,10 @@ def _root(path: Path) -> Path:
 
 
 def _is_start(folder: Path) -> bool:
-    return (folder / 'vis_data' / 'scalars.json').is_file() or (folder / f'{folder.name}.log').is_file()
+    # The launcher's log of a run, such as train_full_8p.log, may have the name of its folder.
+    is_run = (folder / run_folder.COMMAND).is_file()
+    named = (folder / f'{folder.name}.log').is_file() and not is_run
+    return (folder / 'vis_data' / 'scalars.json').is_file() or named
 
 
 def _find(path: Path) -> List[Any]:

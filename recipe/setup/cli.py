@@ -1,7 +1,7 @@
 """Sets up everything that training needs, in the folder of the recipe. Run it as ``bash tools/setup.sh``.
 
     bash tools/setup.sh                      # picks the stack from the machine, builds .venv
-    bash tools/setup.sh --stack npu-2.1      # npu-2.1, npu-2.7, cuda or cpu
+    bash tools/setup.sh --stack npu-2.1      # npu-2.1, npu-2.7, npu-2.8, cuda or cpu
     bash tools/setup.sh --no_venv            # installs into the active environment
     bash tools/setup.sh --with_ops           # compiles mmcv's operators too (20 minutes on two cores; not needed)
 
@@ -38,7 +38,7 @@ from recipe.upstream import pins
 from recipe.upstream import state as upstream_state
 
 # Disk space of a stack, including the archives that pip unpacks.
-FREE_GB = {'npu-2.1': 8, 'npu-2.7': 12, 'cuda': 14, 'cpu': 3}
+FREE_GB = {'npu-2.1': 8, 'npu-2.7': 12, 'npu-2.8': 12, 'cuda': 14, 'cpu': 3}
 OLDEST_PIP = (22, 2)  # the first with --config-settings; also knows manylinux_2_28 and editable wheels
 
 # Steps that must be repeated after a step, whatever the stamps say: a new checkout is not patched. The last step, which
@@ -448,6 +448,10 @@ class Setup:
         folders = [*(self.root / name for name in self.pins), self.root]
         editable = [part for folder in folders for part in ('-e', str(folder))]
         env = {'MMCV_WITH_OPS': '1' if self.with_ops else '0'}
+        if self.with_ops:
+            jobs, why = stack.compile_jobs(os.environ.get('MAX_JOBS'))
+            env['MAX_JOBS'] = str(jobs)
+            self.say(f'    MAX_JOBS={jobs}: {why}')
         if self.with_ops and self.stack.name.startswith('npu'):
             env['FORCE_NPU'] = '1'
         elif self.with_ops and self.stack.name == 'cuda' and 'FORCE_CUDA' in os.environ:

@@ -14,6 +14,9 @@ from recipe.core import console, hardware
 
 Version = Tuple[int, int]
 
+# mmcv's largest file, pybind.cpp, took 2.14 GiB (g++ 12.2 -O3, torch 2.13); others take less.
+COMPILER_BYTES = 5 << 29
+
 
 @dataclass(frozen=True)
 class Stack:
@@ -47,6 +50,7 @@ STACKS = {
     for stack in (
         Stack('npu-2.1', (3, 8), (3, 11), 'torch_npu'),
         Stack('npu-2.7', (3, 9), (3, 11), 'torch_npu'),
+        Stack('npu-2.8', (3, 9), (3, 11), 'torch_npu'),
         Stack('cuda', (3, 9), None),
         Stack('cpu', (3, 9), None),
     )
@@ -172,11 +176,36 @@ def _npu(python: Optional[Python]) -> Tuple[str, str]:
     installed = re.match(r'(\d+)\.(\d+)', python.torch) if python and python.torch else None
     if python and installed:
         version = (int(installed.group(1)), int(installed.group(2)))
-        if (2, 6) <= version < (2, 9):
-            return 'npu-2.7', f'torch {python.torch} is installed'
-        if version == (2, 1):
-            return 'npu-2.1', f'torch {python.torch} is installed'
+        name = {(2, 1): 'npu-2.1', (2, 6): 'npu-2.7', (2, 7): 'npu-2.7', (2, 8): 'npu-2.8'}.get(version)
+        if name:
+            return name, f'torch {python.torch} is installed'
     return 'npu-2.1', 'the reference stack'
+
+
+def compile_jobs(asked: Optional[str] = None, root: Path = Path('/')) -> Tuple[int, str]:
+    """How many compilers to run at a time.
+
+    Args:
+        asked: MAX_JOBS of the shell.
+        root: Root of the file system to look at.
+
+    Returns:
+        The number and the reason, in words.
+
+    Raises:
+        console.UserError: ``asked`` is no number.
+    """
+    if asked:
+        if not re.fullmatch(r'[1-9][0-9]{0,5}', asked):
+            raise console.UserError(f'MAX_JOBS={asked} is no number of compilers', 'unset it, or give a whole number')
+        return int(asked), 'as this shell has it'
+    cores, free = hardware.cores(root), hardware.free_memory_bytes(root)
+    if free is None:
+        return cores, f'{cores} cores; the free memory is not known'
+    return (
+        max(1, min(cores, free // COMPILER_BYTES)),
+        f'{cores} cores, {free / 2**30:.1f} GiB of free memory, {COMPILER_BYTES / 2**30:g} GiB for each compiler',
+    )
 
 
 def constraints(stack: Stack) -> Dict[str, str]:

@@ -23,6 +23,15 @@ def bad(device: str, have: Versions):
     return [found for found in versions.judge(device, have, TABLE) if found.level != OK]
 
 
+@pytest.mark.parametrize('cann', ['8.3.RC1', '8.5.0', '9.0.0'])
+@pytest.mark.parametrize('torch', ['2.7.1', '2.8.0'])
+def test_the_newest_operator_package_goes_with_these(torch, cann):
+    rows = [row for row in TABLE['torch_npu']['rows'] if (row['torch'], row['cann']) == (torch, cann)]
+    (row,) = rows
+    have = Versions('3.11.2', torch, row['torch_npu'], '26.2.0.post2', cann, '/opt/cann', '99.0')
+    assert bad('npu', have) == []
+
+
 @pytest.mark.parametrize('row', TABLE['torch_npu']['rows'], ids=lambda row: row['torch_npu'])
 def test_every_row_of_the_table_is_good(row):
     mx_driving = '26.2.0.post1' if row['torch'].startswith('2.1') else '26.2.0.post2'
@@ -72,6 +81,17 @@ def test_gpus_and_cpus():
 
 def test_this_environment_is_good():
     assert bad('cpu', versions.installed(Subject(options.parse('full', []), 'cpu', 1))) == []
+
+
+def test_nnae_and_cann_elsewhere_are_found_through_the_note_of_the_installer(tmp_path):
+    for home, version in (('usr/local/Ascend/nnae/latest', '8.1.RC1'), ('opt/huawei/cann', '8.5.0')):
+        (tmp_path / home / 'aarch64-linux').mkdir(parents=True)
+        kind = 'nnae' if 'nnae' in home else 'toolkit'
+        (tmp_path / home / 'aarch64-linux' / f'ascend_{kind}_install.info').write_text(f'version={version}\n')
+    assert ascend.cann(tmp_path, {}) == ('8.1.RC1', '/usr/local/Ascend/nnae/latest')
+    (tmp_path / 'etc/Ascend').mkdir(parents=True)
+    (tmp_path / 'etc/Ascend/ascend_cann_install.info').write_text('Install_Path=/opt/huawei\n')
+    assert ascend.cann(tmp_path, {}) == ('8.5.0', '/opt/huawei/cann')
 
 
 @pytest.mark.parametrize('home', ['usr/local/Ascend/ascend-toolkit/latest', 'usr/local/Ascend/cann'])

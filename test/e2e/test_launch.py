@@ -15,6 +15,7 @@ from launch_sandbox import TINY, TINY_OVERRIDES, Sandbox, in_namespace, snapshot
 from running import alive, descendants
 
 LEGACY = [
+    '------------------ Final result ------------------',
     r'Final Performance images/sec : \d+\.\d+',
     r'Final Train Accuracy : \d+\.\d+',
     r'E2E Training Duration sec : \d+',
@@ -42,7 +43,7 @@ def full(sandbox, data):
 
 
 def test_a_full_run_ends_with_the_lines_that_tools_grep(full):
-    lines = full[1].splitlines()[-4:]
+    lines = full[1].splitlines()[-5:]
     assert all(re.fullmatch(pattern, line) for pattern, line in zip(LEGACY, lines)), lines
 
 
@@ -68,8 +69,13 @@ def test_a_full_run_leaves_its_command_config_versions_logs_and_figures(full, sa
 
 
 def test_a_full_run_leaves_the_legacy_files(full, sandbox):
+    run, said = full
     log = (sandbox.output / 'train_full_8p.log').read_text()
     assert 'Iter(train) [12/12]' in log
+    assert said.splitlines()[-1] in log
+    for name in ('train_full_8p.log', 'mask2former_swin_2p_miou.log', 'train_mask2former_swin_2p_miou_loss.txt'):
+        assert (sandbox.output / name).resolve() == run / name
+    assert (sandbox.output / 'ckpt').resolve() == run
     figures = (sandbox.output / 'mask2former_swin_2p_miou.log').read_text()
     for key in ('Network', 'RankSize', 'BatchSize', 'DeviceType', 'CaseName', 'ActualFPS', 'miou'):
         assert re.search(rf'^{key}\b', figures, re.MULTILINE), figures
@@ -79,8 +85,12 @@ def test_a_performance_run_keeps_no_checkpoint_and_touches_no_other_run(full, sa
     before = snapshot(full[0])
     done = sandbox.run('performance', *TINY, f'--data_path={data}', '--nproc=1', *TINY_OVERRIDES)
     assert done.returncode == 0, done.stderr
-    assert re.search(LEGACY[0], done.stdout)
+    assert re.search(LEGACY[1], done.stdout)
     run = sandbox.newest_run('performance')
+    for name in ('mask2former_swin_2p_perf.log', 'mask2former_swin_2p_miou.log'):
+        assert re.search(r'^miou = \d+\.\d+$', (sandbox.output / name).read_text(), re.MULTILINE)
+        assert (sandbox.output / name).resolve() == run / name
+    assert (sandbox.output / 'ckpt').resolve() == full[0]
     assert (run / 'result.json').is_file()
     assert list(run.rglob('*.pth')) == []
     assert snapshot(full[0]) == before
@@ -107,6 +117,8 @@ def test_a_run_is_continued_in_its_folder_past_a_damaged_checkpoint(full, sandbo
     assert result['resumed_at_iter'] == [6]
     assert result['iters_done'] == 18
     assert len((run / 'command.txt').read_text().splitlines()) == 2
+    log = (sandbox.output / 'train_full_8p.log').read_text()  # of both starts
+    assert 'Iter(train) [12/12]' in log and 'Iter(train) [18/18]' in log
 
 
 def test_the_duration_is_that_of_both_sessions(full):
@@ -134,7 +146,7 @@ def test_a_read_only_recipe_in_a_notebook_whose_output_nobody_reads(sandbox, dat
     said = (run / 'launcher.log').read_text()
     assert 'stdout cannot be written (Broken pipe); the work goes on without it' in said
     assert f'{sandbox.output} cannot be written to; the files for it will be in {run}' in said
-    assert re.search(LEGACY[1], said.splitlines()[-3])
+    assert re.search(LEGACY[2], said.splitlines()[-3])
     assert json.loads((run / 'result.json').read_text())['complete']
     for name in ('train_full_8p.log', 'mask2former_swin_1p_miou.log', 'train_mask2former_swin_1p_miou_loss.txt'):
         assert (run / name).is_file(), name
@@ -224,6 +236,8 @@ def test_ctrl_c_ends_the_run_and_everything_that_it_started_and_saves_it(running
     below = descendants(running.pid)
     assert len(below) >= 5  # torchrun, two ranks and their loaders
     run = sandbox.newest_run('full')
+    shown = sandbox.output / 'train_full_8p.log'
+    wait_until(lambda: 'Iter(train)' in shown.read_text(), running)
     for pid in below:
         os.kill(pid, signal.SIGSTOP)  # leaves both cores to the second launchers
     for argv in (['--resume=auto'], ['--nnodes=2', '--node_rank=1', '--master_addr=127.0.0.1', '--master_port=7']):
@@ -240,6 +254,8 @@ def test_ctrl_c_ends_the_run_and_everything_that_it_started_and_saves_it(running
     assert not alive(below)
     assert list(run.glob('iter_*.pth'))
     assert not (run / 'lock.json').exists()
+    assert shown.resolve() == run / shown.name
+    assert errors[0] in shown.read_text()
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(sandbox, data):

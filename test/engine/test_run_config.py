@@ -7,7 +7,7 @@ import torch
 
 from recipe.core import console
 from recipe.engine import config as run_config
-from recipe.engine import overrides
+from recipe.engine import overrides, size
 from recipe.launch import options
 
 DATA = Path('/some/cityscapes')
@@ -50,6 +50,53 @@ def test_numbers_of_the_options():
     assert config.train_dataloader.num_workers == config.val_dataloader.num_workers == 4
     assert config.randomness.seed == 7
     assert config.train_cfg.val_interval == config.default_hooks.checkpoint.interval == 50
+
+
+@pytest.mark.parametrize('script', ['full', 'performance'])
+def test_points_of_the_loss(script):
+    assert make(script).model.decode_head.train_cfg.num_points == 12544
+    assert make(script, '--num_points=3136').model.decode_head.train_cfg.num_points == 3136
+
+
+def test_points_need_a_head_that_compares_masks_at_points(tmp_path):
+    path = tmp_path / 'config.py'
+    path.write_text(
+        f"_base_ = ['{run_config.RECIPE}']\nmodel = dict(decode_head=dict(train_cfg=dict(_delete_=True)))\n"
+    )
+    with pytest.raises(console.UserError, match='--num_points: the config has no'):
+        make('full', '--num_points=3136', f'--config={path}')
+
+
+def test_a_resumed_run_is_told_that_its_points_have_changed(tmp_path):
+    make('full', '--num_points=3136').dump(str(tmp_path / 'config.py'))
+    assert run_config.differences(tmp_path / 'config.py', make('full', '--num_points=3136')) == []
+    (told,) = run_config.differences(tmp_path / 'config.py', make('full'))
+    assert told == 'model.decode_head.train_cfg.num_points: 3136 -> 12544'
+
+
+@pytest.mark.parametrize(
+    ('given', 'kept'), [((), 3), (('--keep_checkpoints=5',), 5), (('--keep_checkpoints=all',), -1)]
+)
+@pytest.mark.parametrize('engine', ['recipe', 'upstream'])
+def test_checkpoints_to_keep(given, kept, engine):
+    hook = make('full', f'--engine={engine}', *given).default_hooks.checkpoint
+    assert (hook.max_keep_ckpts, hook.save_best) == (kept, 'mIoU')
+
+
+@pytest.mark.parametrize(
+    ('given', 'existing', 'count'),
+    [
+        ((), 0, 5),  # three, the best and the one that is being written
+        (('--keep_checkpoints=all',), 0, 19),  # 90000 / 5000, and one twice while it is replaced
+        (('--keep_checkpoints=all',), 18, 1),
+        (('--keep_checkpoints=all', '--max_iters=100', '--val_interval=60'), 0, 3),
+        (('--max_iters=100', '--val_interval=100'), 0, 2),
+    ],
+)
+def test_room_for_the_checkpoints(given, existing, count):
+    model = torch.nn.Linear(9, 1)
+    assert size.disk_bytes(make('full', *given), model, existing) == count * 10 * 12 + size.LOG_BYTES
+    assert size.disk_bytes(make('performance'), model) == size.LOG_BYTES
 
 
 def test_what_may_be_skipped():

@@ -54,9 +54,10 @@ def test_the_settings_for_npus(home):
     assert found['TASK_QUEUE_ENABLE'] == '2'
     assert found['PYTORCH_NPU_ALLOC_CONF'] == 'expandable_segments:True'
     assert int(found['HCCL_CONNECT_TIMEOUT']) > 120
+    assert found['ASCEND_GLOBAL_EVENT_ENABLE'] == '0'
 
 
-@pytest.mark.parametrize('name', ['TASK_QUEUE_ENABLE', 'PYTORCH_NPU_ALLOC_CONF', 'HCCL_CONNECT_TIMEOUT'])
+@pytest.mark.parametrize('name', ['TASK_QUEUE_ENABLE', 'PYTORCH_NPU_ALLOC_CONF', 'ASCEND_GLOBAL_EVENT_ENABLE'])
 @pytest.mark.parametrize('value', ['mine', ''])
 def test_what_the_user_has_set_is_kept(home, name, value):
     assert variables(source('env_npu.sh', home, **{name: value}))[name] == value
@@ -78,6 +79,44 @@ def test_cann_is_found_in_the_home_although_its_script_is_careless(home, folder)
     script.parent.mkdir(parents=True)
     script.write_text('false\nexport ASCEND_OPP_PATH="$NOT_SET_ANYWHERE/opp"\n')
     assert variables(source('env_npu.sh', home))['ASCEND_OPP_PATH'] == '/opp'
+
+
+def with_ascend(home: Path, note: str, files: dict) -> dict:
+    """The variables after env_npu.sh was sourced in a machine with these files of CANN, named by their folders."""
+    text = (TEST / 'env_npu.sh').read_text()
+    script = home / 'env_npu.sh'
+    script.write_text(text.replace('/etc/Ascend', f'{home}/etc').replace('/usr/local/Ascend', f'{home}/usr'))
+    (home / 'etc').mkdir()
+    if note:
+        (home / 'etc' / 'ascend_cann_install.info').write_text(note.replace('ROOT', str(home)))
+    for name, said in files.items():
+        path = home / name / 'set_env.sh'
+        path.parent.mkdir(parents=True)
+        path.write_text(f'export ASCEND_OPP_PATH="{said}"\n')
+    return variables(source(os.path.relpath(script, TEST), home))
+
+
+@pytest.mark.parametrize(
+    ('note', 'files', 'found'),
+    [
+        ('Install_Path=ROOT/own\n', {'own/ascend-toolkit': 'own', 'usr/ascend-toolkit': 'usual'}, 'own'),
+        ('version=1\r\nInstall_Path = ROOT/own dir\r\n', {'own dir/nnae': 'own'}, 'own'),
+        ('Install_Path=ROOT/own\n', {'own': 'the folder itself', 'usr/cann': 'usual'}, 'the folder itself'),
+        ('Install_Path=ROOT/gone\n', {'usr/cann': 'usual'}, 'usual'),
+        ('', {'usr/nnae': 'nnae'}, 'nnae'),
+        ('', {'usr/nnae': 'nnae', 'usr/ascend-toolkit': 'toolkit'}, 'toolkit'),
+        ('', {'Ascend/nnae': 'home'}, 'home'),
+        ('nothing\n', {'Ascend/cann': 'home', 'usr/nnae': 'usual'}, 'usual'),
+    ],
+)
+def test_cann_is_found_where_its_installer_says_and_in_the_usual_places(home, note, files, found):
+    assert with_ascend(home, note, files)['ASCEND_OPP_PATH'] == found
+
+
+def test_a_user_s_own_cann_is_found_through_its_note(home):
+    (home / 'Ascend').mkdir()
+    (home / 'Ascend' / 'ascend_cann_install.info').write_text(f'Install_Path={home}/mine\n')
+    assert with_ascend(home, '', {'mine/cann': 'mine'})['ASCEND_OPP_PATH'] == 'mine'
 
 
 def test_cann_that_is_set_up_already_is_left_alone(home):
@@ -106,13 +145,13 @@ def test_the_cards_are_told_to_log_errors_only(home):
     stub(home, 'npu-smi', f'[ "$*" = "info -l" ] || exit 1\n{CARDS}')
     stub(home, 'msnpureport', f'echo "$@" >> {home}/calls')
     source('env_npu.sh', home, 'true')
-    assert calls(home) == [f'-g error -d {card}' for card in range(8)]
+    assert calls(home) == [*(f'-g error -d {card}' for card in range(8)), '-e disable']
 
 
 def test_the_first_card_is_told_where_npu_smi_is_missing(home):
     stub(home, 'msnpureport', f'echo "$@" >> {home}/calls')
     source('env_npu.sh', home, 'true')
-    assert calls(home) == ['-g error -d 0']
+    assert calls(home) == ['-g error -d 0', '-e disable']
 
 
 def test_no_card_is_told_when_npu_smi_finds_none(home):
@@ -126,7 +165,7 @@ def test_a_card_that_refuses_does_not_keep_the_others_from_being_told(home):
     stub(home, 'npu-smi', CARDS)
     stub(home, 'msnpureport', f'echo "$@" >> {home}/calls\necho "permission denied"; [ "$4" -ge 3 ]')
     source('env_npu.sh', home, 'true')
-    assert len(calls(home)) == 8
+    assert len(calls(home)) == 9
 
 
 @pytest.mark.parametrize('present', [(), ('npu-smi',), ('msnpureport',), ('npu-smi', 'msnpureport')])

@@ -28,6 +28,8 @@ VALUES = {
     'pretrained': 'none',
     'seed': '0',
     'amp': 'bf16',
+    'num_points': '3136',
+    'keep_checkpoints': '5',
     'nnodes': '2',
     'node_rank': '1',
     'master_addr': 'localhost',
@@ -68,7 +70,31 @@ def test_resume_and_demo():
 def test_tf32_is_on_off_or_not_said():
     assert [options.parse('full', given).tf32 for given in ([], ['--tf32=0'], ['--tf32', '1'])] == [None, False, True]
     with pytest.raises(console.UserError, match=r'--tf32: .* not one of 0, 1'):
-        options.parse('full', ['--tf32=yes'])
+        options.parse('full', ['--tf32=2'])
+
+
+@pytest.mark.parametrize(('words', 'on'), [(('1', 'true', 'Yes', 'ON'), True), (('0', 'false', 'No', 'OFF'), False)])
+def test_switches_take_the_usual_words(words, on):
+    for word in words:
+        given = [f'--{name}={word}' for name in ('resume', 'tf32', 'compile', 'fast', 'doctor')]
+        read = options.parse('full', given)
+        assert (read.resume, read.tf32, read.compile, read.fast, read.doctor) == (on,) * 5
+
+
+@pytest.mark.parametrize('value', ['2', '-1', '01', 'y', 'wahr', 'True!', ''])
+def test_a_switch_takes_no_other_word(value):
+    """Ascend's scripts take each of them for a yes."""
+    with pytest.raises(console.UserError, match=rf'--resume: {value!r} is not one of 0, 1, auto'):
+        options.parse('full', [f'--resume={value}'])
+
+
+def test_checkpoints_to_keep():
+    assert options.parse('full', ['--keep_checkpoints=all']).keep_checkpoints == -1
+    for value in ('1', '0', '-1', 'every'):
+        with pytest.raises(console.UserError, match=r'--keep_checkpoints: .* a whole number from 2'):
+            options.parse('full', [f'--keep_checkpoints={value}'])
+    with pytest.raises(console.UserError, match='a performance run keeps no checkpoint'):
+        options.require_consistent(options.parse('performance', ['--keep_checkpoints=all']))
 
 
 def test_graphs_are_asked_for():
@@ -158,7 +184,7 @@ def test_the_last_of_two_values_holds():
         (['--on_nan=skip'], "--on_nan: '' is not a whole number"),
         (['--on_bad_image=skip:0'], '--on_bad_image: 0 is out of range'),
         (['--resume'], '--resume needs a value'),
-        (['--resume=yes'], "--resume: 'yes' is not one of 0, 1"),
+        (['--resume=2'], "--resume: '2' is not one of 0, 1"),
         (['--demo=1'], '--demo takes no value'),
         (['--', 'x'], "override 'x' is not key=value"),
         (['--', 'x='], 'is not key=value'),

@@ -17,14 +17,16 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 NOTE = HERE / 'emulator_tested.sha256'
 OWN_TESTS = ['test_collectives.py', 'test_device.py', 'test_hccl.py', 'test_kernels.py']
-# What the emulator is made of, what its tests use, and the packages that it stands on.
+# What the emulator is made of, what its tests use, and the packages of the stack that they are noted for, npu-2.1.
 FILES = ['emulator/*.*', 'emulator/kernels/*', 'emulator/site/*', 'collectives_job.py', 'hccl_calls.py']
+REQUIREMENTS = ['npu.txt', 'npu-2.1*.txt']
 
 
 def files() -> List[Path]:
     """The files that decide how the emulator's own tests end."""
     found = [path for pattern in FILES + OWN_TESTS for path in HERE.glob(pattern) if path.is_file()]
-    return sorted([*found, *(ROOT / 'requirements').glob('npu*.txt')])
+    needs = [path for name in REQUIREMENTS for path in (ROOT / 'requirements').glob(name)]
+    return sorted([*found, *needs])
 
 
 def digest() -> str:

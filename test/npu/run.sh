@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Test the NPU path on an emulated NPU: set up the packages of an NPU stack in a copy of the recipe under .npu/, build the
 # emulator there, run test/npu/ on it.
-# Usage: bash test/npu/run.sh [--stack=npu-2.1|npu-2.7] [--ranks=N] [--prepare] [--emulator] [--update_golden]
-#                             [-- PYTEST_ARGUMENTS]
+# Usage: bash test/npu/run.sh [--stack=npu-2.1|npu-2.7|npu-2.8] [--ranks=N] [--prepare] [--emulator]
+#                             [--update_golden] [-- PYTEST_ARGUMENTS]
 #   --stack           packages to test with; default: npu-2.1
 #   --ranks           processes of the demo's trainings, 1 to 8; default: 2
 #   --prepare         set up and build, run nothing
@@ -58,7 +58,7 @@ main() {
     esac
     shift
   done
-  [[ "$stack" == npu-2.1 || "$stack" == npu-2.7 ]] || fail "--stack=$stack: npu-2.1 or npu-2.7"
+  [[ "$stack" =~ ^npu-2\.(1|7|8)$ ]] || fail "--stack=$stack: npu-2.1, npu-2.7 or npu-2.8"
   [[ "$(uname -sm)" == 'Linux x86_64' ]] || fail 'the emulator is built for Linux on x86_64'
   command -v g++ >/dev/null || fail 'g++ is needed to build the emulator (Debian: apt-get install g++)'
 

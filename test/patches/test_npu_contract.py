@@ -1,4 +1,4 @@
-"""What patches and tools use of torch_npu and mx_driving exists, with these arguments, in both stacks' packages."""
+"""What patches and tools use of torch_npu and mx_driving exists, with these arguments, in each stack's packages."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from npu_uses import Call, Use, find_uses
 
 ROOT = Path(__file__).resolve().parents[2]
 CHECKOUTS = ('mmcv', 'mmdetection', 'mmsegmentation')
-STACKS = ('npu-2.1', 'npu-2.7')
+STACKS = ('npu-2.1', 'npu-2.7', pytest.param('npu-2.8', marks=pytest.mark.release))
 
 
 @functools.lru_cache(maxsize=None)

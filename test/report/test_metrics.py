@@ -109,6 +109,10 @@ def test_speed_is_images_over_the_sum_of_the_step_times(resumed):
     assert result.fps_window.warm_up_iters == [(1, 5), (21, 25)]
     assert result.fps_images_per_s == pytest.approx(metrics_toy.BATCH_SIZE * len(window) / sum(times))
     assert result.step_time_mean_s == pytest.approx(sum(times) / len(times))
+    lines = [row for file in scalars(resumed) for row in map(json.loads, file.open())]
+    logged = {row['step']: row['time'] for row in lines if 'loss' in row}  # of a later start where there are two
+    assert result.step_time_logged_mean_s == pytest.approx(sum(logged.values()) / len(logged))
+    assert result.fps_logged_mean_images_per_s == pytest.approx(2 / result.step_time_logged_mean_s)
     assert result.step_time_p50_s == pytest.approx((times[14] + times[15]) / 2)
     assert times[27] <= result.step_time_p95_s <= times[28]
     assert result.data_time_mean_s == pytest.approx(sum(row['data_s'] for row in window) / len(window))
@@ -478,15 +482,16 @@ def test_legacy_lines_exactly(run, capsys):
     result.fps_images_per_s, result.miou_last_percent, result.step_time_mean_s = 26.0349, 83.2581, 0.61457
     result.e2e_duration_s = 27000.4
     assert metrics.legacy_lines(result) == [
+        '------------------ Final result ------------------',
         'Final Performance images/sec : 26.03',
         'Final Train Accuracy : 83.26',
         'E2E Training Duration sec : 27000',
         'TrainingTime for step: 0.615',
     ]
     result.fps_images_per_s = 0.3397
-    assert metrics.legacy_lines(result)[0] == 'Final Performance images/sec : 0.340'
+    assert metrics.legacy_lines(result)[1] == 'Final Performance images/sec : 0.340'
     _, out, _ = call(capsys, run, '--no_pictures')
-    assert out.splitlines()[-4:] == metrics.legacy_lines(metrics.collect(run))
+    assert out.splitlines()[-5:] == metrics.legacy_lines(metrics.collect(run))
 
 
 def test_legacy_files(run, tmp_path, capsys):
@@ -499,7 +504,7 @@ def test_legacy_files(run, tmp_path, capsys):
     figures = ['ActualFPS', 'TrainingStepTime', 'ActualLoss', 'E2ETrainingTime', 'miou']
     assert list(values) == ['Network', 'RankSize', 'BatchSize', 'DeviceType', 'CaseName', *figures]
     result = metrics.collect(run, e2e_duration_s=50)
-    printed = dict(line.rsplit(':', 1) for line in metrics.legacy_lines(result))
+    printed = dict(line.rsplit(':', 1) for line in metrics.legacy_lines(result)[1:])
     assert values['ActualFPS'] == printed['Final Performance images/sec '].strip()
     assert values['miou'] == printed['Final Train Accuracy '].strip()
     assert values['E2ETrainingTime'] == printed['E2E Training Duration sec '].strip()
@@ -508,13 +513,15 @@ def test_legacy_files(run, tmp_path, capsys):
     assert len(losses) == len(result.loss_curve) and losses[-1] == values['ActualLoss']
 
 
-def test_a_performance_run_keeps_the_files_of_the_full_run(run, unvalidated, tmp_path, capsys):
-    output = tmp_path / 'output'
-    call(capsys, run, '--no_pictures', '--legacy=toy', '--legacy_dir', output)
-    full = (output / 'toy_1p_miou.log').read_text()
-    call(capsys, unvalidated, '--mode=performance', '--no_pictures', '--legacy=toy', '--legacy_dir', output)
-    assert (output / 'toy_1p_miou.log').read_text() == full
-    assert 'miou' not in (output / 'toy_1p_perf.log').read_text().replace('toy_1p', '')
+@pytest.mark.parametrize('validated', [True, False])
+def test_a_performance_run_has_its_figures_under_both_names(run, unvalidated, validated, tmp_path, capsys):
+    output, of = tmp_path / 'output', run if validated else unvalidated
+    call(capsys, of, '--mode=performance', '--no_pictures', '--legacy=toy', '--legacy_dir', output)
+    miou = f'{metrics.collect(run).miou_last_percent:.2f}' if validated else ''
+    for name in ('toy_1p_miou', 'toy_1p_perf'):
+        lines = (output / f'{name}.log').read_text().splitlines()
+        assert f'CaseName = {name}' in lines and lines[-1] == f'miou = {miou}'
+        assert (output / f'train_{name}_loss.txt').is_file()
 
 
 def test_legacy_files_need_their_figures(run, tmp_path, capsys):

@@ -155,7 +155,9 @@ def test_with_ops_is_kept_for_later_calls(made):
     built = 'import sysconfig, pathlib; print(pathlib.Path(sysconfig.get_path("purelib"), "built.json").read_text())'
     write(made.root / 'requirements/ops.txt', 'extra==2.0\n')
     assert made.in_python(built) == '{"with_ops": "0"}'
-    assert steps(made.setup('--with_ops').stdout)['packages']
+    said = made.setup('--with_ops', MAX_JOBS='3').stdout
+    assert steps(said)['packages']
+    assert 'MAX_JOBS=3: as this shell has it' in said
     assert made.in_python(built) == '{"with_ops": "1"}'
     assert made.setup('--quiet_if_ready').stdout == ''
     record = made.record()

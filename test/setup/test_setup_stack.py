@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 from pathlib import Path
 
 import pytest
+from packaging.specifiers import SpecifierSet
 
 from recipe.core import console
 from recipe.setup import cli
@@ -67,7 +70,14 @@ def test_the_manager_device_alone_is_no_npu(machine):
 
 @pytest.mark.parametrize(
     ('torch', 'name'),
-    [(None, 'npu-2.1'), ('2.1.0', 'npu-2.1'), ('2.1.0+cpu', 'npu-2.1'), ('2.6.0', 'npu-2.7'), ('2.8.0', 'npu-2.7')],
+    [
+        (None, 'npu-2.1'),
+        ('2.1.0', 'npu-2.1'),
+        ('2.1.0+cpu', 'npu-2.1'),
+        ('2.6.0', 'npu-2.7'),
+        ('2.7.1', 'npu-2.7'),
+        ('2.8.0', 'npu-2.8'),
+    ],
 )
 def test_the_installed_torch_decides_between_the_npu_stacks(machine, torch, name):
     (machine / 'dev/davinci3').touch()
@@ -128,9 +138,45 @@ def test_every_stack_has_its_requirements_and_a_size(name):
     assert name in cli.FREE_GB
 
 
+@pytest.mark.parametrize('name', [name for name in STACKS if name.startswith('npu')])
+def test_an_npu_stack_installs_versions_that_the_doctor_knows(name):
+    table = json.loads((ROOT / 'recipe/doctor/known_good.json').read_text())
+    text = (ROOT / f'requirements/{name}.no-deps.txt').read_text()
+    torch = re.search(r'^torch==(\S+)', (ROOT / f'requirements/{name}.txt').read_text(), re.MULTILINE)[1]
+    for package in ('torch_npu', 'mx_driving'):
+        version = re.search(rf'^{package}\S*[<=]=(\S+)', text, re.MULTILINE)[1]  # pip takes the newest
+        (row,) = [row for row in table[package]['rows'] if row[package] == version]
+        assert row['torch'] == torch if package == 'torch_npu' else SpecifierSet(row['torch']).contains(torch)
+
+
 def test_no_requirement_brings_the_opencv_that_needs_libgl():
     for file in ROOT.glob('requirements/*.txt'):
         assert not re.search(r'^opencv-python\b(?!-headless)', file.read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ('files', 'jobs', 'said'),
+    [
+        ({'proc/meminfo': 'MemTotal: 9 kB\nMemAvailable:   9437184 kB\n'}, 3, '9.0 GiB of free memory'),
+        ({'proc/meminfo': 'MemAvailable: 900000000 kB\n'}, 6, '6 cores'),
+        ({'proc/meminfo': 'MemAvailable: 1000 kB\n'}, 1, '0.0 GiB'),
+        ({'sys/fs/cgroup/memory.max': '5368709120\n', 'sys/fs/cgroup/memory.current': '1073741824\n'}, 1, '4.0 GiB'),
+        ({'sys/fs/cgroup/memory.max': 'max\n', 'proc/meminfo': 'MemAvailable: 6291456 kB\n'}, 2, '6.0 GiB'),
+        ({'proc/meminfo': 'MemAvailable: 900000000 kB\n', 'sys/fs/cgroup/cpu.max': '200000 100000\n'}, 2, '2 cores'),
+        ({}, 6, 'not known'),
+    ],
+)
+def test_compilers_at_a_time_follow_cores_and_memory(machine, monkeypatch, files, jobs, said):
+    monkeypatch.setattr(os, 'sched_getaffinity', lambda pid: set(range(6)))
+    for name, text in files.items():
+        (machine / name).parent.mkdir(parents=True, exist_ok=True)
+        (machine / name).write_text(text)
+    found, why = setup_stack.compile_jobs(None, machine)
+    assert found == jobs
+    assert said in why
+    assert setup_stack.compile_jobs('3', machine)[0] == 3
+    with pytest.raises(console.UserError, match='MAX_JOBS=many is no number'):
+        setup_stack.compile_jobs('many', machine)
 
 
 def test_a_digest_tells_inputs_apart(tmp_path):
