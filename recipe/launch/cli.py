@@ -15,12 +15,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Iterator, List, Optional
 
-from recipe.core import console, files, inputs, network, run_folder, run_lock, sessions
+from recipe.core import console, files, inputs, network, run_folder, run_lock, sessions, temporary
 from recipe.data import training_data
 from recipe.engine import devices
-from recipe.launch import checks, options
+from recipe.launch import checks, interrupts, options, variables
 from recipe.launch.plan import Plan
 
+BEFORE = 'the launcher before the training began; nothing is left of it'
 PACKAGES = ('torch', 'torch_npu', 'mx_driving', 'mmengine', 'mmcv', 'mmcv-lite', 'mmdet', 'mmsegmentation', 'numpy')
 
 
@@ -47,10 +48,8 @@ def write_run_files(plan: Plan, argv: List[str]) -> Path:
         **{name: version for name in PACKAGES for version in [_version(name)] if version},
         'checkouts': plan.pins,
     }
-    (folder / run_folder.VERSIONS).write_text(json.dumps(versions, indent=2) + '\n', encoding='utf-8')
-    config_file = folder / run_folder.CONFIG
-    plan.config.dump(str(config_file))
-    return config_file
+    files.write_text(folder / run_folder.VERSIONS, json.dumps(versions, indent=2) + '\n')
+    return files.write_text(folder / run_folder.CONFIG, plan.config.pretty_text)
 
 
 def _version(package: str) -> Optional[str]:
@@ -85,8 +84,10 @@ def train(plan: Plan, config_file: Path, lock: run_lock.RunLock) -> None:
     env = {
         **devices.rank_environment(plan.device, plan.nproc, addr, asked.nnodes > 1),
         **restarts.environment(plan.device, asked.hang_timeout),
+        variables.SOCKETS: str(temporary.sockets()),
     }
-    started = ranks.Ranks(arguments, log_dir, env, keep=(lock.descriptor,))
+    with interrupts.caught(BEFORE):
+        started = ranks.Ranks(arguments, log_dir, env, keep=(lock.descriptor,))
     global_batch = plan.world_size * plan.config.train_dataloader['batch_size']
     with progress.Progress(plan.folder, plan.config.train_cfg['max_iters'], global_batch) as shown:
 
@@ -94,13 +95,15 @@ def train(plan: Plan, config_file: Path, lock: run_lock.RunLock) -> None:
             lock.require_held()
             shown.look()
 
-        status = started.wait(look, restarts.Restarts(config_file.parent, log_dir, asked.max_restarts).note)
+        started.wait(look, restarts.Restarts(config_file.parent, log_dir, asked.max_restarts).note)
     if started.asked_to_end is not None:
-        saved = any(plan.folder.glob(run_folder.CHECKPOINTS))
-        again = 'continue with --resume=1' if saved else 'it has no checkpoint, so start again'
-        raise console.UserError(
-            f'{started.asked_to_end.name} ended the training; {again}; run folder: {plan.folder}', status=status
-        )
+        if any(plan.folder.glob(run_folder.CHECKPOINTS)):
+            again = f'continue with --resume=1; run folder: {plan.folder}'
+        elif was_trained(plan.folder):
+            again = f'it has no checkpoint, so start again; run folder: {plan.folder}'
+        else:
+            again = 'nothing was recorded yet, so start again'
+        raise interrupts.Interrupted(started.asked_to_end, f'the training; {again}')
     failure = started.failure()
     if failure is not None:
         for line in failure.last_lines:
@@ -179,15 +182,28 @@ def hold_folder(plan: Plan) -> Iterator[run_lock.RunLock]:
         job = f'{asked.nnodes}@{network.resolve(str(asked.master_addr))}:{asked.master_port}'
     if asked.is_first_node:
         is_given = asked.resume or asked.work_dir is not None
-        plan.folder = run_folder.make(plan.folder, is_given)
+        plan.folder, before = run_folder.make(plan.folder, is_given)
     else:
         run_lock.require_same_job(plan.folder, job)
         plan.own_folder.mkdir(parents=True, exist_ok=True)
-    with run_lock.RunLock(plan.own_folder, job) as lock:
+    with contextlib.ExitStack() as emptied, run_lock.RunLock(plan.own_folder, job) as lock:
         if asked.is_first_node and not asked.resume:
             run_folder.require_unused(plan.folder, asked.or_begin)  # another run may have used it meanwhile
         console.log_to(plan.own_folder / run_folder.LAUNCHER_LOG)
-        yield lock
+        try:
+            yield lock
+        except interrupts.Interrupted:
+            if asked.nnodes == 1 and not asked.resume and not was_trained(plan.folder):
+                before.restore_content(plan.folder)
+                emptied.callback(before.restore_folders, plan.folder)
+            raise
+
+
+def was_trained(folder: Path) -> bool:
+    """Whether a run folder holds a checkpoint or the record of an iteration."""
+    from recipe.launch import progress
+
+    return any(folder.glob(run_folder.CHECKPOINTS)) or progress.read(folder).iteration > 0
 
 
 def main(argv: List[str]) -> None:
@@ -203,18 +219,36 @@ def main(argv: List[str]) -> None:
     if asked.is_first_node and asked.work_dir is not None:
         run_lock.require_free(inputs.absolute(asked.work_dir), patient=True)
     plan = Plan(asked)
-    checks.require(plan)
-    if plan.options.uses_demo_data:
-        data_root = training_data.root(None, True)
-        training_data.make_demo(data_root)
-        training_data.require(data_root)
-    if plan.options.nnodes > 1:
-        addr, variable = network.resolve(str(plan.options.master_addr)), network.INTERFACE_VARIABLES[plan.device]
-        way = os.environ.get(variable) or network.interface_towards(addr) or 'no interface that is known'
-        console.say(f'network  {way} leads to {addr}')
+    prepare(plan)
     with hold_folder(plan) as lock:
         console.say(f'run      {plan.folder}')
         with sessions.measured(plan.own_folder):
-            train(plan, write_run_files(plan, argv), lock)
+            with interrupts.caught(BEFORE):
+                config_file = write_run_files(plan, argv)
+            train(plan, config_file, lock)
         if plan.options.is_first_node:
-            report(plan)
+            with interrupts.caught(
+                f'the report of a complete training; make it with: python tools/metrics.py {plan.folder}'
+            ):
+                report(plan)
+
+
+def prepare(plan: Plan) -> None:
+    """Do all that comes before the run folder is made: the checks, and the built-in data set.
+
+    Args:
+        plan: Its options passed ``options.read``; the rest is filled in.
+
+    Raises:
+        console.UserError: The first fault found.
+    """
+    with interrupts.caught(BEFORE):
+        checks.require(plan)
+        if plan.options.uses_demo_data:
+            data_root = training_data.root(None, True)
+            training_data.make_demo(data_root)
+            training_data.require(data_root)
+        if plan.options.nnodes > 1:
+            addr, variable = network.resolve(str(plan.options.master_addr)), network.INTERFACE_VARIABLES[plan.device]
+            way = os.environ.get(variable) or network.interface_towards(addr) or 'no interface that is known'
+            console.say(f'network  {way} leads to {addr}')

@@ -70,8 +70,7 @@ def explain(failure: Failure) -> str:
     """Say in one line what ended a training and what to do.
 
     Args:
-        failure: The rank's last ``error:`` line on stderr says what was wrong. If both logs were written in the same
-            moment, ``failure.log`` may be the one of stdout.
+        failure: The rank's last ``error:`` line on stderr says what was wrong.
     """
     lines = failure.last_lines + tail(failure.log.with_name('stderr.log'))
     said = [line[len('error: ') :] for line in lines if line.startswith('error: ')]
