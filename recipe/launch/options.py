@@ -105,7 +105,7 @@ def make_parser(script: str) -> argparse.ArgumentParser:
         '1 continues from the newest good checkpoint; auto also begins where there is none; full script only (0)',
     )
     add('batch_size', _whole(1, 4096), 'N', 'images per card (2)')
-    add('num_workers', _whole(0, 256), 'N', 'loader processes per card (2)')
+    add('num_workers', _whole(0, 256), 'N', 'loader processes per card, for training and as many for validation (2)')
     add('data_path', _text, 'DIR', 'Cityscapes root, holds leftImg8bit/ and gtFine/ (mmsegmentation/data/cityscapes)')
     add('decoded_cache', _text, 'DIR', 'decoded pictures, made by cityscapes.py cache (none: PNG files are decoded)')
     add('work_dir', _text, 'DIR', f'where the run keeps everything (a new folder in test/output/{SCRIPTS[script]}/)')
