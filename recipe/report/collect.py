@@ -168,6 +168,7 @@ def _add_speed(result: Result, run: metrics_run.Run, required: bool) -> List[str
         return [fault] if required else []
     measured = bool(run.steps)
     kept: List[window.Sample] = []
+    every: List[window.Sample] = []
     warm_up_iters = []
     excluded = []
     for start in run.starts:
@@ -185,6 +186,7 @@ def _add_speed(result: Result, run: metrics_run.Run, required: bool) -> List[str
         for sample in samples:
             if not (math.isfinite(sample.step_s) and sample.step_s > 0):
                 return [f'FPS is missing: the step time at iteration {sample.last_iter} is {sample.step_s} s']
+        every += samples
         warm = window.after_warm_up(samples, start.first_iter, start.last_iter)
         kept += warm
         until = warm[0].last_iter - warm[0].iterations if warm else start.last_iter
@@ -194,12 +196,15 @@ def _add_speed(result: Result, run: metrics_run.Run, required: bool) -> List[str
             excluded.append(
                 f'{lost} of {start.first_iter}-{start.last_iter} whose times a killed process did not write'
             )
+    if not kept and not every:
+        return ['FPS is missing: no step time was logged'] if required else []
     if not kept:
-        fault = (
-            'FPS is missing: no iteration is left after the warm-up (10 % of each start, 5 to 100 iterations): '
-            'train longer'
+        kept, warm_up_iters = every, []
+        excluded = [what for what in excluded if not what.endswith('(warm-up)')]
+        result.warnings.append(
+            'the images per second and the step times include the warm-up: the training has too few iterations to '
+            'leave it out (10 % of each start, 5 to 100 iterations); train longer for figures to compare'
         )
-        return [fault] if required else []
     figures = window.timing(kept, result.global_batch)
     for name in ('fps_images_per_s', 'step_time_mean_s', 'step_time_p50_s', 'step_time_p95_s'):
         setattr(result, name, getattr(figures, name))
