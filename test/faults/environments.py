@@ -29,7 +29,7 @@ from random import Random
 from typing import Dict, List, NamedTuple, Optional, Tuple
 
 HACKED = '() { echo this function was called; return 3; }'
-NOTHING = '/nonexistent'
+NOTHING = '/dev/null/nothing'  # no user can make it, not even root
 # Values by variable; {folder} is a folder of this launch.
 VARIABLES: Dict[str, Tuple[str, ...]] = {
     # shells
@@ -89,7 +89,7 @@ VARIABLES: Dict[str, Tuple[str, ...]] = {
     'PIP_REQUIRE_VIRTUALENV': ('1',),
     'GIT_DIR': (NOTHING, '{folder}'),
     'GIT_WORK_TREE': ('/', '{folder}'),
-    'GIT_INDEX_FILE': ('/nonexistent/index',),
+    'GIT_INDEX_FILE': (f'{NOTHING}/index',),
     'GIT_OBJECT_DIRECTORY': (NOTHING,),
     'GIT_CONFIG_COUNT': ('1', 'x'),
     'GIT_CONFIG_GLOBAL': (NOTHING,),
@@ -107,7 +107,7 @@ VARIABLES: Dict[str, Tuple[str, ...]] = {
     'TORCH_FORCE_WEIGHTS_ONLY_LOAD': ('1',),
     'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD': ('1',),
     'TORCHELASTIC_RESTART_COUNT': ('3', 'x'),
-    'TORCHELASTIC_ERROR_FILE': ('/nonexistent/error.json',),
+    'TORCHELASTIC_ERROR_FILE': (f'{NOTHING}/error.json',),
     'TORCHELASTIC_RUN_ID': ('other',),
     'TORCHELASTIC_USE_AGENT_STORE': ('True', 'False'),
     'PYTORCH_JIT': ('0',),
