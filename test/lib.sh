@@ -4,7 +4,7 @@
 
 set -euo pipefail
 
-ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+ROOT="$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)"
 readonly ROOT
 readonly HELP_SHOWN=10 # status of launch.py check after --help
 
@@ -17,19 +17,19 @@ detach_from_terminal() {
   if [[ ! -e /dev/fd/2 ]]; then exec 2>/dev/null; fi
 }
 
-# Settings of notebooks and IDEs. With them a tool does not find its modules, or waits at a prompt at its end.
-readonly FOREIGN_SETTINGS=(PYTHONSAFEPATH PYTHONINSPECT PYTHONSTARTUP)
-
+# shellcheck source=tools/foreign_settings.sh
+source "${ROOT}/tools/foreign_settings.sh"
 # shellcheck source=tools/find_python.sh
 source "${ROOT}/tools/find_python.sh"
 
 # launch full|performance|evaluate OPTIONS: does not return.
 launch() {
+  detach_from_terminal
+  drop_exported_functions "$0" "${@:2}"
+  drop_foreign_settings
   local script=$1
   shift
   local python device status=0
-  detach_from_terminal
-  unset "${FOREIGN_SETTINGS[@]}"
   python="$(find_python)"
   "${python}" "${ROOT}/tools/launch.py" check "${script}" "$@" || status=$?
   if ((status == HELP_SHOWN)); then

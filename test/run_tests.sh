@@ -9,10 +9,16 @@
 #   --          what follows goes to pytest's first run, which is not the NPU's
 # A part that fails keeps no other part from running. Exit status: 0 if every part passed, 1 if one failed, 2 if the
 # set-up or an option did.
-
+[ "${-#*p}" != "$-" ] || {                                                                                         #  see tools/foreign_settings.sh
+  exec "$(command -v bash || echo "${BASH:-bash}")" -p -- "${BASH_SOURCE:-$0}" "$@"                                #
+  echo 'error: exec is a function of the caller here; unset it' >&2 && exit 1                                      #
+}                                                                                                                  #
+IFS= read -r line <"$0" && [[ $line != *$'\r' ]] || {                                                              #
+  echo "error: $0 has line ends of Windows (CRLF); clone or copy the recipe without converting text" >&2 && exit 1 #
+}                                                                                                                  #
 set -euo pipefail
 
-ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+ROOT="$(cd "$(dirname "$(readlink -f "$0")")/.." && pwd)"
 readonly ROOT
 readonly NPU_LOG="$ROOT/.npu/prepare.log"
 
@@ -122,6 +128,7 @@ main() {
       part 'NPU, npu-2.7' bash "$ROOT/test/npu/run.sh" --stack=npu-2.7
       part 'NPU, npu-2.8' bash "$ROOT/test/npu/run.sh" --stack=npu-2.8
       part 'fault campaign' bash "$ROOT/test/faults/run.sh" --count=120
+      part 'environments' "$python" "$ROOT/test/faults/environments.py" --count=100
       ;;
   esac
   printf '\n== summary\n'

@@ -4,6 +4,13 @@
 # Fills the table of docs/performance.md ("Accelerators"). Needs one idle GPU, about 20 minutes and, for batch 8, some 40 GB
 # of its memory. Every figure goes to OUTPUT_FOLDER as JSON with its command. If the losses of a step differ from
 # upstream's, it ends with an error and leaves no figure. A mode that fails is named at the end; the others still run.
+[ "${-#*p}" != "$-" ] || {                                                                                         #  see tools/foreign_settings.sh
+  exec "$(command -v bash || echo "${BASH:-bash}")" -p -- "${BASH_SOURCE:-$0}" "$@"                                #
+  echo 'error: exec is a function of the caller here; unset it' >&2 && exit 1                                      #
+}                                                                                                                  #
+IFS= read -r line <"$0" && [[ $line != *$'\r' ]] || {                                                              #
+  echo "error: $0 has line ends of Windows (CRLF); clone or copy the recipe without converting text" >&2 && exit 1 #
+}                                                                                                                  #
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

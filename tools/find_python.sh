@@ -12,6 +12,7 @@ find_python() {
       return
     fi
   done
-  echo 'error: no Python 3.8 or newer on PATH; install one with the package manager of this system' >&2
+  echo "error: no Python 3.8 or newer on PATH${PYENV_VERSION:+ with PYENV_VERSION=${PYENV_VERSION}};" \
+    'install one with the package manager of this system' >&2
   return 1
 }

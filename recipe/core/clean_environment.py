@@ -1,4 +1,4 @@
-"""Environment variables for programs that install something, without those that would change what is installed.
+"""Environment variables for programs that install something or train, without those that other programs set for theirs.
 
 A shell may carry settings of other projects (PYTHONPATH, PIP_TARGET, VIRTUAL_ENV) or of a caller (git's hooks,
 PIP_DRY_RUN). With them, pip may believe that missing packages are installed, or install elsewhere. The user's settings
@@ -30,6 +30,12 @@ _DROPPED = (
     'FORCE_MLU',
     'FORCE_MPS',
     'FORCE_NPU',
+)
+
+_READ_BY_TORCHRUN = ('PET_', 'TORCHELASTIC_')
+_SET_BY_TORCHRUN = (
+    *('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'LOCAL_WORLD_SIZE', 'GROUP_RANK', 'GROUP_WORLD_SIZE', 'ROLE_NAME'),
+    *('ROLE_RANK', 'ROLE_WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT'),
 )
 
 # pip's options for package sources, and for how it fetches and caches packages.
@@ -70,7 +76,21 @@ def clean(user_site: bool = False) -> Dict[str, str]:
     return {
         key: value
         for key, value in os.environ.items()
-        if key in kept or not (key in _DROPPED or key.startswith(_DROPPED_PREFIXES))
+        if (key in kept and (key != 'PYTHONUTF8' or value in ('0', '1')))  # Python ends if it is anything else
+        or not (key in _DROPPED or key.startswith(_DROPPED_PREFIXES))
+    }
+
+
+def for_ranks() -> Dict[str, str]:
+    """This process's variables without those that torchrun reads or sets.
+
+    Kubeflow sets each of torchrun's options as ``PET_<NAME>``. An outer torchrun sets its own variables. The options on
+    the command line decide here.
+    """
+    return {
+        key: value
+        for key, value in os.environ.items()
+        if key not in _SET_BY_TORCHRUN and not key.startswith(_READ_BY_TORCHRUN)
     }
 
 

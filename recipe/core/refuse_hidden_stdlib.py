@@ -1,7 +1,8 @@
 """Ends the program on import if a module on PYTHONPATH or in the current folder hides a standard module.
 
 Each program of the recipe imports it first: with another ``json.py`` on the path, the next import would fail somewhere
-inside Python. It uses only modules that the interpreter has already loaded.
+inside Python. It uses only modules that the interpreter has already loaded. Until ``console.run`` takes over, it also
+keeps a Ctrl-C from ending in a traceback.
 """
 
 import os
@@ -69,4 +70,11 @@ def _refuse() -> None:
     sys.exit(1)
 
 
+def _say_interrupted() -> None:
+    sys.stderr.write('error: interrupted\n')  # Python then ends by SIGINT, which a shell counts as 130
+
+
+sys.excepthook = lambda kind, value, trace: (
+    _say_interrupted() if issubclass(kind, KeyboardInterrupt) else sys.__excepthook__(kind, value, trace)
+)
 _refuse()

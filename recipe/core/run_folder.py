@@ -5,12 +5,13 @@ Default: ``test/output/<script>[_demo]/<YYYYmmdd_HHMMSS>/``. ``--work_dir=DIR`` 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
 import time
 from pathlib import Path
-from typing import Optional, Sequence, Tuple
+from typing import FrozenSet, NamedTuple, Optional, Sequence, Tuple
 
 from recipe.core import console, files, inputs, run_lock
 from recipe.core.paths import OUTPUT as OUTPUT
@@ -86,7 +87,33 @@ def has_checkpoint(work_dir: str) -> bool:
     return _holds(inputs.absolute(work_dir), CHECKPOINTS)
 
 
-def make(folder: Path, named_by_user: bool) -> Path:
+class Before(NamedTuple):
+    """What there was before a run folder was made, to take back a start that trained nothing.
+
+    Attributes:
+        existing: The longest part of the folder's path that was there.
+        names: What the folder held.
+    """
+
+    existing: Path
+    names: FrozenSet[str]
+
+    def restore_content(self, folder: Path) -> None:
+        """Remove what the run has put into its folder, except for the lock."""
+        for path in folder.iterdir():
+            if path.name not in {*self.names, run_lock.NAME}:
+                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
+
+    def restore_folders(self, folder: Path) -> None:
+        """Remove the folder and its parents, as far as they are new and empty."""
+        for path in (folder, *folder.parents):
+            if path == self.existing:
+                return
+            with contextlib.suppress(OSError):
+                path.rmdir()
+
+
+def make(folder: Path, named_by_user: bool) -> Tuple[Path, Before]:
     """Make a run folder.
 
     Args:
@@ -94,8 +121,11 @@ def make(folder: Path, named_by_user: bool) -> Path:
         named_by_user: Whether it must be this one. Otherwise a new name is chosen if another start took this one first.
 
     Returns:
-        The folder.
+        The folder, and what there was before.
     """
+    before = Before(
+        existing_part(folder), frozenset(path.name for path in (folder.iterdir() if folder.is_dir() else ()))
+    )
     folder.parent.mkdir(parents=True, exist_ok=True)
     while True:
         try:
@@ -104,8 +134,9 @@ def make(folder: Path, named_by_user: bool) -> Path:
             if named_by_user:
                 raise
             folder = _unused(folder.parent)
+            before = Before(folder.parent, frozenset())
         else:
-            return folder
+            return folder, before
 
 
 def next_name(existing: Sequence[str], stamp: str) -> str:
@@ -192,6 +223,17 @@ def link_newest(folder: Path) -> None:
     place = OUTPUT / NEWEST
     if place.is_symlink() or not os.path.lexists(place):
         files.link(place, folder.resolve())
+
+
+def repair_links() -> None:
+    """Let links in ``test/output`` to a run that was removed lead to the newest other run, or remove them."""
+    for link in OUTPUT.glob('*'):
+        if link.is_symlink() and not link.exists():
+            others = OUTPUT.glob('train_full_8p*/*' if link.name == NEWEST else f'train_*/*/{link.name}')
+            newest = max(others, key=lambda path: path.stat().st_mtime_ns, default=None)
+            link.unlink()
+            if newest is not None:
+                files.link(link, newest.resolve())
 
 
 def require_writable(folder: Path, option: str = '--work_dir') -> None:

@@ -15,7 +15,7 @@ class Options:
     Attributes:
         script: ``full``, ``performance`` or ``evaluate``.
         batch_size: Images per card.
-        num_workers: Loader processes per card.
+        num_workers: Loader processes per card, of each data loader.
         data_path: Cityscapes root; None with ``demo`` means the built-in data set.
         nproc: Cards, one process each, on this machine.
         or_begin: Whether to begin if there is no checkpoint to resume; ``settle`` then sets ``resume``.

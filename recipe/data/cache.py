@@ -196,5 +196,5 @@ def _spot_check(jobs: List[_Job]) -> None:
         if not np.array_equal(_cache(job).get(job.source), pixels):
             raise console.UserError(
                 f'{_cache(job).entry_path(job.source)} does not hold the pixels of its picture',
-                'delete it and run cityscapes.py cache again',
+                'delete it and run again: python tools/cityscapes.py cache --data_path ROOT --to FOLDER',
             )

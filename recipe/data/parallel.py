@@ -12,7 +12,7 @@ import threading
 import time
 from typing import Callable, Iterator, List, Optional, Sequence, TypeVar
 
-from recipe.core import console
+from recipe.core import console, temporary
 from recipe.data.progress_bar import ProgressBar
 
 Job = TypeVar('Job')
@@ -58,6 +58,7 @@ def _run(
         return _collect((work(job) for job in jobs), len(jobs), bar)
     # Fork from a clean server, not from this process: it may hold threads (a progress bar, torch) whose locks a
     # plain fork would copy.
+    temporary.sockets()
     context = multiprocessing.get_context('forkserver')
     executor = concurrent.futures.ProcessPoolExecutor(workers, context, _start_worker)
     try:

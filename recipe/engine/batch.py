@@ -11,32 +11,39 @@ def describe(config: Any, nnodes: int, nproc: int) -> List[Tuple[str, str]]:
     Args:
         config: Resolved ``mmengine.Config``. Its learning rate was chosen for a global batch of
             ``auto_scale_lr.base_batch_size`` images. mmengine scales the rate itself if ``auto_scale_lr.enable`` is
-            set.
+            set. With ``optim_wrapper.accumulative_counts`` that many iterations make one step.
         nnodes: Number of machines.
         nproc: Ranks on each machine.
 
     Returns:
         Pairs of a fact and an advice. The first describes the batch and has no advice; the others are warnings.
     """
-    images = config.train_dataloader['batch_size']
-    batch = nnodes * nproc * images
+    images, steps = config.train_dataloader['batch_size'], config.optim_wrapper.get('accumulative_counts', 1)
+    seen = nnodes * nproc * images  # in one iteration
+    batch = seen * steps
     machines = f'{_count(nnodes, "machine")} x ' if nnodes > 1 else ''
-    lines = [(f'{batch} = {machines}{_count(nproc, "rank")} x {_count(images, "image")}', '')]
+    accumulated = f' x {steps} iterations of accumulated gradients' if steps > 1 else ''
+    lines = [(f'{batch} = {machines}{_count(nproc, "rank")} x {_count(images, "image")}{accumulated}', '')]
     rule = config.get('auto_scale_lr') or {}
     base = rule.get('base_batch_size')
-    if not base or base == batch:
+    if not base:
         return lines
     rate, iterations = config.optim_wrapper.get('optimizer', {}).get('lr'), config.train_cfg['max_iters']
     if rate is None:
         pass  # the parameter groups set the rate, or the optimizer has none
-    elif rule.get('enable'):
-        lines.append(
-            (
-                f'the learning rate {rate:g}, for a global batch of {base}, is scaled to {rate * batch / base:g}',
-                'to keep it: -- auto_scale_lr.enable=False',
+    elif rule.get('enable') and seen != base:
+        scaled = f'the learning rate {rate:g}, for a global batch of {base}, is scaled to {rate * seen / base:g}'
+        if steps == 1:
+            lines.append((scaled, 'to keep it: -- auto_scale_lr.enable=False'))
+        else:
+            lines.append(
+                (
+                    f'{scaled}, which does not count the accumulated gradients',
+                    f'in proportion to the batch of {batch} it would be: -- auto_scale_lr.enable=False '
+                    f'optim_wrapper.optimizer.lr={rate * batch / base:g}',
+                )
             )
-        )
-    else:
+    elif not rule.get('enable') and batch != base:
         lines.append(
             (
                 f'the learning rate {rate:g} belongs to a global batch of {base}, and this one is {batch}: '
@@ -44,13 +51,14 @@ def describe(config: Any, nnodes: int, nproc: int) -> List[Tuple[str, str]]:
                 f'in proportion to the batch it would be: -- optim_wrapper.optimizer.lr={rate * batch / base:g}',
             )
         )
-    lines.append(
-        (
-            f'{iterations} iterations see {batch / base:g} times the images that they see with a global batch of '
-            f'{base}',
-            f'as many would be: --max_iters={max(1, round(iterations * base / batch))}',
+    if seen != base:
+        lines.append(
+            (
+                f'{iterations} iterations see {seen / base:g} times the images that they see with a global batch of '
+                f'{base}',
+                f'as many would be: --max_iters={max(1, round(iterations * base / seen))}',
+            )
         )
-    )
     return lines
 
 

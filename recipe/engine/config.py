@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import argparse
 import codecs
+import contextlib
 import os
 from pathlib import Path
-from typing import Any, Iterator, List, Optional, Set, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Set, Tuple
 
 from recipe.core import config_text, console, inputs
 from recipe.core.paths import CONFIGS
 from recipe.core.run_options import Options
-from recipe.engine import classes
+from recipe.engine import classes, config_values
 from recipe.engine import equip as engine
 from recipe.engine import overrides as config_keys
 
@@ -19,9 +20,9 @@ RECIPE, DEMO = CONFIGS / 'mask2former_swin-b_cityscapes.py', CONFIGS / 'demo.py'
 # (Iterations, iterations between validations) of a performance run.
 PERFORMANCE, PERFORMANCE_DEMO = (1000, 1000), (100, 100)
 # Settings that differ between a first start and a resume.
-_OF_ONE_START = ('load_from', 'model.backbone.init_cfg')
+_OF_ONE_START = ('load_from', 'resume', 'model.backbone.init_cfg')
 # Settings that say which code trains, not what is trained.
-_OF_THE_ENGINE = ('custom_imports', 'runner_type', 'fast')
+_OF_THE_ENGINE = ('custom_imports', 'runner_type')
 # Settings that each process fills in before mmengine writes the config of the run.
 _OF_A_PROCESS = ('launcher', 'work_dir', 'model_wrapper_cfg', 'env_cfg.dist_cfg.backend')
 _CACHED = {'LoadResizedCrop', 'FastLoadImageFromFile', 'FastLoadAnnotations'}  # transforms that take a decoded cache
@@ -41,7 +42,8 @@ def make(options: Options, device: str, data_root: Path) -> Any:
         An ``mmengine.Config``.
 
     Raises:
-        console.UserError: The config cannot be read, or an option or override does not fit it.
+        console.UserError: The config cannot be read, an option or override does not fit it, or no training can have one
+            of its values.
     """
     config = load(Path(options.config) if options.config else (DEMO if options.demo else RECIPE))
     engine.use_recipe_runner(config)
@@ -89,6 +91,7 @@ def make(options: Options, device: str, data_root: Path) -> Any:
     before = classes.numbers(config)
     override(config, options.overrides)
     classes.follow(config, before)
+    config_values.require(config)
     return config
 
 
@@ -289,23 +292,45 @@ def set_weights(config: Any, path: Optional[Path]) -> None:
         backbone['init_cfg'] = None
 
 
-def differences(before: Path, config: Any) -> List[str]:
+def differences(before: Path, config: Any, device: str = 'cpu') -> List[str]:
     """Settings that a resumed run has changed, ``key: old -> new``.
+
+    Settings that the user does not choose are left out: the types that ``equip()`` puts in place of others, of today or
+    of an earlier version, and what each process fills in.
 
     Args:
         before: Config file of the run so far. If it is missing, there are no differences.
         config: ``mmengine.Config`` for the resumed run.
+        device: ``npu``, ``cuda`` or ``cpu``.
     """
     if not before.is_file():
         return []
     # The file is read and not run, because a run folder may be of unknown origin.
     texts = before.read_text(encoding='utf-8', errors='replace'), config.pretty_text
-    old, new = (dict(config_keys.leaves(config_text.read_config(text))) for text in texts)
+    old, new = (_leaves_in_full(config_text.read_config(text), device) for text in texts)
+    # Each engine has its own transforms, which differ in every step.
+    ignored = _IGNORED if old['engine'] == new['engine'] else (*_IGNORED, *(f'{name}.dataset.' for name in _LOADERS))
     return [
         f'{key}: {old.get(key)} -> {new.get(key)}'
         for key in sorted({*old, *new}, key=str)
-        if old.get(key) != new.get(key) and not str(key).startswith(_IGNORED)
+        if old.get(key) != new.get(key) and not str(key).startswith(ignored)
     ]
+
+
+def _leaves_in_full(settings: Dict[str, Any], device: str) -> Dict[str, Any]:
+    """The leaves of a config after ``equip()`` and with the settings that a rank fills in, and which engine it had."""
+    from mmengine.config import Config
+
+    from recipe.engine.loaders import prepare_loaders
+
+    config = Config({'fast': True, **settings})
+    loop = settings.get('train_cfg')
+    name = 'recipe' if isinstance(loop, dict) and 'Resumable' in str(loop.get('type')) else 'upstream'
+    with contextlib.suppress(Exception):  # a file of unknown origin, or a config that equip() refuses
+        engine.equip(config)
+        prepare_loaders(config, device)
+    read = config_keys.read_settings(config)
+    return {'engine': name, **dict(config_keys.leaves({key: config[key] for key in config if key in read}))}
 
 
 def build_model(config: Any) -> Any:

@@ -44,6 +44,8 @@ def find(asked: str) -> Tuple[str, int]:
     """
     if asked == 'cpu':
         os.environ.update(HIDDEN)
+    _require_torch()
+    if asked == 'cpu':
         return 'cpu', len(os.sched_getaffinity(0))
     counts = {'npu': _npus() if asked in ('auto', 'npu') else 0, 'cuda': _gpus()}
     if asked != 'auto':
@@ -55,6 +57,17 @@ def find(asked: str) -> Tuple[str, int]:
         if count:
             return device, count
     return 'cpu', len(os.sched_getaffinity(0))
+
+
+def _require_torch() -> None:
+    """Check that torch can be imported; it reads variables such as TORCH_LOGS meanwhile, and raises many errors."""
+    try:
+        import torch.distributed  # noqa: F401
+    except Exception as error:
+        raise console.UserError(
+            f'torch cannot be imported: {type(error).__name__}: {" ".join(str(error).split())[:300]}',
+            'see whether a variable of torch is wrong (env | grep TORCH), or run: bash tools/setup.sh',
+        ) from None
 
 
 def _npus() -> int:

@@ -8,6 +8,9 @@ from typing import Any, Callable, Iterator, Optional, Set, Tuple
 
 from recipe.core import console
 
+# Top-level settings that the recipe or mmengine reads besides the runner's parameters.
+_READ = {'custom_imports', 'runner_type', 'fast', 'allow_tf32', 'model_wrapper_cfg', 'sync_bn', 'compile'}
+
 
 def require(config: Any, key: str, value: Any) -> None:
     """Check that an override sets an existing key to a value of the same kind.
@@ -20,6 +23,7 @@ def require(config: Any, key: str, value: Any) -> None:
     Raises:
         console.UserError: The key does not exist (names the nearest one), or it holds another kind of value.
     """
+    _require_read(config, key)
     node, names = config, key.split('.')
     for depth, name in enumerate(names):
         parent, (there, node) = node, _child(node, name)
@@ -32,9 +36,45 @@ def require(config: Any, key: str, value: Any) -> None:
         return
     if isinstance(node, dict) and not isinstance(value, dict):
         raise console.UserError(f'override {key}: {key} is a group of settings', f'name one of them: {_some(node)}')
-    if isinstance(node, (int, float)) and isinstance(value, str):
+    if _holds_groups(node) and not (isinstance(value, (list, tuple)) and all(isinstance(item, dict) for item in value)):
+        raise console.UserError(
+            f'override {key}={value}: {key} is a list of groups of settings', f'name a setting of one: {key}.0.type'
+        )
+    if isinstance(node, (int, float)) and isinstance(value, (str, dict)):
         kind = 'True or False' if isinstance(node, bool) else 'a number'
         raise console.UserError(f'override {key}={value}: {key} is {node} now', f'give {kind}')
+
+
+def _holds_groups(node: Any) -> bool:
+    return isinstance(node, (list, tuple)) and any(isinstance(item, dict) for item in node)
+
+
+def _require_read(config: Any, key: str) -> None:
+    """Refuse to set a variable that config files use and that nothing reads afterwards, such as ``crop_size``."""
+    top, *_ = names = key.split('.')
+    if top not in config or _code_of_the_user(config):
+        return
+    read = read_settings(config)
+    if top in read:
+        return
+    places = [path for path in paths(config) if path.split('.')[0] in read and path.split('.')[-1] == names[-1]]
+    raise console.UserError(
+        f'override {key}: {top} is a variable of the config file, and nothing reads it after the file was read',
+        f'override the setting itself{": " + " or ".join(places[:3]) if places else ", or edit the config file"}',
+    )
+
+
+def read_settings(config: Any) -> Set[str]:
+    """Top-level settings that the training reads; all others are variables of the config files."""
+    own = {'data_preprocessor'} if 'data_preprocessor' in (config.get('model') or {}) else set()  # goes before
+    return (_parameters([], config) | _READ) - own
+
+
+def _code_of_the_user(config: Any) -> bool:
+    """Whether code that is not the recipe's may read any variable of the config."""
+    imports = (config.get('custom_imports') or {}).get('imports') or []
+    imports = [imports] if isinstance(imports, str) else imports
+    return bool(config.get('custom_hooks')) or any(not name.startswith('recipe.') for name in imports)
 
 
 def _child(node: Any, name: str) -> Tuple[bool, Any]:

@@ -24,10 +24,11 @@ _NAME_BYTES = 32
 
 @RUNNERS.register_module()
 class RecipeRunner(Runner):
-    """mmengine's runner, with three additions.
+    """mmengine's runner, with four additions.
 
     It
 
+    - leaves the config file that the launcher wrote alone;
     - puts the fast modules into the model, unless the config has ``fast=False``;
     - names the file of a sample that cannot be read;
     - gives each start its own log folder. Its name sorts after the names of all earlier starts: ``20260101_120000``, or
@@ -44,6 +45,15 @@ class RecipeRunner(Runner):
             name[: len(chosen)] = torch.tensor(list(chosen), dtype=torch.uint8)
         broadcast(name)
         self._timestamp = bytes(name.tolist()).rstrip(b'\0').decode()
+
+    def dump_config(self) -> None:
+        """Write the config into the work directory, unless it was read from there.
+
+        The launcher's file stays as it is. It holds what the user chose, without what this process has filled in.
+        """
+        own = self.cfg.filename
+        if own is None or os.path.realpath(os.path.dirname(own)) != os.path.realpath(self.work_dir):
+            super().dump_config()
 
     def build_model(self, model: Union[nn.Module, Dict]) -> nn.Module:
         """Build the model, before it is moved to the device and wrapped."""

@@ -16,6 +16,11 @@ from typing import Any, Dict, List, Mapping, Optional, Tuple, Union
 
 from recipe.core import console, files, inputs
 
+PRETRAINED, LOAD_FROM = '--pretrained', 'load_from'
+_OTHERWISE = {
+    PRETRAINED: 'give --pretrained=FILE, or --pretrained=none to train from scratch',
+    LOAD_FROM: 'give a checkpoint after a lone --: load_from=FILE',
+}
 _URL = re.compile(r'https?://')
 TIMEOUT_S = 10  # to connect, and for each read; short, so that offline machines fail soon
 _HASH = re.compile(r'-([0-9a-f]{8,64})\.pth$')  # OpenMMLab's and torch.hub's file names end with part of the sha256
@@ -33,12 +38,13 @@ def cache_folder() -> Path:
     return Path(torch.hub.get_dir()) / 'checkpoints'
 
 
-def locate(given: Optional[str], source: Optional[str]) -> Optional[Path]:
+def locate(given: Optional[str], source: Optional[str], option: str = PRETRAINED) -> Optional[Path]:
     """Find the weights file; download it if it is not there.
 
     Args:
         given: Value of ``--pretrained``.
         source: URL or path in the config, None for training from scratch.
+        option: What names it, for messages: ``--pretrained`` or ``load_from``.
 
     Returns:
         The file, None for training from scratch. If its name holds part of its sha256, the file matches it.
@@ -52,12 +58,12 @@ def locate(given: Optional[str], source: Optional[str]) -> Optional[Path]:
     if not _URL.match(named):
         path = inputs.absolute(named)
         if not path.is_file():
-            raise console.UserError(f'there is no weights file {path}', 'give --pretrained=FILE or --pretrained=none')
+            raise console.UserError(f'{option}: there is no weights file {path}', _OTHERWISE[option])
         require_hash(path, path.name)
         return path
     path = _cached(named)
     if not path.is_file():
-        _download(named, path)
+        _download(named, path, option)
     require_hash(path, path.name)
     return path
 
@@ -110,7 +116,7 @@ def require_hash(path: Union[str, Path], name: str) -> None:
         )
 
 
-def _download(url: str, path: Path) -> None:
+def _download(url: str, path: Path, option: str) -> None:
     """Download a file; a download that fails leaves nothing at ``path``."""
     console.say(f'downloading {url} to {path}')
     try:
@@ -121,9 +127,8 @@ def _download(url: str, path: Path) -> None:
                 _copy(response, file, path.name)
     except (OSError, HTTPException, ValueError) as error:
         raise console.UserError(
-            f'cannot download the pretrained weights ({error})',
-            f'bring {url} by other means and put it at {path}, or give --pretrained=FILE, or --pretrained=none to '
-            'train from scratch',
+            f'{option}: cannot download the weights ({error})',
+            f'bring {url} by other means and put it at {path}, or {_OTHERWISE[option]}',
         ) from None
 
 
@@ -234,11 +239,27 @@ def compare(path: Path, parameters: Mapping[str, Any], buffers: Mapping[str, Any
     return match
 
 
-def require_start(source: str, model: Any) -> str:
+def locate_start(source: Any) -> Path:
+    """Find the checkpoint in ``load_from``; download it if it is not there.
+
+    Args:
+        source: Path or URL.
+
+    Raises:
+        console.UserError: As ``locate``, or it is neither a path nor such a URL.
+    """
+    if not isinstance(source, str) or ('://' in source and not _URL.match(source)):
+        raise console.UserError(f'load_from={source!r} is neither a file nor a URL of http', _OTHERWISE[LOAD_FROM])
+    path = locate(None, source, LOAD_FROM)
+    assert path is not None, 'source is a text that is not empty'
+    return path
+
+
+def require_start(path: Path, model: Any) -> str:
     """Compare the checkpoint in ``load_from`` with the model.
 
     Args:
-        source: Path. A URL is not compared.
+        path: From ``locate_start``.
         model: From ``build_model`` of ``recipe.engine.config``.
 
     Returns:
@@ -247,11 +268,6 @@ def require_start(source: str, model: Any) -> str:
     Raises:
         console.UserError: It cannot be read, or fits less than half of the model.
     """
-    if _URL.match(source) or '://' in source:
-        return source
-    path = inputs.absolute(source)
-    if not path.is_file():
-        raise console.UserError(f'load_from: there is no file {path}')
     shapes = _shapes(path, whole=True)
     needed = {name: tuple(value.shape) for name, value in model.named_parameters()}
     wrong = [
@@ -282,16 +298,17 @@ def _shapes(path: Path, whole: bool = False) -> Dict[str, Tuple[int, ...]]:
     def read(source: str) -> Dict[str, List[int]]:
         return _shapes_in(load_outline(source), whole)
 
+    another = f'give another {LOAD_FROM if whole else PRETRAINED}'
     try:
         found = read_in_own_process(str(path), read)
     except UntrustedCheckpointError as error:
         raise console.UserError(
-            f'weights file {error}', 'give another --pretrained, or --trust_checkpoint if you trust where it comes from'
+            f'weights file {error}', f'{another}, or --trust_checkpoint if you trust where it comes from'
         ) from None
     except (CheckpointError, OSError) as error:
-        raise console.UserError(f'weights file {error}', 'give another --pretrained') from None
+        raise console.UserError(f'weights file {error}', another) from None
     if not found:
-        raise console.UserError(f'weights file {path} holds no tensors', 'give another --pretrained')
+        raise console.UserError(f'weights file {path} holds no tensors', another)
     return {name: tuple(shape) for name, shape in found.items()}
 
 

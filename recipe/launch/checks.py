@@ -7,6 +7,7 @@ Each check reads what earlier checks have put into the plan, and adds its own re
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Callable, Iterator, List, NamedTuple, Set, Tuple
 
 from recipe.core import console, inputs, run_folder
@@ -20,6 +21,7 @@ from recipe.engine import classes as class_numbers
 from recipe.engine import devices, size
 from recipe.launch import collective
 from recipe.launch.plan import Plan
+from recipe.report import window
 from recipe.upstream import checkouts
 
 
@@ -76,6 +78,10 @@ def _config(plan: Plan) -> Iterator[Finding]:
     from recipe.engine import config as run_config
 
     plan.config = run_config.make(plan.options, plan.device, plan.data_root)
+    iterations = plan.config.train_cfg['max_iters']
+    if iterations <= window.WARM_UP_MIN_ITERS and not plan.options.resume:
+        found = f'{iterations} iteration{"s" if iterations > 1 else ""}: the images per second will include the warm-up'
+        yield Finding('config', WARNING, found, 'train longer for a figure to compare')
     yield Finding('config', OK, str(plan.config.filename))
 
 
@@ -104,15 +110,19 @@ def _batch(plan: Plan) -> Iterator[Finding]:
 
 
 def _weights_file(plan: Plan) -> Iterator[Finding]:
-    """Is the file of pretrained weights there? The launcher downloads it if not."""
+    """Are the files of pretrained weights and of ``load_from`` there? The launcher downloads them if not."""
     from recipe.engine import config as run_config
     from recipe.engine import weights
 
     asked, source = plan.options, run_config.weights_source(plan.config)
-    missing = weights.to_download(asked.pretrained, source)
     if asked.resume:  # a checkpoint holds the weights
         yield Finding('weights file', OK, 'not needed, the checkpoint holds them')
-    elif missing is not None and not plan.starts:
+        return
+    start = plan.config.get('load_from')
+    if start and (plan.starts or weights.to_download(None, str(start)) is None):
+        plan.config['load_from'] = str(weights.locate_start(start))
+    missing = weights.to_download(asked.pretrained, source)
+    if missing is not None and not plan.starts:
         found = f'{missing[1]} is not there, the launcher will download {missing[0]}'
         fix = 'if this machine is offline, put it there, or give --pretrained=FILE or --pretrained=none'
         yield Finding('weights file', WARNING, found, fix)
@@ -156,8 +166,11 @@ def _weights(plan: Plan) -> Iterator[Finding]:
     if plan.options.resume:
         return
     backbone = plan.model.backbone
-    if plan.config.get('load_from'):
-        found = weights.require_start(plan.config['load_from'], plan.model)
+    start = plan.config.get('load_from')
+    if start and not Path(start).is_file():
+        found = f'{start}, which the launcher will download'
+    elif start:
+        found = weights.require_start(Path(start), plan.model)
     elif plan.backbone is not None:
         match = weights.compare(plan.backbone, dict(backbone.named_parameters()), dict(backbone.named_buffers()))
         found = f'{plan.backbone}: {match}'
@@ -188,7 +201,7 @@ def _checkpoint(plan: Plan) -> Iterator[Finding]:
         yield Finding('checkpoint', WARNING, f'passed over {path}: {reason}', 'nothing to do, an older one is taken')
     yield Finding('checkpoint', OK, checkpoint)
     plan.config['load_from'] = checkpoint
-    for difference in run_config.differences(plan.folder / run_folder.CONFIG, plan.config):
+    for difference in run_config.differences(plan.folder / run_folder.CONFIG, plan.config, plan.device):
         found = f'the config differs from when this run began: {difference}'
         yield Finding('checkpoint', WARNING, found, 'pass the earlier value, unless the change is intended')
     run_config.set_weights(plan.config, None)

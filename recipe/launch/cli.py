@@ -14,10 +14,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Iterator, List, Optional, Sequence
 
-from recipe.core import console, inputs, network, run_folder, run_lock, sessions
+from recipe.core import console, files, inputs, network, run_folder, run_lock, sessions
 from recipe.core.run_options import Options
 from recipe.data import training_data
-from recipe.launch import checks, options
+from recipe.launch import checks, interrupts, options
 from recipe.launch.plan import Plan
 
 PACKAGES = ('torch', 'torch_npu', 'mx_driving', 'mmengine', 'mmcv', 'mmcv-lite', 'mmdet', 'mmsegmentation', 'numpy')
@@ -34,9 +34,7 @@ def write_run_files(plan: Plan, argv: List[str]) -> Path:
         The config file for the ranks of this machine.
     """
     write_start(plan, argv, plan.config.train_dataloader['batch_size'])
-    config_file = plan.own_folder / run_folder.CONFIG
-    plan.config.dump(str(config_file))
-    return config_file
+    return files.write_text(plan.own_folder / run_folder.CONFIG, plan.config.pretty_text)
 
 
 def write_start(plan: Plan, argv: List[str], batch_size: int) -> None:
@@ -60,7 +58,7 @@ def write_start(plan: Plan, argv: List[str], batch_size: int) -> None:
         **{name: version for name in PACKAGES for version in [_version(name)] if version},
         'checkouts': plan.pins,
     }
-    (folder / run_folder.VERSIONS).write_text(json.dumps(versions, indent=2) + '\n', encoding='utf-8')
+    files.write_text(folder / run_folder.VERSIONS, json.dumps(versions, indent=2) + '\n')
 
 
 def _version(package: str) -> Optional[str]:
@@ -92,11 +90,13 @@ def train(plan: Plan, config_file: Path, lock: run_lock.RunLock, logs: Sequence[
     with progress.Progress(plan.folder, plan.config.train_cfg['max_iters'], global_batch) as shown:
         ended = job.run(plan, program, lock, shown.look, logs=logs)
     if ended is not None:
-        saved = any(plan.folder.glob(run_folder.CHECKPOINTS))
-        again = 'continue with --resume=1' if saved else 'it has no checkpoint, so start again'
-        raise console.UserError(
-            f'{ended.name} ended the training; {again}; run folder: {plan.folder}', status=128 + ended
-        )
+        if any(plan.folder.glob(run_folder.CHECKPOINTS)):
+            again = f'continue with --resume=1; run folder: {plan.folder}'
+        elif was_trained(plan.folder):
+            again = f'it has no checkpoint, so start again; run folder: {plan.folder}'
+        else:
+            again = 'nothing was recorded yet, so start again'
+        raise interrupts.Interrupted(ended, f'the training; {again}')
 
 
 def report(plan: Plan) -> None:
@@ -142,15 +142,15 @@ def open_logs(plan: Plan) -> List[Path]:
     return logs
 
 
-def _publish(plan: Plan, files: List[Path]) -> List[Path]:
+def _publish(plan: Plan, found: List[Path]) -> List[Path]:
     """Show files of the run in ``test/output``; returns where they are to be seen, else where they are."""
     if not run_folder.is_shown(plan.folder):
-        return files
+        return found
     try:
-        return [run_folder.publish(file) for file in files]
+        return [run_folder.publish(file) for file in found]
     except OSError as error:
         console.warn(f'{run_folder.OUTPUT} cannot be written ({console.reason(error)}); its files are in {plan.folder}')
-        return files
+        return found
 
 
 @contextlib.contextmanager
@@ -173,26 +173,28 @@ def hold_folder(plan: Plan, may_be_used: bool = False) -> Iterator[run_lock.RunL
         job = f'{asked.nnodes}@{network.resolve(str(asked.master_addr))}:{asked.master_port}'
     may_be_used = may_be_used or asked.resume
     if asked.is_first_node:
-        plan.folder = run_folder.make(plan.folder, may_be_used or asked.work_dir is not None)
+        plan.folder, before = run_folder.make(plan.folder, may_be_used or asked.work_dir is not None)
     else:
         run_lock.require_same_job(plan.folder, job)
         plan.own_folder.mkdir(parents=True, exist_ok=True)
-    with run_lock.RunLock(plan.own_folder, job) as lock:
+    with contextlib.ExitStack() as emptied, run_lock.RunLock(plan.own_folder, job) as lock:
         if asked.is_first_node and not may_be_used:
             run_folder.require_unused(plan.folder, asked.or_begin)  # another run may have used it meanwhile
-        yield lock
+        try:
+            yield lock
+        except interrupts.Interrupted:
+            if asked.nnodes == 1 and not may_be_used and not was_trained(plan.folder):
+                before.restore_content(plan.folder)
+                emptied.callback(run_folder.repair_links)
+                emptied.callback(before.restore_folders, plan.folder)
+            raise
 
 
-def prepare_start(plan: Plan) -> None:
-    """Make the demo set if it is asked for, and tell which network the machines use."""
-    if plan.options.uses_demo_data:
-        data_root = training_data.root(None, True)
-        training_data.make_demo(data_root)
-        training_data.require(data_root, *checks.classes(plan))
-    if plan.options.nnodes > 1:
-        addr, variable = network.resolve(str(plan.options.master_addr)), network.INTERFACE_VARIABLES[plan.device]
-        way = os.environ.get(variable) or network.interface_towards(addr) or 'no interface that is known'
-        console.say(f'network  {way} leads to {addr}')
+def was_trained(folder: Path) -> bool:
+    """Whether a run folder holds a checkpoint or the record of an iteration."""
+    from recipe.launch import progress
+
+    return any(folder.glob(run_folder.CHECKPOINTS)) or progress.read(folder).iteration > 0
 
 
 def read_options(script: str, argv: List[str]) -> Options:
@@ -223,12 +225,37 @@ def main(argv: List[str]) -> None:
         evaluation.main(argv)
         return
     plan = Plan(read_options(script, argv))
-    checks.require(plan)
-    prepare_start(plan)
+    prepare(plan)
     with hold_folder(plan) as lock:
         logs = open_logs(plan)
         console.say(f'run      {plan.folder}')
         with sessions.measured(plan.own_folder):
-            train(plan, write_run_files(plan, argv), lock, logs)
+            with interrupts.caught(interrupts.BEFORE):
+                config_file = write_run_files(plan, argv)
+            train(plan, config_file, lock, logs)
         if plan.options.is_first_node:
-            report(plan)
+            with interrupts.caught(
+                f'the report of a complete training; make it with: python tools/metrics.py {plan.folder}'
+            ):
+                report(plan)
+
+
+def prepare(plan: Plan) -> None:
+    """Do all that comes before the run folder is made: the checks, and the built-in data set.
+
+    Args:
+        plan: Its options passed ``options.read``; the rest is filled in.
+
+    Raises:
+        console.UserError: The first fault found.
+    """
+    with interrupts.caught(interrupts.BEFORE):
+        checks.require(plan)
+        if plan.options.uses_demo_data:
+            data_root = training_data.root(None, True)
+            training_data.make_demo(data_root)
+            training_data.require(data_root, *checks.classes(plan))
+        if plan.options.nnodes > 1:
+            addr, variable = network.resolve(str(plan.options.master_addr)), network.INTERFACE_VARIABLES[plan.device]
+            way = os.environ.get(variable) or network.interface_towards(addr) or 'no interface that is known'
+            console.say(f'network  {way} leads to {addr}')

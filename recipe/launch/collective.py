@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import statistics
-import tempfile
 import time
 from pathlib import Path
 from typing import Any, Dict, List
 
-from recipe.core import console, network
+from recipe.core import console, network, temporary
 from recipe.doctor.finding import FAILURE, OK, WARNING, Finding
 from recipe.doctor.subject import Subject
 from recipe.engine import devices
-from recipe.launch import ranks
+from recipe.launch import interrupts, ranks
 
 SIZE_BYTES = 4 << 20
 REPETITIONS = 5
@@ -37,10 +36,12 @@ def examine(subject: Subject, all_machines: bool = False) -> List[Finding]:
     together = all_machines and asked.nnodes > 1
     if subject.nproc * (asked.nnodes if together else 1) == 1:
         return [Finding('all-reduce', OK, 'one rank has nobody to speak to')]
-    with tempfile.TemporaryDirectory(prefix='doctor-') as folder:
-        result = Path(folder, 'result.json')
+    with temporary.folder() as folder:
+        result = folder / 'result.json'
         try:
-            _run(subject, together, Path(folder, 'logs'), result)
+            _run(subject, together, folder / 'logs', result)
+        except interrupts.Interrupted:
+            raise
         except console.UserError as error:
             return [Finding('all-reduce', FAILURE, str(error), _SEE[subject.device])]
         if together and not asked.is_first_node:
@@ -67,7 +68,7 @@ def _run(subject: Subject, together: bool, log_dir: Path, result: Path) -> None:
     started = ranks.Ranks(arguments, log_dir, env)
     status = started.wait(look)
     if started.asked_to_end is not None:
-        raise KeyboardInterrupt
+        raise interrupts.Interrupted(started.asked_to_end, 'the all-reduce of the doctor')
     failure = started.failure()
     if status and failure:
         raise console.UserError(

@@ -16,7 +16,7 @@ from recipe.evaluate import folder as evaluation_folder
 from recipe.evaluate import official, predict, submission
 from recipe.evaluate import pictures as finding
 from recipe.evaluate.pictures import Picture
-from recipe.launch import checks, cli, job, progress, restarts
+from recipe.launch import cli, job, progress, restarts
 from recipe.launch.plan import Plan
 
 _GOES_ON = 'goes on with what is missing'
@@ -206,8 +206,7 @@ def main(argv: List[str]) -> None:
         argv: The options.
     """
     plan = Plan(cli.read_options('evaluate', argv))
-    checks.require(plan)
-    cli.prepare_start(plan)
+    cli.prepare(plan)
     pictures, identity = prepare(plan)
     with cli.hold_folder(plan, may_be_used=True) as lock:
         console.log_to(plan.own_folder / run_folder.LAUNCHER_LOG)

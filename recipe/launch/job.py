@@ -7,9 +7,9 @@ import signal
 from pathlib import Path
 from typing import Callable, Optional, Sequence
 
-from recipe.core import console, exit_status, network, run_folder, run_lock
+from recipe.core import console, exit_status, network, run_folder, run_lock, temporary
 from recipe.engine import devices
-from recipe.launch import ranks, restarts, run_log
+from recipe.launch import interrupts, ranks, restarts, run_log, variables
 from recipe.launch.plan import Plan
 
 
@@ -47,8 +47,10 @@ def run(
     env = {
         **devices.rank_environment(plan.device, plan.nproc, addr, asked.nnodes > 1),
         **restarts.environment(plan.device, asked.hang_timeout),
+        variables.SOCKETS: str(temporary.sockets()),
     }
-    started = ranks.Ranks([*arguments, *program], log_dir, env, keep=(lock.descriptor,))
+    with interrupts.caught(interrupts.BEFORE):
+        started = ranks.Ranks([*arguments, *program], log_dir, env, keep=(lock.descriptor,))
 
     attempts = restarts.Restarts(folder, log_dir, asked.max_restarts, goes_on, advice)
     with run_log.RunLog(logs, log_dir, (asked.node_rank or 0) * plan.nproc) as collected:

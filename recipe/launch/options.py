@@ -147,7 +147,10 @@ def make_parser(script: str) -> argparse.ArgumentParser:
         '1 continues from the newest good checkpoint; auto also begins where there is none; full script only (0)',
     )
     add('batch_size', _whole(1, 4096), 'N', f'images per card ({"what the config says" if evaluates else 2})')
-    add('num_workers', _whole(0, 256), 'N', f'loader {"threads" if evaluates else "processes"} per card (2)')
+    loaders = (
+        'loader threads per card' if evaluates else 'loader processes per card, for training and as many for validation'
+    )
+    add('num_workers', _whole(0, 256), 'N', f'{loaders} (2)')
     add('data_path', _text, 'DIR', 'Cityscapes root, holds leftImg8bit/ and gtFine/ (mmsegmentation/data/cityscapes)')
     add('decoded_cache', _text, 'DIR', 'decoded pictures, made by cityscapes.py cache (none: PNG files are decoded)')
     kept = 'one folder for each checkpoint and options' if evaluates else 'a new folder'

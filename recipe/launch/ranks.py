@@ -14,12 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Set, Tuple
 
-from recipe.core import paths, processes
+from recipe.core import clean_environment, paths, processes
 from recipe.core.exit_status import HUNG
 from recipe.launch import variables
 
 PATIENCE_S = 300  # to write a checkpoint after SIGTERM; shared storage may be slow
 LAST_LINES = 20
+# How an error begins on stderr: of Python, of its crash handler, of the trainer and of C++.
+_ERRORS = ('Traceback (most recent call last)', 'Fatal Python error', 'error: ', 'terminate called')
+_ERROR_LINES = 200  # a traceback may be followed by others and by warnings
 _LOOK_S = 0.5
 
 
@@ -69,7 +72,7 @@ class Ranks:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
                 pass_fds=(writing, *keep),
-                env={**os.environ, **env, variables.LAUNCHER_PID: str(os.getpid())},
+                env={**clean_environment.for_ranks(), **env, variables.LAUNCHER_PID: str(os.getpid())},
             )
         os.close(writing)
         self._unread = b''
@@ -206,7 +209,7 @@ def _failure(report: Dict[str, Any]) -> Failure:
     """Convert one report of the agent."""
     first, hang = report['failures'][0], report['hang']
     code = int(first['exitcode'])
-    log = _last_written(Path(first['folder']))
+    log = log_with_cause(Path(first['folder']))
     rank, lines = f'rank {first["rank"]}', tail(log)
     if hang is None:
         what = f'{rank} ' + (f'ended with exit status {code}' if code > 0 else _killed_by(-code))
@@ -250,10 +253,23 @@ def _killed_by(number: int) -> str:
     return f'was killed by signal {number} ({name}{hint})'
 
 
-def _last_written(folder: Path) -> Path:
-    """The newest log of a rank, or its folder if there is none."""
+def log_with_cause(folder: Path) -> Path:
+    """The log of a rank that says why it ended, or its folder if it has none.
+
+    That is stderr.log if it holds an error, else the one that was written last. The two are often written in the same
+    moment, and some file systems keep times in whole seconds; then stderr.log is taken.
+    """
     logs = [log for log in folder.glob('std*.log') if log.stat().st_size]
-    return max(logs, key=lambda log: log.stat().st_mtime_ns, default=folder)
+
+    def key(log: Path) -> Tuple[bool, int, bool]:
+        is_stderr = log.name == 'stderr.log'
+        return is_stderr and _holds_error(log), log.stat().st_mtime_ns, is_stderr
+
+    return max(logs, key=key, default=folder)
+
+
+def _holds_error(log: Path) -> bool:
+    return any(line.startswith(_ERRORS) for line in tail(log, _ERROR_LINES))
 
 
 def tail(path: Path, lines: int = LAST_LINES) -> List[str]:

@@ -72,8 +72,7 @@ def explain(failure: Failure, advice: Callable[[int], str] = exit_status.advice)
     """Say in one line what ended the ranks and what to do.
 
     Args:
-        failure: The rank's last ``error:`` line on stderr says what was wrong. If both logs were written in the same
-            moment, ``failure.log`` may be the one of stdout.
+        failure: The rank's last ``error:`` line on stderr says what was wrong.
         advice: What to do about an exit status.
     """
     lines = failure.last_lines + tail(failure.log.with_name('stderr.log'))

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any, List, Optional, Tuple
 
-from recipe.core import console, run_folder
+from recipe.core import console, run_folder, temporary
 from recipe.core.exit_status import NO_RESTART
 from recipe.engine import train
 from recipe.launch import variables, watchdog
@@ -134,6 +134,8 @@ def prepare(argv: List[str]) -> Tuple[argparse.Namespace, Optional[str]]:
     faulthandler.enable()
     faulthandler.register(watchdog.DUMP)
     asked = train.parse(argv)
+    if variables.SOCKETS in os.environ:
+        temporary.use_for_sockets(os.environ[variables.SOCKETS])
     heartbeat = Heartbeat.of_this_rank()
     heartbeat.mark(slow=True)
     attempt = int(os.environ.get('TORCHELASTIC_RESTART_COUNT', '0'))

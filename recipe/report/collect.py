@@ -176,6 +176,7 @@ def _add_speed(result: Result, run: metrics_run.Run, required: bool) -> List[str
     _add_logged_mean(result, run)
     measured = bool(run.steps)
     parts: List[Any] = []
+    every: List[Any] = []
     warm_up_iters = []
     excluded = []
     for start in run.starts:
@@ -193,6 +194,7 @@ def _add_speed(result: Result, run: metrics_run.Run, required: bool) -> List[str
                 excluded.append(f'{no_time.sum()} logged means that are no time, as after the clock was set')
         for sample in samples[~(numpy.isfinite(samples['step_s']) & (samples['step_s'] > 0))][:1]:
             return [f'FPS is missing: the step time at iteration {sample["last_iter"]} is {sample["step_s"]} s']
+        every.append(samples)
         warm = window.after_warm_up(samples, start.first_iter, start.last_iter)
         parts.append(warm)
         until = int(warm[0]['last_iter'] - warm[0]['iterations']) if len(warm) else start.last_iter
@@ -202,12 +204,15 @@ def _add_speed(result: Result, run: metrics_run.Run, required: bool) -> List[str
             excluded.append(
                 f'{lost} of {start.first_iter}-{start.last_iter} whose times a killed process did not write'
             )
+    if not sum(map(len, every)):
+        return ['FPS is missing: no step time was logged'] if required else []
     if not sum(map(len, parts)):
-        fault = (
-            'FPS is missing: no iteration is left after the warm-up (10 % of each start, 5 to 100 iterations): '
-            'train longer'
+        parts, warm_up_iters = every, []
+        excluded = [what for what in excluded if not what.endswith('(warm-up)')]
+        result.warnings.append(
+            'the images per second and the step times include the warm-up: the training has too few iterations to '
+            'leave it out (10 % of each start, 5 to 100 iterations); train longer for figures to compare'
         )
-        return [fault] if required else []
     kept = parts[0] if len(parts) == 1 else numpy.concatenate(parts)
     figures = window.timing(kept, result.global_batch)
     for name in ('fps_images_per_s', 'step_time_mean_s', 'step_time_p50_s', 'step_time_p95_s'):

@@ -68,7 +68,7 @@ class Window:
     def __str__(self) -> str:
         return (
             f'{self.iterations} iterations from {self.first_iter} to {self.last_iter}, {self.source}; '
-            f'excluded: {", ".join(self.excluded)}'
+            f'excluded: {", ".join(self.excluded) or "nothing"}'
         )
 
 

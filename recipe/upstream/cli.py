@@ -18,11 +18,10 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import tempfile
 from pathlib import Path
 from typing import Dict, List, Optional, Sequence, Set
 
-from recipe.core import console, files, paths
+from recipe.core import console, files, paths, temporary
 from recipe.upstream import check as upstream_check
 from recipe.upstream import fetch as upstream_fetch
 from recipe.upstream import git, pristine, rebase, state
@@ -36,12 +35,17 @@ def read_patch(root: Path, pin: Pin) -> bytes:
     """Read a patch file.
 
     Raises:
-        console.UserError: It is missing or empty.
+        console.UserError: It is missing or empty, or its line ends were converted.
     """
     path = root / pin.patch
     if not path.is_file() or not path.stat().st_size:
         raise console.UserError(f'{path} is {"empty" if path.is_file() else "missing"}', 'get it from the recipe again')
-    return path.read_bytes()
+    series = path.read_bytes()
+    if series.partition(b'\n')[0].endswith(b'\r'):
+        raise console.UserError(
+            f'{path} has line ends of Windows (CRLF)', 'clone or copy the recipe without converting text'
+        )
+    return series
 
 
 def apply(root: Path, pin: Pin) -> str:
@@ -169,8 +173,8 @@ def check(root: Path, pin: Pin, also: bool, git_urls: Dict[str, List[str]], wait
 
 def _check_other(pin: Pin, commit: str, urls: List[str], series: bytes, wait: float) -> List[str]:
     silent: Set[str] = set()
-    with tempfile.TemporaryDirectory(prefix='upstream-') as folder:
-        repo = Repo(Path(folder).resolve())
+    with temporary.folder() as folder:
+        repo = Repo(folder.resolve())
         repo.run('init', '--quiet')
         for url in urls:
             try:

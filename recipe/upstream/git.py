@@ -10,11 +10,10 @@ import os
 import re
 import shutil
 import subprocess
-import tempfile
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Tuple
 
-from recipe.core import console, tied_process
+from recipe.core import console, temporary, tied_process
 
 OLDEST_GIT = (2, 18)
 
@@ -251,8 +250,8 @@ class Repo:
 
     def tree_of(self, base: str, series: bytes) -> Optional[str]:
         """The tree that plain ``git apply`` makes from a commit; None if the series does not apply to it."""
-        with tempfile.TemporaryDirectory(prefix='upstream-') as folder:
-            env = {'GIT_INDEX_FILE': str(Path(folder, 'index'))}
+        with temporary.folder() as folder:
+            env = {'GIT_INDEX_FILE': str(folder / 'index')}
             self.run('read-tree', base, env=env)
             if not self.ok('apply', '--cached', '-', data=series, env=env):
                 return None
@@ -298,8 +297,8 @@ def _in_time(
 @contextlib.contextmanager
 def scratch(source: Repo, commit: str) -> Iterator[Repo]:
     """A temporary repository with ``commit`` checked out; it reads the objects of ``source`` and writes its own."""
-    with tempfile.TemporaryDirectory(prefix='upstream-') as folder:
-        repo = Repo(Path(folder).resolve() / 'tree')
+    with temporary.folder() as folder:
+        repo = Repo(folder.resolve() / 'tree')
         repo.path.mkdir()
         repo.run('init', '--quiet')
         common = Path(source.path, source.text('rev-parse', '--git-common-dir'))

@@ -8,11 +8,11 @@ content at that time). Standard library and git only, Python 3.8 on.
 from __future__ import annotations
 
 import os
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Dict, List, Optional
 
+from recipe.core import temporary
 from recipe.upstream.git import GitError, Repo
 from recipe.upstream.pins import Pin
 
@@ -118,8 +118,8 @@ def edited_files(repo: Repo, untracked: bool = False) -> List[str]:
 
 def _has_files_of(repo: Repo, tree: str) -> bool:
     """Whether the work tree holds exactly a tree's files, and no file that only HEAD has."""
-    with tempfile.TemporaryDirectory(prefix='upstream-') as folder:
-        env = {'GIT_INDEX_FILE': str(Path(folder, 'index'))}
+    with temporary.folder() as folder:
+        env = {'GIT_INDEX_FILE': str(folder / 'index')}
         repo.run('read-tree', tree, env=env)
         repo.run('update-index', '-q', '--refresh', check=False, env=env)
         if repo.lines('diff-files', '--name-only', '-z', env=env):

@@ -101,6 +101,11 @@ def test_sources_in_a_configuration_file_are_kept(only, tmp_path):
     assert said('install')['PIP_INDEX_URL'] == 'https://variable.example'
 
 
+def test_ranks_get_nothing_of_another_torchrun(only):
+    only(PET_NNODES='2', TORCHELASTIC_RESTART_COUNT='3', RANK='5', MASTER_PORT='x', HCCL_CONNECT_TIMEOUT='7')
+    assert {name for name in clean_environment.for_ranks() if name != 'PATH'} == {'HCCL_CONNECT_TIMEOUT'}
+
+
 def test_a_damaged_configuration_file_is_one_line(only, tmp_path):
     (tmp_path / 'pip.conf').write_text('index-url = https://all.example\n')
     only(PIP_CONFIG_FILE=str(tmp_path / 'pip.conf'))

@@ -247,5 +247,5 @@ def test_machines_of_one_job_share_the_folder_and_those_of_another_do_not(tmp_pa
 
 def test_starts_of_one_second_get_folders_of_their_own(tmp_path):
     chosen = tmp_path / 'runs' / '20260101_000000'
-    made = [run_folder.make(chosen, False) for _ in range(3)]
+    made = [run_folder.make(chosen, False)[0] for _ in range(3)]
     assert made[0] == chosen and sorted(set(made)) == made

@@ -223,7 +223,10 @@ OVERRIDES = {
     'unknown key': ('no_such_thing=1', 'the config has no no_such_thing'),
     'number for a group': ('model=1', 'model is a group of settings'),
     'word for a number': ('train_cfg.max_iters=many', 'give a number'),
-    'no such network': ('model.backbone.type=NoSuchNet', 'the config does not make a model'),
+    'no such network': ('model.backbone.type=NoSuchNet', "model.backbone.type='NoSuchNet': there is no such class"),
+    'no such size': ('model.backbone.depths=5', 'the config does not make a model'),
+    'no images': ('train_dataloader.batch_size=0', 'train_dataloader.batch_size=0 is not a whole number from 1 on'),
+    'missing start': ('load_from=nowhere.pth', 'load_from: there is no weights file '),
 }
 
 

@@ -22,6 +22,7 @@ from resume_faults import kill_before_iter
 from resume_job import assert_same_end, differences, recipe, train, write_cityscapes
 from step_faults import count_iteration, go_bad, go_bad_and_die, go_bad_and_show, read_before_each_step, sometimes
 
+SKIP_1 = {'default_hooks.nonfinite_guard.max_skips': 1}
 SKIP_2 = {'default_hooks.nonfinite_guard.max_skips': 2}
 
 
@@ -61,6 +62,16 @@ def test_what_is_not_finite_is_named(data, tmp_path):
     assert 'all losses are finite, but the norm of the gradient is inf' in lines['gradient']
     assert 'rank 0: decode.loss_dice inf with images' in lines['loss']
     assert 'matching cost is not finite' in lines['costs'] and 'image 0 of the batch' in lines['costs']
+
+
+def test_upstream_s_own_matching_ends_the_training_in_the_same_way(data, tmp_path):
+    cfg = recipe(data, tmp_path, **SKIP_1, fast=False)
+    outcome = train(cfg, sabotage=sometimes(step_faults.costs, 2, 4))
+    assert outcome.codes == [65], outcome.output
+    assert 'The step is skipped, 1 of at most 1.' in outcome.output
+    assert outcome.output.splitlines()[-1].startswith('error: iteration 4 is not finite: rank 0: ')
+    assert 'matching cost is not finite' in outcome.output.splitlines()[-1]
+    assert (tmp_path / 'nonfinite' / 'iter_4_rank_0.pth').is_file()
 
 
 @pytest.mark.parametrize('fault', [step_faults.loss, step_faults.costs])

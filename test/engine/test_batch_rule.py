@@ -47,6 +47,22 @@ def test_a_config_without_such_a_rule_says_the_batch_only():
     assert batch.describe(plain, 1, 3) == [('6 = 3 ranks x 2 images', '')]
 
 
+def test_accumulated_gradients_belong_to_the_batch():
+    """They take the place of cards for the learning rate, not for the number of images."""
+    eight = config('--', 'optim_wrapper.accumulative_counts=8')
+    (first, _), *others = batch.describe(eight, 1, 1)
+    assert first == '16 = 1 rank x 2 images x 8 iterations of accumulated gradients'
+    assert [found.split()[0] for found, _ in others] == ['90000']  # the rate is right, the images are fewer
+    assert others[0][1].endswith('--max_iters=720000')
+    (first, _), rate = batch.describe(config('--', 'optim_wrapper.accumulative_counts=2'), 1, 8)
+    assert first.startswith('32 = ') and rate[1].endswith('-- optim_wrapper.optimizer.lr=0.0002')
+    # mmengine's own scaling leaves them out
+    scaled = config('--', 'auto_scale_lr.enable=True', 'optim_wrapper.accumulative_counts=2')
+    _, (found, fix), _ = batch.describe(scaled, 1, 4)
+    assert 'is scaled to 5e-05, which does not count the accumulated gradients' in found
+    assert fix.endswith('-- auto_scale_lr.enable=False optim_wrapper.optimizer.lr=0.0001')
+
+
 @pytest.fixture
 def route(monkeypatch):
     """The way to everywhere is by eth1; the user has set nothing."""

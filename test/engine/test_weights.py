@@ -93,6 +93,17 @@ def test_a_download_that_is_not_what_its_name_says_leaves_nothing(cache, server)
     assert not any(cache.glob('*'))
 
 
+def test_the_checkpoint_in_load_from_is_found_or_refused_by_its_key(cache, tmp_path, monkeypatch):
+    (tmp_path / 'start.pth').write_bytes(b'x')
+    monkeypatch.chdir(tmp_path)
+    assert weights.locate_start('start.pth') == tmp_path / 'start.pth'  # absolute, whatever the ranks' folder is
+    refused = {'gone.pth': 'there is no weights file', 's3://bucket/start.pth': 'is neither a file nor a URL of http'}
+    url = f'http://127.0.0.1:{network.free_port()}/start.pth'
+    for source, said in {**refused, 5: 'is neither', str(tmp_path): 'there is no', url: 'cannot download'}.items():
+        with pytest.raises(console.UserError, match=f'load_from.* {said}.*load_from=FILE'):
+            weights.locate_start(source)
+
+
 @pytest.fixture
 def backbone() -> torch.nn.Module:
     """Named as a Swin: ten tensors."""

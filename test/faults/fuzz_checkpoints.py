@@ -357,7 +357,7 @@ def as_start(path: Path) -> None:
     from recipe.engine import weights
 
     runner = checkpoint_toy.make(path.parent / 'run', max_iters=2, load_from=path)
-    weights.require_start(str(path), runner.model)
+    weights.require_start(path, runner.model)
     runner.train()
 
 

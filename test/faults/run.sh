@@ -8,7 +8,13 @@
 #   --only    one kind of fault
 #   --list    the kinds
 #   --out     a new folder for the command, versions and the table; without it nothing is kept
-
+[ "${-#*p}" != "$-" ] || {                                                                                         #  see tools/foreign_settings.sh
+  exec "$(command -v bash || echo "${BASH:-bash}")" -p -- "${BASH_SOURCE:-$0}" "$@"                                #
+  echo 'error: exec is a function of the caller here; unset it' >&2 && exit 1                                      #
+}                                                                                                                  #
+IFS= read -r line <"$0" && [[ $line != *$'\r' ]] || {                                                              #
+  echo "error: $0 has line ends of Windows (CRLF); clone or copy the recipe without converting text" >&2 && exit 1 #
+}                                                                                                                  #
 set -euo pipefail
 
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)"

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -249,6 +250,13 @@ def test_a_device_that_is_not_there_is_refused_with_why():
             assert str(error).startswith(f'--device={device}: ')
         else:
             assert found[1] > 0  # this machine has one
+
+
+def test_a_torch_that_cannot_be_imported_is_one_line(monkeypatch):
+    """As with TORCH_LOGS=nonsense or TORCH_DISTRIBUTED_DEBUG=nonsense."""
+    monkeypatch.setitem(sys.modules, 'torch.distributed', None)
+    with pytest.raises(console.UserError, match='torch cannot be imported: ModuleNotFoundError: '):
+        devices.find('cpu')
 
 
 def test_the_launchers_choose_among_these_devices():

@@ -10,10 +10,16 @@
 #                     they last passed; if all pass with npu-2.1, emulator_tested.sha256 is written, to be committed
 #   --update_golden   write what one training step does on the NPU into test/npu/golden/ instead of comparing with it
 #   --                what follows goes to pytest, instead of all of test/npu, two at a time
-
+[ "${-#*p}" != "$-" ] || {                                                                                         #  see tools/foreign_settings.sh
+  exec "$(command -v bash || echo "${BASH:-bash}")" -p -- "${BASH_SOURCE:-$0}" "$@"                                #
+  echo 'error: exec is a function of the caller here; unset it' >&2 && exit 1                                      #
+}                                                                                                                  #
+IFS= read -r line <"$0" && [[ $line != *$'\r' ]] || {                                                              #
+  echo "error: $0 has line ends of Windows (CRLF); clone or copy the recipe without converting text" >&2 && exit 1 #
+}                                                                                                                  #
 set -euo pipefail
 
-ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)"
+ROOT="$(cd "$(dirname "$(readlink -f "$0")")/../.." && pwd)"
 readonly ROOT
 
 fail() {

@@ -408,8 +408,12 @@ def test_a_bare_log_without_a_batch_says_what_to_give(run, tmp_path, capsys):
 
 def test_too_short_for_a_window(data, tmp_path, capsys):
     run = metrics_toy.train(tmp_path / 'short', data, max_iters=5, val_interval=5, interval=1).parent
-    assert 'no iteration is left after the warm-up' in refused(capsys, run)
-    assert call(capsys, run, '--require=miou', '--no_pictures')[0] == 0
+    status, out, err = call(capsys, run, '--no_pictures')
+    assert status == 0 and 'the step times include the warm-up: the training has too few iterations' in err
+    assert '5 iterations from 1 to 5' in out
+    result = json.loads((run / 'result.json').read_text())
+    assert result['fps_window']['warm_up_iters'] == [] and '(warm-up)' not in str(result['fps_window']['excluded'])
+    assert result['fps_images_per_s'] == pytest.approx(metrics_toy.BATCH_SIZE / result['step_time_mean_s'])
 
 
 def test_damage_is_one_line_with_its_place(run, capsys):

@@ -94,7 +94,7 @@ class SetupWorld:
         for name in ('__init__.py', '__main__.py'):
             shutil.copy(str(TOOLS.parent / 'recipe' / name), str(self.root / 'recipe'))
         self.index.mkdir()
-        for pattern in ('setup*', 'upstream*', 'find_python*'):
+        for pattern in ('setup*', 'upstream*', 'find_python*', 'foreign_settings*'):
             for path in TOOLS.glob(pattern):
                 shutil.copy(str(path), str(self.root / 'tools'))
         for name in ('torch', 'mmengine', 'extra'):

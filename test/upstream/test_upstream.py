@@ -422,6 +422,12 @@ def test_apply_needs_the_checkout_and_the_patch(world):
     assert 'upstream.py fetch demo' in world.refused('apply')
 
 
+def test_a_patch_whose_line_ends_were_converted_is_one_line(ready):
+    patch = ready.root / 'demo.patch'
+    patch.write_bytes(patch.read_bytes().replace(b'\n', b'\r\n'))
+    assert 'demo.patch has line ends of Windows (CRLF); clone or copy' in ready.refused('apply')
+
+
 def test_a_users_git_settings_change_nothing(ready):
     expected = ready.patch.read_bytes()
     hooks = ready.home / 'hooks'

@@ -17,6 +17,7 @@ from recipe.engine.host_read import host_read_of
 from recipe.engine.nonfinite import BadStep, GuardedStep, write_dump, write_weights
 from recipe.engine.nonfinite.dump import weights_name
 from recipe.engine.termination import TrainingEnded
+from recipe.models.upstream_matching import watch_matching
 
 SKIPPED, OVERFLOWS = 'nonfinite_skipped', 'amp_overflows'
 
@@ -73,7 +74,7 @@ class NonFiniteGuardHook(Hook):
         if self._guard is None:
             # If no matching ran since the last step, its norm has not been read yet: settle() reads it.
             self._guard = GuardedStep(runner.optim_wrapper, partial(self.settle, runner))
-            self._host_read = host_read_of(runner.model)
+            self._host_read = host_read_of(runner.model) or watch_matching(runner.model)
 
     def _note_bad_costs(self, fault: str) -> None:
         if self._bad_costs is None:
