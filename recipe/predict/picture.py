@@ -68,6 +68,17 @@ def read(path: Path) -> np.ndarray:
     return np.ascontiguousarray(_TURNS[turn](pixels) if turn else pixels)
 
 
+def is_known(path: Path) -> bool:
+    """Whether a file begins as a picture in a format that ``read`` knows."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            Image.open(path).close()
+    except Exception:  # as in read
+        return False
+    return True
+
+
 def _decode(data: bytes, opened: Image.Image) -> np.ndarray:
     flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
     pixels: Any = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
