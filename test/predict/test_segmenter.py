@@ -96,6 +96,12 @@ def test_pictures_of_other_modes_are_read(tmp_path, street, mode):
     assert read(path).std() > 10
 
 
+def test_a_picture_that_is_a_program_is_not_read(tmp_path, street):
+    street.save(tmp_path / 'a.eps')
+    with pytest.raises(UnreadableError, match='is not a picture in a known format'):
+        read(tmp_path / 'a.eps')
+
+
 @pytest.mark.parametrize(
     ('image', 'error', 'message'),
     [
