@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import threading
 
+import mmcv
 import numpy as np
 import pytest
 from PIL import Image
@@ -74,7 +75,11 @@ def test_files_are_turned_as_their_exif_data_asks(tmp_path, street, kind, value)
         }.get(value)
         expected = np.asarray(opened if turn is None else opened.transpose(turn))[..., ::-1]
     assert read(path).shape == expected.shape
-    assert np.abs(read(path).astype(int) - expected).max() <= (3 if kind == 'JPEG' else 0)
+    if kind == 'JPEG':  # decoders differ by rounding; ours is that of mmseg's loading
+        assert np.array_equal(read(path), mmcv.imread(path))
+        assert np.abs(read(path).astype(int) - expected).max() <= 3
+    else:
+        assert np.array_equal(read(path), expected)
 
 
 def test_every_way_to_ask_for_a_turn_counts(tmp_path, street):
