@@ -17,8 +17,6 @@ import warnings
 from pathlib import Path
 from typing import Any, List, Optional, Sequence
 
-import numpy as np
-
 from recipe.core import console, exit_status, imported_packages, inputs, run_folder
 
 
@@ -110,7 +108,10 @@ def _require_unused(paths: Sequence[Path]) -> None:
         raise console.UserError(f'--out: {there[0]} is there already{more}', 'give another --out, or --force')
 
 
-def _shown(asked: str, classes: Sequence[str]) -> np.ndarray:
+def _shown(asked: str, classes: Sequence[str]) -> Any:
+    """Which classes are coloured, as a bool array."""
+    import numpy as np
+
     shown = np.zeros(len(classes), bool)
     for name in filter(None, (part.strip() for part in asked.split(','))):
         if name.isdigit() and int(name) < len(classes):

@@ -56,7 +56,7 @@ def read(path: Path) -> np.ndarray:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')  # Pillow warns of large pictures and odd metadata
-            with Image.open(io.BytesIO(data)) as opened:
+            with _open(io.BytesIO(data)) as opened:
                 opened.load()  # OpenCV fills what is missing of a cut file with grey
                 turn = exif_orientation.turned(opened)
                 pixels = _decode(data, opened)
@@ -66,6 +66,23 @@ def read(path: Path) -> np.ndarray:
     except Exception as error:
         raise UnreadableError(f'is damaged ({error})') from None
     return np.ascontiguousarray(_TURNS[turn](pixels) if turn else pixels)
+
+
+def is_known(path: Path) -> bool:
+    """Whether a file begins as a picture in a format that ``read`` knows."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            _open(path).close()
+    except Exception:  # as in read
+        return False
+    return True
+
+
+def _open(source: Any) -> Image.Image:
+    """Open a picture; not in the format EPS, which is a program that Pillow has Ghostscript run."""
+    Image.init()
+    return Image.open(source, formats=[name for name in Image.ID if name != 'EPS'])
 
 
 def _decode(data: bytes, opened: Image.Image) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import importlib.util
 import os
 import re
 from collections import Counter
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Dict, Iterable, Iterator, List, Sequence, Tuple
 
 from recipe.core import console, inputs
+from recipe.predict import picture
 
 _PICTURE = re.compile(r'\.(bmp|gif|jfif|jp2|jpe?g|p[bgnp]m|png|tiff?|webp)', re.IGNORECASE)
 _VIDEO = re.compile(r'\.(3gp|avi|flv|m2ts|m4v|mjpeg|mkv|mov|mp4|mpe?g|mts|ogv|ts|vob|webm|wmv|y4m)', re.IGNORECASE)
@@ -23,15 +25,12 @@ class Source:
     Attributes:
         path: The file, absolute.
         name: Beginning of the names of what is made of it, relative to the output folder; no other source has it.
+        is_video: Whether it is a video: by its suffix, or because it has another one and is no picture.
     """
 
     path: Path
     name: str
-
-    @property
-    def is_video(self) -> bool:
-        """Whether it is a video, by its name."""
-        return bool(_VIDEO.fullmatch(self.path.suffix))
+    is_video: bool
 
 
 def find(given: Sequence[str], listed: Iterable[str], out: Path) -> List[Source]:
@@ -102,6 +101,12 @@ def _is_known(path: Path) -> bool:
     return any(kind.fullmatch(path.suffix) for kind in (_PICTURE, _VIDEO))
 
 
+def _is_video(path: Path) -> bool:
+    if _VIDEO.fullmatch(path.suffix) or _PICTURE.fullmatch(path.suffix):
+        return not _PICTURE.fullmatch(path.suffix)
+    return path.is_file() and not picture.is_known(path) and importlib.util.find_spec('av') is not None
+
+
 def _named(roots: Dict[Path, Path]) -> List[Source]:
     """Name files, each below its folder, or all below one folder if that is ambiguous."""
     whole = [path.relative_to(root) for path, root in roots.items()]
@@ -113,5 +118,5 @@ def _named(roots: Dict[Path, Path]) -> List[Source]:
     for path, name in zip(roots, whole):
         brief = name.with_suffix('')
         is_unique = taken[brief] == 1 + (brief == name)  # a name without a suffix counts twice
-        sources.append(Source(path, (brief if is_unique else name).as_posix()))
+        sources.append(Source(path, (brief if is_unique else name).as_posix(), _is_video(path)))
     return sources

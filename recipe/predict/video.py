@@ -15,6 +15,8 @@ from recipe.predict.picture import UnreadableError
 SUFFIX = '.mp4'
 _CODECS = ('libx264', 'mpeg4')  # the first one that this build of FFmpeg has
 _QUALITY = {'libx264': {'crf': '18'}, 'mpeg4': {'qscale': '2'}}
+# Formats that name other files and addresses, and one that shows any text as a picture of a terminal.
+_REFUSED = {'concat', 'dash', 'hls', 'image2', 'imf', 'rtsp', 'sdp', 'tty', 'webm_dash_manifest'}
 _USUAL_RATE = Fraction(25)  # if neither the file nor its frames say one
 
 
@@ -66,7 +68,8 @@ class Reader:
         import av
 
         with _naming_the_damage():
-            self._container: Any = av.open(str(path))
+            allowed = ','.join(sorted(av.formats_available - _REFUSED))
+            self._container: Any = av.open(str(path), options={'format_whitelist': allowed})
         if not self._container.streams.video:
             self._container.close()
             raise UnreadableError('holds no video')

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 
 import pytest
 import torch
 
 import recipe
-from recipe.core import console
+from recipe.core import console, paths
 from recipe.predict import cli, publish
 
 
@@ -149,3 +151,11 @@ def test_options_that_are_wrong_or_missing(argv, capsys):
     with pytest.raises(SystemExit) as ended:
         cli.main(argv)
     assert ended.value.code == console.EXIT_USAGE and 'predict.py: error: ' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('argv', [['predict.py', 'a.png', '--checkpoint=a.pth', '--out=o'], ['publish.py', 'run']])
+def test_without_the_environment_one_line_says_what_to_do(tmp_path, argv):
+    command = [sys.executable, '-S', str(paths.TOOLS / argv[0]), *argv[1:]]  # without installed packages
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and done.stdout == ''
+    assert done.stderr == 'error: package mmcv: mmcv cannot be imported; run: bash tools/setup.sh\n'

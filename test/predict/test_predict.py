@@ -90,7 +90,7 @@ def test_unreadable_files_are_named_and_passed_over(tmp_path, pictures, predict,
     (pictures / 'cut.jpg').write_bytes(whole[:-20])
     whole = (pictures / 'a.png').read_bytes()
     (pictures / 'cut.png').write_bytes(whole[: len(whole) // 2])
-    assert predict(pictures, pictures / 'gone.png') == exit_status.UNREADABLE
+    assert predict(pictures, pictures / 'gone.png', pictures / 'notes.txt') == exit_status.UNREADABLE
     printed = capsys.readouterr()
     for name, why in [
         ('empty.png', 'is empty'),
@@ -98,9 +98,10 @@ def test_unreadable_files_are_named_and_passed_over(tmp_path, pictures, predict,
         ('cut.jpg', 'is damaged'),
         ('cut.png', 'is damaged'),
         ('gone.png', 'cannot be read'),
+        ('notes.txt', ''),
     ]:
         assert f'passed over: {pictures / name} {why}' in printed.err
-    assert '5 files passed over' in printed.out
+    assert '6 files passed over' in printed.out
     assert len(made(tmp_path)) == 6
 
 

@@ -77,6 +77,28 @@ def test_a_video_comes_out_with_its_frames_and_its_rate(tmp_path, predict, capsy
     assert [path.name for path in (tmp_path / 'out').iterdir()] == ['a_overlay.mp4']
 
 
+def test_a_video_may_have_any_name(tmp_path, predict):
+    write(tmp_path / 'clip.data', (32, 32), frames=1, format='mp4')
+    assert predict(tmp_path / 'clip.data') == 0
+    assert len(read(tmp_path / 'out' / 'clip_overlay.mp4')[1]) == 1
+
+
+PLAYLISTS = {
+    'list.m3u8': '#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:1,\n{}\n#EXT-X-ENDLIST\n',
+    'list.mp4': 'ffconcat version 1.0\nfile a.ts\n',
+    'notes.txt': 'no video\n',
+}
+
+
+@pytest.mark.parametrize('name', PLAYLISTS)
+def test_only_the_file_itself_is_read(tmp_path, name):
+    video_file = write(tmp_path / 'a.ts', codec='mpeg2video')
+    assert len(read(video_file)[1]) == FRAMES
+    (tmp_path / name).write_text(PLAYLISTS[name].format(video_file))
+    with pytest.raises(UnreadableError, match='is damaged or no video'):
+        read(tmp_path / name)
+
+
 def test_side_by_side(tmp_path, predict):
     write(tmp_path / 'a.mp4')
     predict(tmp_path / 'a.mp4', '--side_by_side')
