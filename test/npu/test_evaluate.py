@@ -38,6 +38,9 @@ def checkpoint(tmp_path_factory):
     config = Config.fromfile(CONFIGS / 'demo.py')
     model = build_model(config)
     model.init_weights()
+    with torch.no_grad():  # otherwise all pixels have one class
+        model.decode_head.cls_embed.weight.mul_(10)
+        model.decode_head.mask_embed[-1].weight.mul_(10)
     path = tmp_path_factory.mktemp('checkpoint') / 'iter_1.pth'
     facts = {'cfg': config.pretty_text, 'dataset_meta': dict(CityscapesDataset.METAINFO)}
     torch.save({'state_dict': model.state_dict(), 'meta': facts}, path)
