@@ -26,7 +26,7 @@ def run(device, images, grad):
 
 
 def test_dropped_paths_are_those_of_the_cpu(monkeypatch):
-    def from_the_host(tensor, low=0.0, high=1.0):
+    def from_the_host(tensor, low=0.0, high=1.0, generator=None):  # torch 2.7 and later name the generator
         return tensor.copy_(low + (high - low) * torch.rand(tensor.shape, dtype=tensor.dtype))
 
     monkeypatch.setattr(torch.Tensor, 'uniform_', from_the_host)  # else each device has a random stream of its own
