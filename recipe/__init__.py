@@ -8,6 +8,7 @@ as the import contract in pyproject.toml checks:
 - ``setup``: environments. Nothing but tools/setup.sh needs it.
 - ``data``, ``models``, ``engine``: what is trained, and how.
 - ``doctor``, ``report``: checks of a machine before a training, and figures after it.
+- ``predict``: trained models and what they predict.
 - ``launch``, ``bench``: start a training, and measure one.
 """
 

@@ -88,14 +88,14 @@ def _replay(dump: Dict[str, Any], device: str) -> Dict[str, Any]:
 
     from recipe.core import config_text
     from recipe.data import random_state
-    from recipe.engine import checkpoint, components, dump_config  # noqa: F401  components registers the optimizer and its wrapper
+    from recipe.engine import checkpoint, components, untrusted_config  # noqa: F401  components registers the optimizer and its wrapper
     from recipe.engine.host_read import host_read_of
     from recipe.engine.nonfinite.guarded_step import total_norm
     from recipe.engine.runner import adapt_model
 
     text, state = dump['weights']['meta']['cfg'], dump['weights']['state_dict']
     trusted = checkpoint.is_trusted()
-    config = Config(config_text.read_config(text) if trusted else dump_config.read(text, len(state)))
+    config = Config(config_text.read_config(text) if trusted else untrusted_config.read_step(text, len(state)))
     init_default_scope(config.get('default_scope', 'mmseg'))
     if config.model.get('backbone'):
         config.model.backbone.init_cfg = None

@@ -53,12 +53,12 @@ def locate(given: Optional[str], source: Optional[str]) -> Optional[Path]:
         path = inputs.absolute(named)
         if not path.is_file():
             raise console.UserError(f'there is no weights file {path}', 'give --pretrained=FILE or --pretrained=none')
-        _require_hash(path, path.name)
+        require_hash(path, path.name)
         return path
     path = _cached(named)
     if not path.is_file():
         _download(named, path)
-    _require_hash(path, path.name)
+    require_hash(path, path.name)
     return path
 
 
@@ -85,7 +85,16 @@ def to_download(given: Optional[str], source: Optional[str]) -> Optional[Tuple[s
     return named, _cached(named)
 
 
-def _require_hash(path: Union[str, Path], name: str) -> None:
+def require_hash(path: Union[str, Path], name: str) -> None:
+    """Compare a weights file with the part of its sha256 that its name holds; a name without one is not compared.
+
+    Args:
+        path: The file.
+        name: Its final name.
+
+    Raises:
+        console.UserError: They differ.
+    """
     match = _HASH.search(name)
     if match is None:
         return
@@ -107,7 +116,7 @@ def _download(url: str, path: Path) -> None:
     try:
         with _open(url) as response:
             path.parent.mkdir(parents=True, exist_ok=True)
-            check = functools.partial(_require_hash, name=path.name)
+            check = functools.partial(require_hash, name=path.name)
             with files.whole(path, check) as partial, partial.open('wb') as file:
                 _copy(response, file, path.name)
     except (OSError, HTTPException, ValueError) as error:

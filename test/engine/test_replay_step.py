@@ -87,7 +87,7 @@ def test_a_part_of_ones_own_is_built_where_the_dump_is_trusted(dump, tmp_path, m
     path = dump("type='UNet'", "type='mmseg.models.backbones.unet.UNet'")
     assert replay(path).keys() == {'losses', 'grad_norm'}
     monkeypatch.delenv('MMSEG_TRUST_CHECKPOINT')
-    with pytest.raises(console.UserError, match='give --trust_checkpoint if you trust where the dump comes from'):
+    with pytest.raises(console.UserError, match='give --trust_checkpoint if you trust where the file comes from'):
         replay(path)
 
 

@@ -28,7 +28,7 @@ def shapes_differ(weights: Mapping[str, Any], model: nn.Module) -> Iterator[str]
     learned = dict(model.named_parameters())
     for name, value in needed.items():
         if name not in weights:
-            if name in learned:
+            if name in learned or value.is_floating_point():  # such as the running mean of a batch norm
                 yield f'{name} is not there'
         elif weights[name].shape != value.shape:
             yield (f'{name} is {tuple(weights[name].shape)} there and {tuple(value.shape)} here')

@@ -1,8 +1,8 @@
-"""Reads the parts that a replay needs from the config in a dump of a training step, whose origin may be unknown.
+"""Reads the model from a config of unknown origin, such as the text in a checkpoint.
 
 Even as plain data a config can make mmengine run code: ``type`` may name any function of any module, and some
 registered classes evaluate their arguments or load files that their arguments name. So only the model and the precision
-of the step are read, and only known classes, known words and numbers of a plausible size are accepted.
+of a training step are read, and only known classes, known words and numbers of a plausible size are accepted.
 """
 
 from __future__ import annotations
@@ -28,8 +28,25 @@ _REPEATING = re.compile('depth|layers|convs|blocks|stages|modules')  # counts of
 _DEEPEST = 20
 
 
-def read(text: Any, tensors: int) -> Dict[str, Any]:
-    """Read the config of a dump that is not trusted.
+def read_model(model: Dict[str, Any], tensors: int) -> Dict[str, Any]:
+    """Check the model of a config that is not trusted.
+
+    Args:
+        model: As ``config_text.read_config`` gives it.
+        tensors: Number of tensors in its weights.
+
+    Returns:
+        A copy without settings of initial weights, which mmengine's registries can build.
+
+    Raises:
+        console.UserError: It holds something other than registered parts.
+    """
+    checked: Dict[str, Any] = _checked(model, 'model', _known_classes(), tensors)
+    return checked
+
+
+def read_step(text: Any, tensors: int) -> Dict[str, Any]:
+    """Read the config of a dump of a training step that is not trusted.
 
     Args:
         text: ``meta['cfg']`` of the weights before the step.
@@ -48,9 +65,8 @@ def read(text: Any, tensors: int) -> Dict[str, Any]:
     kept = {name: wrapper[name] for name in ('type', 'dtype', 'loss_scale') if name in wrapper}
     if kept.get('type') not in WRAPPERS:
         raise _refusal('optim_wrapper.type', kept.get('type'))
-    classes = _known_classes()
     return {
-        'model': _checked(model, 'model', classes, tensors),
+        'model': read_model(model, tensors),
         'optim_wrapper': _checked(kept, 'optim_wrapper', set(WRAPPERS), tensors),
     }
 
@@ -86,10 +102,8 @@ def _refusal(place: str, what: Any) -> console.UserError:
     from recipe.engine.checkpoint.errors import one_line
 
     return console.UserError(
-        one_line(
-            f"refused, {place} of the step's config is {str(what)[:100]!r}, which is no registered part of a model"
-        ),
-        'give --trust_checkpoint if you trust where the dump comes from',
+        one_line(f'refused, {place} of the config is {str(what)[:100]!r}, which is no registered part of a model'),
+        'give --trust_checkpoint if you trust where the file comes from',
     )
 
 
