@@ -9,6 +9,7 @@ as the import contract in pyproject.toml checks:
 - ``data``, ``models``, ``engine``: what is trained, and how.
 - ``doctor``, ``report``: checks of a machine before a training, and figures after it.
 - ``predict``: trained models and what they predict.
+- ``export``: trained models in other formats, and the models of other trainers.
 - ``launch``, ``bench``: start a training, and measure one.
 """
 
