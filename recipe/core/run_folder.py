@@ -18,6 +18,7 @@ from recipe.core.paths import OUTPUT as OUTPUT
 COMMAND, CONFIG, VERSIONS, LOGS = 'command.txt', 'config.py', 'versions.json', 'logs'
 LAUNCHER_LOG = 'launcher.log'  # the launcher's output
 CHECKPOINTS = '*.pth'
+INITIAL_WEIGHTS = 'init_from.weights'  # no .pth, which a resumed run would take for a checkpoint
 _NAME = re.compile(r'(\d{8}_\d{6})(?:_(\d+))?')
 
 

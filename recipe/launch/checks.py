@@ -101,6 +101,8 @@ def _weights_file(plan: Plan) -> Iterator[Finding]:
     missing = weights.to_download(asked.pretrained, source)
     if asked.resume:  # a checkpoint holds the weights
         yield Finding('weights file', OK, 'not needed, the checkpoint holds them')
+    elif asked.init_from:
+        yield Finding('weights file', OK, 'not needed, --init_from holds the backbone')
     elif missing is not None and not plan.starts:
         found = f'{missing[1]} is not there, the launcher will download {missing[0]}'
         fix = 'if this machine is offline, put it there, or give --pretrained=FILE or --pretrained=none'
@@ -140,7 +142,9 @@ def _weights(plan: Plan) -> Iterator[Finding]:
     if plan.options.resume:
         return
     backbone = plan.model.backbone
-    if plan.config.get('load_from'):
+    if plan.options.init_from:
+        found = _init_from(plan)
+    elif plan.config.get('load_from'):
         found = weights.require_start(plan.config['load_from'], plan.model)
     elif plan.backbone is not None:
         match = weights.compare(plan.backbone, dict(backbone.named_parameters()), dict(backbone.named_buffers()))
@@ -151,6 +155,23 @@ def _weights(plan: Plan) -> Iterator[Finding]:
         found = 'none, the training begins from scratch'
     run_config.set_weights(plan.config, plan.backbone)
     yield Finding('weights', OK, found)
+
+
+def _init_from(plan: Plan) -> str:
+    """Compare the model of --init_from with that of the config, and have the training begin from it."""
+    from recipe.engine import weights
+    from recipe.export import foreign
+
+    path = inputs.absolute(str(plan.options.init_from))
+    start = foreign.read(path)
+    shapes = {name: tuple(value.shape) for name, value in start.weights.items()}
+    shapes.update(dict.fromkeys(start.unknown, ()))
+    found = weights.require_fit('--init_from', path, shapes, plan.model)
+    if start.is_checkpoint:
+        plan.config['load_from'] = str(path)
+    else:
+        plan.initial_weights = start.weights
+    return found
 
 
 def _checkpoint(plan: Plan) -> Iterator[Finding]:

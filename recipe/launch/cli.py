@@ -48,9 +48,22 @@ def write_run_files(plan: Plan, argv: List[str]) -> Path:
         'checkouts': plan.pins,
     }
     (folder / run_folder.VERSIONS).write_text(json.dumps(versions, indent=2) + '\n', encoding='utf-8')
+    if plan.initial_weights is not None:
+        _write_initial_weights(plan)
     config_file = folder / run_folder.CONFIG
     plan.config.dump(str(config_file))
     return config_file
+
+
+def _write_initial_weights(plan: Plan) -> None:
+    """Write the weights of --init_from into the run folder, which all machines share, and name them in the config."""
+    import torch
+
+    path = plan.folder / run_folder.INITIAL_WEIGHTS
+    if plan.options.is_first_node:
+        with files.whole(path) as partial:
+            torch.save({'state_dict': plan.initial_weights}, str(partial))
+    plan.config['load_from'] = str(path)
 
 
 def _version(package: str) -> Optional[str]:

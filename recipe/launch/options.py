@@ -115,6 +115,7 @@ def make_parser(script: str) -> argparse.ArgumentParser:
     add('val_interval', _whole(1, 10**9), 'N', f'iterations between validations ({5000 if full else 1000})')
     add('config', _text, 'FILE', 'config file (configs/mask2former_swin-b_cityscapes.py; with --demo configs/demo.py)')
     add('pretrained', _text, 'FILE|none', 'backbone weights; none trains from scratch (what the config names)')
+    add('init_from', _text, 'FILE|DIR', 'whole model to begin from, of this or another trainer (none)')
     add('seed', _whole(0, 2**31 - 1), 'N', 'random seed (what the config says)')
     add('amp', _one_of(PRECISIONS), '|'.join(PRECISIONS), 'mixed precision (what the config says)')
     add('engine', _one_of(ENGINES), '|'.join(ENGINES), "exact resume and guards, or mmengine's own loop (recipe)")
@@ -218,6 +219,12 @@ def require_consistent(options: Options) -> None:
             'leave it out',
             console.EXIT_USAGE,
         )
+    if options.init_from is not None and options.pretrained is not None:
+        raise console.UserError(
+            '--init_from and --pretrained both name the weights to begin from',
+            'leave out --pretrained; --init_from holds the backbone too',
+            console.EXIT_USAGE,
+        )
     if options.compile and not options.fast:
         raise console.UserError(
             '--compile=1: only the fast modules can be compiled', 'leave out --fast=0', console.EXIT_USAGE
@@ -279,6 +286,8 @@ def read(script: str, argv: Sequence[str]) -> Options:
         inputs.require_file('--config', options.config, '.py')
     if options.pretrained is not None and options.pretrained != 'none':
         inputs.require_file('--pretrained', options.pretrained)
+    if options.init_from is not None and not inputs.absolute(options.init_from).is_dir():
+        inputs.require_file('--init_from', options.init_from)
     if options.is_first_node:
         run_folder.choose(SCRIPTS[script], options.demo, options.work_dir, options.resume, options.or_begin)
         network.require_port(options.master_addr, options.master_port)
