@@ -62,7 +62,6 @@ def _size(text: str) -> Tuple[int, int]:
 def parse(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     """Read the command line."""
     parser = _Parser(
-        prog='python tools/export.py',
         description=__doc__,
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,

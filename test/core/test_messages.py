@@ -17,6 +17,7 @@ from recipe.core import console, paths
 from recipe.core.run_options import SCRIPTS
 from recipe.data import cli as data_cli
 from recipe.engine import devices, replay
+from recipe.export import cli as export_cli
 from recipe.launch import examine, options, stages
 from recipe.report import metrics
 from recipe.setup import cli as setup_cli
@@ -109,6 +110,7 @@ PARSERS: Dict[str, Callable[[Sequence[str]], object]] = {
     'tools/compare_precision.py': precision.parse,
     'tools/doctor.py': examine.parse,
     'tools/launch.py': parse_launch,
+    'tools/export.py': export_cli.parse,
     'tools/metrics.py': metrics.parse,
     'tools/pristine_imports.py': functools.partial(parse_at_most, 99, least=1),
     'tools/replay_step.py': replay.parse,

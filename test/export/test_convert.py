@@ -31,6 +31,7 @@ def logits(head_outputs):
     return [layers[-1] for layers in head_outputs]
 
 
+@pytest.mark.trains
 @pytest.mark.parametrize(
     ('config', 'size'),
     [

@@ -17,6 +17,8 @@ from recipe.core import console
 from recipe.export import cli, formats, parity
 from recipe.predict.trained_model import load_trained_model
 
+pytestmark = pytest.mark.trains  # imports what a training does, and more
+
 ON_TORCH_ALONE = """
 import sys, numpy, torch
 program = torch.export.load(sys.argv[1]).module()
