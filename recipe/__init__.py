@@ -10,6 +10,7 @@ as the import contract in pyproject.toml checks:
 - ``doctor``, ``report``: checks of a machine before a training, and figures after it.
 - ``predict``: trained models and what they predict.
 - ``evaluate``: metrics of a trained model, and the archive for the test server.
+- ``export``: trained models in other formats, and the models of other trainers.
 - ``launch``, ``bench``: start a training or an evaluation, and measure one.
 
 ``from recipe import load`` loads a trained model, see ``recipe.predict.segmenter.load``.

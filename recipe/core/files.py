@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import re
+import shutil
 import socket
 import time
 from pathlib import Path
@@ -53,6 +54,24 @@ def whole(path: Path, check: Optional[Callable[[str], None]] = None, to_disk: bo
         # Some network file systems do not sync folders; the file itself is safe.
         with contextlib.suppress(OSError):
             _sync(path.parent)
+
+
+@contextlib.contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """Yield a new folder beside ``path`` to fill, and rename it to ``path`` once it is filled.
+
+    Args:
+        path: Final name; an existing folder is removed at the end.
+    """
+    partial = path.with_name(f'{PARTIAL_PREFIX}{_host()}.{os.getpid()}.{path.name}')
+    partial.mkdir()
+    try:
+        yield partial
+        if path.exists():
+            shutil.rmtree(str(path))
+        partial.rename(path)
+    finally:
+        shutil.rmtree(str(partial), ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> Path:

@@ -20,6 +20,7 @@ COMMAND, CONFIG, VERSIONS, LOGS = 'command.txt', 'config.py', 'versions.json', '
 LAUNCHER_LOG = 'launcher.log'  # the launcher's output
 CHECKPOINTS = '*.pth'
 NEWEST = 'ckpt'  # in test/output: Ascend's scripts keep all checkpoints there; here it is a link to the newest run
+INITIAL_WEIGHTS = 'init_from.weights'  # no .pth, which a resumed run would take for a checkpoint
 _NAME = re.compile(r'(\d{8}_\d{6})(?:_(\d+))?')
 
 

@@ -20,6 +20,7 @@ class Options:
         nproc: Cards, one process each, on this machine.
         or_begin: Whether to begin if there is no checkpoint to resume; ``settle`` then sets ``resume``.
         pretrained: Weights file, or ``none``.
+        init_from: A whole model to begin from: a checkpoint, or a file or folder of another trainer.
         engine: ``recipe`` (``recipe.engine.equip``) or ``upstream`` (mmengine's own loop and mmseg's transforms).
         num_points: Points of each mask that the losses compare.
         keep_checkpoints: Newest checkpoints to keep; -1: all.
@@ -51,6 +52,7 @@ class Options:
     val_interval: Optional[int] = None
     config: Optional[str] = None
     pretrained: Optional[str] = None
+    init_from: Optional[str] = None
     seed: Optional[int] = None
     amp: Optional[str] = None
     num_points: Optional[int] = None

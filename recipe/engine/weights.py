@@ -268,7 +268,24 @@ def require_start(path: Path, model: Any) -> str:
     Raises:
         console.UserError: It cannot be read, or fits less than half of the model.
     """
-    shapes = _shapes(path, whole=True)
+    return require_fit('load_from', path, _shapes(path, whole=True), model)
+
+
+def require_fit(title: str, path: Path, shapes: Mapping[str, Tuple[int, ...]], model: Any) -> str:
+    """Compare the tensors that a training shall start from with its model.
+
+    Args:
+        title: Option or setting that names the file.
+        path: The file.
+        shapes: Shapes of its tensors, by their names in the model.
+        model: From ``build_model`` of ``recipe.engine.config``.
+
+    Returns:
+        What will be loaded, in words. Differences are printed as a warning.
+
+    Raises:
+        console.UserError: Less than half of the model fits.
+    """
     needed = {name: tuple(value.shape) for name, value in model.named_parameters()}
     wrong = [
         f'{name} is {shapes[name]} there and {shape} in the model' if name in shapes else f'{name} is not there'
@@ -277,10 +294,13 @@ def require_start(path: Path, model: Any) -> str:
     ]
     if 2 * len(wrong) > len(needed):
         raise console.UserError(
-            f'load_from: {path} is of another model: {wrong[0]} ({len(wrong)} of {len(needed)} tensors differ)'
+            f'{title}: {path} is of another model: {wrong[0]} ({len(wrong)} of {len(needed)} tensors differ)'
         )
     if wrong:
-        console.warn(f'load_from: {len(wrong)} of {len(needed)} tensors begin from scratch; {wrong[0]}')
+        console.warn(f'{title}: {len(wrong)} of {len(needed)} tensors begin from scratch; {_some(wrong, 10)}')
+    others = [name for name in shapes if name not in needed and name not in dict(model.named_buffers())]
+    if others:
+        console.warn(f'{title}: {len(others)} tensors of {path.name} are not in the model; {_some(others, 10)}')
     return f'{path}: {len(needed) - len(wrong)} of {len(needed)} tensors of the model'
 
 

@@ -118,6 +118,9 @@ def _weights_file(plan: Plan) -> Iterator[Finding]:
     if asked.resume:  # a checkpoint holds the weights
         yield Finding('weights file', OK, 'not needed, the checkpoint holds them')
         return
+    if asked.init_from:
+        yield Finding('weights file', OK, 'not needed, --init_from holds the backbone')
+        return
     start = plan.config.get('load_from')
     if start and (plan.starts or weights.to_download(None, str(start)) is None):
         plan.config['load_from'] = str(weights.locate_start(start))
@@ -167,7 +170,9 @@ def _weights(plan: Plan) -> Iterator[Finding]:
         return
     backbone = plan.model.backbone
     start = plan.config.get('load_from')
-    if start and not Path(start).is_file():
+    if plan.options.init_from:
+        found = _init_from(plan)
+    elif start and not Path(start).is_file():
         found = f'{start}, which the launcher will download'
     elif start:
         found = weights.require_start(Path(start), plan.model)
@@ -180,6 +185,23 @@ def _weights(plan: Plan) -> Iterator[Finding]:
         found = 'none, the training begins from scratch'
     run_config.set_weights(plan.config, plan.backbone)
     yield Finding('weights', OK, found)
+
+
+def _init_from(plan: Plan) -> str:
+    """Compare the model of --init_from with that of the config, and have the training begin from it."""
+    from recipe.engine import weights
+    from recipe.export import foreign
+
+    path = inputs.absolute(str(plan.options.init_from))
+    start = foreign.read(path)
+    shapes = {name: tuple(value.shape) for name, value in start.weights.items()}
+    shapes.update(dict.fromkeys(start.unknown, ()))
+    found = weights.require_fit('--init_from', path, shapes, plan.model)
+    if start.is_checkpoint:
+        plan.config['load_from'] = str(path)
+    else:
+        plan.initial_weights = start.weights
+    return found
 
 
 def _checkpoint(plan: Plan) -> Iterator[Finding]:

@@ -34,6 +34,8 @@ def write_run_files(plan: Plan, argv: List[str]) -> Path:
         The config file for the ranks of this machine.
     """
     write_start(plan, argv, plan.config.train_dataloader['batch_size'])
+    if plan.initial_weights is not None:
+        _write_initial_weights(plan)
     return files.write_text(plan.own_folder / run_folder.CONFIG, plan.config.pretty_text)
 
 
@@ -59,6 +61,17 @@ def write_start(plan: Plan, argv: List[str], batch_size: int) -> None:
         'checkouts': plan.pins,
     }
     files.write_text(folder / run_folder.VERSIONS, json.dumps(versions, indent=2) + '\n')
+
+
+def _write_initial_weights(plan: Plan) -> None:
+    """Write the weights of --init_from into the run folder, which all machines share, and name them in the config."""
+    import torch
+
+    path = plan.folder / run_folder.INITIAL_WEIGHTS
+    if plan.options.is_first_node:
+        with files.whole(path) as partial:
+            torch.save({'state_dict': plan.initial_weights}, str(partial))
+    plan.config['load_from'] = str(path)
 
 
 def _version(package: str) -> Optional[str]:

@@ -31,7 +31,7 @@ _EPILOGUE = (
 )
 # Options of a training that an evaluation does not have.
 _OF_A_TRAINING = {
-    *('num_points', 'keep_checkpoints', 'resume', 'decoded_cache', 'max_iters', 'val_interval'),
+    *('init_from', 'num_points', 'keep_checkpoints', 'resume', 'decoded_cache', 'max_iters', 'val_interval'),
     *('pretrained', 'seed', 'engine', 'compile', 'on_nan', 'on_bad_image'),
 }
 _SWITCH = {'0': '0', 'false': '0', 'no': '0', 'off': '0', '1': '1', 'true': '1', 'yes': '1', 'on': '1'}
@@ -162,6 +162,7 @@ def make_parser(script: str) -> argparse.ArgumentParser:
     source = 'the one in the checkpoint' if evaluates else 'configs/mask2former_swin-b_cityscapes.py; with --demo'
     add('config', _text, 'FILE', f'config file ({source}{"" if evaluates else " configs/demo.py"})')
     add('pretrained', _text, 'FILE|none', 'backbone weights; none trains from scratch (what the config names)')
+    add('init_from', _text, 'FILE|DIR', 'whole model to begin from, of this or another trainer (none)')
     add('seed', _whole(0, 2**31 - 1), 'N', 'random seed (what the config says)')
     add(
         'amp', _one_of(PRECISIONS), '|'.join(PRECISIONS), f'mixed precision ({"off" if evaluates else "as configured"})'
@@ -281,6 +282,12 @@ def require_consistent(options: Options) -> None:
             'leave it out',
             console.EXIT_USAGE,
         )
+    if options.init_from is not None and options.pretrained is not None:
+        raise console.UserError(
+            '--init_from and --pretrained both name the weights to begin from',
+            'leave out --pretrained; --init_from holds the backbone too',
+            console.EXIT_USAGE,
+        )
     if options.compile and not options.fast:
         raise console.UserError(
             '--compile=1: only the fast modules can be compiled', 'leave out --fast=0', console.EXIT_USAGE
@@ -368,6 +375,8 @@ def read(script: str, argv: Sequence[str]) -> Options:
         inputs.require_file('--config', options.config, '.py')
     if options.pretrained is not None and options.pretrained != 'none':
         inputs.require_file('--pretrained', options.pretrained)
+    if options.init_from is not None and not inputs.absolute(options.init_from).is_dir():
+        inputs.require_file('--init_from', options.init_from)
     if options.is_first_node:
         if script != 'evaluate':
             run_folder.choose(SCRIPTS[script], options.demo, options.work_dir, options.resume, options.or_begin)

@@ -25,6 +25,8 @@ class Plan:
         config: Resolved ``mmengine.Config``.
         folder: Run folder, absolute.
         backbone: File of pretrained weights; None if the training needs none.
+        initial_weights: Tensors of --init_from by name, which are written into the run folder; None if the ranks can
+            read the file itself.
         model: Built from the config for its shapes and size; its weights have no meaning.
         trained: To evaluate: the ``TrainedModel``, without its model, as the ranks load their own.
     """
@@ -38,6 +40,7 @@ class Plan:
     config: Any = None
     folder: Path = Path()
     backbone: Optional[Path] = None
+    initial_weights: Optional[Dict[str, Any]] = None
     model: Any = None
     trained: Any = None
 

@@ -400,6 +400,8 @@ class Setup:
         chosen = [f'{self.record.get("stack")}.txt']
         chosen += ['ops.txt'] if self.with_ops else []
         chosen += ['test.txt'] if self.with_tests else []
+        # On an NPU they contradict what CANN needs.
+        chosen += ['export.txt'] if self.with_tests and not self.stack.name.startswith('npu') else []
         return [file for name in chosen for file in requirement_files(folder / name)]
 
     def _no_deps(self) -> List[Path]:

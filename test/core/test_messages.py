@@ -20,6 +20,7 @@ from recipe.core import console, paths
 from recipe.core.run_options import SCRIPTS
 from recipe.data import cli as data_cli
 from recipe.engine import devices, overrides, replay
+from recipe.export import cli as export_cli
 from recipe.launch import examine, options, stages
 from recipe.predict import cli as predict_cli
 from recipe.predict import publish
@@ -259,6 +260,7 @@ PARSERS: Dict[str, Callable[[Sequence[str]], object]] = {
     'tools/compare_precision.py': precision.parse,
     'tools/doctor.py': examine.parse,
     'tools/launch.py': parse_launch,
+    'tools/export.py': export_cli.parse,
     'tools/metrics.py': metrics.parse,
     'tools/predict.py': predict_cli.parse,
     'tools/publish.py': publish.parse,

@@ -26,6 +26,7 @@ VALUES = {
     'val_interval': '5',
     'config': 'a.py',
     'pretrained': 'none',
+    'init_from': 'a.pkl',
     'seed': '0',
     'amp': 'bf16',
     'num_points': '3136',

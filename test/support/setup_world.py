@@ -103,6 +103,7 @@ class SetupWorld:
             write(self.root / f'requirements/{stack}.txt', '-r ../requirements.txt\ntorch==2.0\n')
         write(self.root / 'requirements/no-deps.txt', 'mmengine==2.0\n')
         write(self.root / 'requirements/test.txt', 'extra==2.0\n')
+        write(self.root / 'requirements/export.txt', '')
         write(self.root / 'requirements.txt', '')
         write(self.root / 'pyproject.toml', _PROJECT)
         write(self.root / 'backend.py', _BACKEND.format(name='recipe'))

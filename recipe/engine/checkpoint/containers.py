@@ -304,6 +304,22 @@ def load_legacy(file: BinaryIO, restore: Callable) -> Any:
     return content
 
 
+def load_plain(file: BinaryIO) -> Any:
+    """Load a pickle that is no checkpoint of torch.
+
+    Args:
+        file (BinaryIO): Seekable.
+
+    Returns:
+        Any: The pickled object.
+
+    Raises:
+        RefusedError: It asks for something that no checkpoint needs.
+        Exception: It is damaged; the error may be of any kind.
+    """
+    return RestrictedUnpickler(_Bounded(file)).load()
+
+
 class _Bounded:
     """A file that refuses to read more bytes than it holds.
 

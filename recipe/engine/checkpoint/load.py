@@ -10,14 +10,23 @@ import os
 import os.path as osp
 import pickle
 import zipfile
+from contextlib import contextmanager
 from functools import partial
-from typing import Any, BinaryIO, Callable, Union
+from typing import Any, BinaryIO, Callable, Iterator, Union
 
 import torch
 from mmengine.logging import print_log
 from mmengine.runner.checkpoint import CheckpointLoader
 
-from recipe.engine.checkpoint.containers import LEGACY_MAGIC, ZIP_MAGIC, DamagedError, check_zip, load_legacy, load_zip
+from recipe.engine.checkpoint.containers import (
+    LEGACY_MAGIC,
+    ZIP_MAGIC,
+    DamagedError,
+    check_zip,
+    load_legacy,
+    load_plain,
+    load_zip,
+)
 from recipe.engine.checkpoint.errors import CheckpointError, RefusedError, UntrustedCheckpointError, one_line
 
 # A user who trusts the files sets it to 1. Then code in them may run.
@@ -107,25 +116,55 @@ def load_outline(filename: str) -> Any:
     return _load(filename, 'cpu', outline=True)
 
 
+def is_plain_pickle(filename: str) -> bool:
+    """Whether the first bytes of a file are those of a pickle that is no checkpoint of torch."""
+    with open(filename, 'rb') as file:
+        start = file.read(len(LEGACY_MAGIC))
+    return start.startswith(pickle.PROTO) and start != LEGACY_MAGIC
+
+
+def load_pickle(filename: str) -> Any:
+    """Load a plain pickle, such as a file of weights of facebookresearch's trainers.
+
+    Args:
+        filename (str): A file written by ``pickle.dump``; may hold numpy arrays, but no tensors.
+
+    Returns:
+        Any: Its content. Code in it never runs, even if the user trusts the file.
+
+    Raises:
+        CheckpointError: As in :func:`load_from_local`.
+    """
+    with open(filename, 'rb') as file, _errors_of(filename):
+        return load_plain(file)
+
+
 def _load(filename: str, map_location: MapLocation, outline: bool = False) -> Any:
     filename = osp.expanduser(filename)
     if not osp.isfile(filename):
         raise FileNotFoundError(f'{filename} can not be found.')
     with open(filename, 'rb') as file:
         load = load_legacy if _is_legacy(file, filename) else partial(load_zip, outline=outline)
-        try:
+        with _errors_of(filename):
             if is_trusted():
                 return _load_trusted(file, filename, map_location)
             restore = torch.serialization._get_restore_location(map_location)
             return _without_program(load(file, restore))
-        except DamagedError as e:
-            raise CheckpointError(filename, str(e)) from e
-        except RefusedError as e:
-            raise UntrustedCheckpointError(filename, str(e)) from e
-        # The legacy format has no checksums, so damage can raise any kind of error.
-        except Exception as e:
-            reason = str(e).strip().split('\n')[0]
-            raise CheckpointError(filename, f'cannot be read ({type(e).__name__}: {reason})') from e
+
+
+@contextmanager
+def _errors_of(filename: str) -> Iterator[None]:
+    """Turn all errors of reading a file into CheckpointError."""
+    try:
+        yield
+    except DamagedError as e:
+        raise CheckpointError(filename, str(e)) from e
+    except RefusedError as e:
+        raise UntrustedCheckpointError(filename, str(e)) from e
+    # Pickles and the legacy format have no checksums, so damage can raise any kind of error.
+    except Exception as e:
+        reason = str(e).strip().split('\n')[0]
+        raise CheckpointError(filename, f'cannot be read ({type(e).__name__}: {reason})') from e
 
 
 def _load_trusted(file: BinaryIO, filename: str, map_location: MapLocation) -> Any:
