@@ -152,8 +152,9 @@ def _predictor(trained: TrainedModel, shape: Shape, run: Callable[[Tensor], Dict
     def predict(picture: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
         images = torch.from_numpy(picture[None]) if shape.preprocess else normalised(trained.model, picture)
         found = run(images)
-        scores = found[SCORES][0, :, : picture.shape[0], : picture.shape[1]]
-        return scores, found[LABELS][0] if shape.postprocess else scores.argmax(0)
+        height, width = picture.shape[:2]  # without padding
+        scores = found[SCORES][0, :, :height, :width]
+        return scores, found[LABELS][0, :height, :width] if shape.postprocess else scores.argmax(0)
 
     return predict
 
