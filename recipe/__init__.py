@@ -16,12 +16,10 @@ as the import contract in pyproject.toml checks:
 ``from recipe import load`` loads a trained model, see ``recipe.predict.segmenter.load``.
 """
 
-from typing import Any
-
 __version__ = '1.0'
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     """``recipe.load``, imported when it is asked for: the bare rooms have no torch."""
     if name == 'load':
         from recipe.predict.segmenter import load

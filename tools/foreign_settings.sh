@@ -9,7 +9,7 @@
 drop_foreign_settings() {
   local name
   set +o posix
-  unset POSIXLY_CORRECT BASH_ENV ENV CDPATH GLOBIGNORE GREP_OPTIONS
+  unset POSIXLY_CORRECT BASH_ENV ENV CDPATH GLOBIGNORE GREP_OPTIONS __PYVENV_LAUNCHER__
   export -n SHELLOPTS BASHOPTS
   for name in "${!PYTHON@}"; do
     case ${name} in

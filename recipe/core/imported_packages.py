@@ -38,7 +38,7 @@ _FIXES = (
     ),
     (
         r"version .(?:GLIBC|GLIBCXX|CXXABI)_\S+' not found",
-        'it was installed on a newer system than this one (ldd --version): remove .venv and .setup, then: '
+        'it was installed on a newer system than this one (ldd shows its glibc): remove .venv and .setup, then: '
         'bash tools/setup.sh',
     ),
 )

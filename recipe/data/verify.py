@@ -317,11 +317,11 @@ def _check_counts(root: Path, expect: Dict[str, int], given: Dict[str, int], rep
         if found == wanted and (found or split in given):
             continue
         message = f'{found} complete pairs, {wanted or "some"} expected; unpack the data set again'
-        if found:
-            numbers = ','.join(f'{name}={number}' for name, number in report.n_pairs.items())
+        if found and len(report.n_pairs) == len(layout.SPLITS):
+            train, val = (report.n_pairs[name] for name in layout.SPLITS)
             message += (
                 ', or say that this is meant: python tools/cityscapes.py verify '
-                f'--data_path {shlex.quote(str(root))} --expect {numbers}'
+                f'--data_path {shlex.quote(str(root))} --expect train={train},val={val}'
             )
         report.faults.append(Fault(str(root / layout.IMAGES / split), message))
 

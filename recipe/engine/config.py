@@ -145,7 +145,7 @@ def _require_utf8(path: Path, seen: Set[Path]) -> None:
             f'--config: {path} is not in UTF-8 (line {line}), perhaps in GBK', 'save it as UTF-8'
         ) from None
     bases = config_text.read_config(text).get('_base_') or []
-    for base in [bases] if isinstance(bases, str) else bases:
+    for base in [bases] if isinstance(bases, str) else bases if isinstance(bases, (list, tuple)) else []:
         if isinstance(base, str) and '::' not in base:  # mmseg::FILE is in a package
             _require_utf8(Path(os.path.normpath(path.parent / base)), seen)
 

@@ -9,7 +9,16 @@ from typing import Any, Callable, Iterator, Optional, Set, Tuple
 from recipe.core import console
 
 # Top-level settings that the recipe or mmengine reads besides the runner's parameters.
-_READ = {'custom_imports', 'runner_type', 'fast', 'allow_tf32', 'model_wrapper_cfg', 'sync_bn', 'compile'}
+_READ = {
+    'num_classes',
+    'custom_imports',
+    'runner_type',
+    'fast',
+    'allow_tf32',
+    'model_wrapper_cfg',
+    'sync_bn',
+    'compile',
+}
 
 
 def require(config: Any, key: str, value: Any) -> None:

@@ -271,14 +271,17 @@ def _disk(plan: Plan) -> Iterator[Finding]:
     yield Finding('disk', OK, f'room for {needed >> 20} MiB of checkpoints and logs at {place}')
 
 
-# The slowest checks come last.
-TRAINING = (
+# Of trainings and evaluations. In each list the slowest checks come last.
+_ALL = (
     Check('checkouts', _checkouts),
     Check('hidden packages', _hidden_packages),
     Check('packages', _packages),
     Check('device', _device, line='device'),
     Check('imports', _imports, ('packages',)),
     Check('data path', _data_path),
+)
+TRAINING = (
+    *_ALL,
     Check('config', _config, ('imports',)),
     Check('run folder', _run_folder),
     Check('batch', _batch, ('config',), line='batch'),
@@ -291,7 +294,7 @@ TRAINING = (
     Check('disk', _disk, ('model', 'run folder')),
 )
 EVALUATION = (
-    *TRAINING[:5],
+    *_ALL,
     Check('checkpoint', _trained_model, ('packages',), line='model'),
     Check('data set', _pictures, ('data path',), line='data'),
 )

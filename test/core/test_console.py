@@ -33,7 +33,7 @@ def test_every_way_to_print_escapes(capsys, show):
 
 
 def test_a_log_gets_the_same_text(tmp_path, monkeypatch):
-    monkeypatch.setattr(console, '_log', None)
+    monkeypatch.setattr(console, '_logs', [])
     console.log_to(tmp_path / 'log')
     console.say(EVIL)
     assert ESCAPED in (tmp_path / 'log').read_text().splitlines()[-1]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from recipe.bench import precision
 from recipe.core import console, run_lock, sessions
-from recipe.data import demo, facts, verify
+from recipe.data import demo, facts, layout, verify
 from recipe.data.transforms import decoded_cache
 from recipe.launch import progress
 from recipe.report import run as metrics_run
@@ -57,7 +57,7 @@ READERS: Dict[str, tuple] = {
     'versions.json': (named('versions.json', metrics_run._launcher), {'batch_size': 2, 'device': 'cpu'}),
     'demo.json of demo': (named('demo.json', lambda folder: demo._claim(folder, DEMO)), DEMO.described()),
     'demo.json of verify': (
-        named('demo.json', lambda folder: verify._expected(folder, verify.VerifyReport())),
+        named('demo.json', lambda folder: verify._expected(folder, layout.SPLITS, verify.VerifyReport())),
         DEMO.described(),
     ),
     "verify's cache": (

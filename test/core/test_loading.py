@@ -13,7 +13,7 @@ from recipe.core import console, imported_packages, paths
 LINKER = [
     ('libGL.so.1: cannot open shared object file: No such file or directory', 'pip uninstall -y opencv-python'),
     ('/x/sklearn.libs/libgomp-d22c30c5.so.1.0.0: cannot allocate memory in static TLS block', 'LD_PRELOAD=/x/sklearn'),
-    ("/lib64/libc.so.6: version `GLIBC_2.34' not found (required by /x/cv2.abi3.so)", 'ldd --version'),
+    ("/lib64/libc.so.6: version `GLIBC_2.34' not found (required by /x/cv2.abi3.so)", 'ldd shows its glibc'),
     ("/usr/lib/libstdc++.so.6: version `GLIBCXX_3.4.29' not found (required by a.so)", 'remove .venv'),
     ("No module named 'google'", 'run: bash tools/setup.sh'),
 ]

@@ -122,7 +122,7 @@ OPTIONS = {
     'negative seed': (['--demo', '--seed=-3'], '--seed: -3 is out of range'),
     'unknown device': (['--demo', '--device=tpu'], "--device: 'tpu' is not one of"),
     'unknown precision': (['--demo', '--amp=fp8'], "--amp: 'fp8' is not one of"),
-    'resume by word': (['--demo', '--resume=yes'], "--resume: 'yes' is not one of 0, 1"),
+    'resume by word': (['--demo', '--resume=maybe'], "--resume: 'maybe' is not one of 0, 1"),
     'value of a switch': (['--demo=1'], '--demo takes no value'),
     'stray word': (['--demo', 'fast'], "unexpected argument 'fast'"),
     'override without value': (['--demo', '--', 'train_cfg.max_iters'], 'is not key=value'),

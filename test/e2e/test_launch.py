@@ -87,7 +87,7 @@ def test_a_performance_run_keeps_no_checkpoint_and_touches_no_other_run(full, sa
     assert done.returncode == 0, done.stderr
     assert re.search(LEGACY[1], done.stdout)
     run = sandbox.newest_run('performance')
-    for name in ('mask2former_swin_2p_perf.log', 'mask2former_swin_2p_miou.log'):
+    for name in ('mask2former_swin_1p_perf.log', 'mask2former_swin_1p_miou.log'):
         assert re.search(r'^miou = \d+\.\d+$', (sandbox.output / name).read_text(), re.MULTILINE)
         assert (sandbox.output / name).resolve() == run / name
     assert (sandbox.output / 'ckpt').resolve() == full[0]
@@ -130,6 +130,7 @@ def test_the_duration_is_that_of_both_sessions(full):
     assert seconds == pytest.approx(sum(session['seconds'] for session in sessions))
 
 
+@pytest.mark.release
 def test_a_read_only_recipe_in_a_notebook_whose_output_nobody_reads(sandbox, data):
     """The training goes on to its end, and its folder has what would be elsewhere."""
     run = sandbox.home / 'own folder'

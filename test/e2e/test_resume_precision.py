@@ -29,7 +29,9 @@ def data(tmp_path_factory):
     return write_cityscapes(tmp_path_factory.mktemp('data'))
 
 
-@pytest.mark.parametrize(('mode', 'world'), [('bf16', 2), ('fp16', 2), ('graphs', 1)])
+@pytest.mark.parametrize(
+    ('mode', 'world'), [('bf16', 2), ('fp16', 2), pytest.param('graphs', 1, marks=pytest.mark.release)]
+)
 def test_equals_a_run_that_was_never_stopped(data, tmp_path, mode, world):
     whole = recipe(data, tmp_path / 'whole', **MODES[mode])
     outcome = train(whole, world)

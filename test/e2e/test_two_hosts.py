@@ -129,6 +129,7 @@ def test_the_cards_of_two_hosts_speak_to_each_other_when_the_doctor_asks(sandbox
     ]
 
 
+@pytest.mark.release
 def test_a_host_that_is_lost_ends_the_other_s_part(sandbox, data, tmp_path):
     run = sandbox.home / 'lost run'
     argv = ['--demo', '--max_iters=100000', '--num_workers=0', f'--data_path={data}', f'--work_dir={run}']

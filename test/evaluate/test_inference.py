@@ -1,4 +1,4 @@
-"""Windows, scales and flips, with a stand-in for the model; the real one is in test_predict.py."""
+"""Windows, scales and flips, with a stand-in for the model; the real one is in test_predictions.py."""
 
 from __future__ import annotations
 

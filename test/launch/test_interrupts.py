@@ -15,6 +15,14 @@ from recipe.launch import cli, interrupts
 from recipe.launch.plan import Plan
 
 
+@pytest.fixture(autouse=True)
+def heeded():
+    """A shell's background job starts with SIGINT ignored, which the launcher leaves so."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def swallowed():
     try:
         os.kill(os.getpid(), signal.SIGINT)
@@ -74,7 +82,7 @@ def start(folder, text, work_dir=True):
     plan = Plan(Options(script='full', work_dir=str(folder) if work_dir else None))
     plan.folder, plan.device, plan.nproc = folder, 'cpu', 1
     plan.config = SimpleNamespace(train_dataloader={'batch_size': 2}, pretty_text=text)
-    with cli.hold_folder(plan), interrupts.caught(cli.BEFORE):
+    with cli.hold_folder(plan), interrupts.caught(interrupts.BEFORE):
         cli.write_run_files(plan, ['--seed=1'])
         as_mmengine()
 

@@ -15,7 +15,7 @@ from recipe.core import clean_environment, paths
 TRAIN = 'test/train_full_8p.sh'
 BEGIN_ALIKE = [
     *('.ci/run', 'test/run_tests.sh', 'test/npu/run.sh', 'test/faults/run.sh', 'tools/bench_gpu.sh', 'tools/setup.sh'),
-    *(TRAIN, 'test/train_performance_8p.sh'),
+    *(TRAIN, 'test/train_performance_8p.sh', 'test/evaluate_8p.sh'),
 ]
 UNKNOWN = 'error: unknown option --nonsense; did you mean --nnodes?\n'
 

@@ -121,7 +121,7 @@ def test_hash_of_a_commit(world):
 def test_crlf(world):
     series = world.patch.read_bytes()
     world.patch.write_bytes(series.replace(b'\n', b'\r\n'))
-    assert 'line 1 ends in CRLF' in faults(world)
+    assert 'has line ends of Windows (CRLF)' in faults(world)
 
 
 def test_crlf_in_added_lines_only(world):
