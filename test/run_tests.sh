@@ -113,8 +113,9 @@ main() {
   [[ $tier == quick ]] || prepare_npu_in_background
 
   local -a tests=(test -m 'not release' --ignore=test/npu)
+  local -a slow=(--ignore=test/e2e --ignore=test/parity --ignore=test/setup --ignore=test/upstream --ignore=test/patches)
   case $tier in
-    quick) tests=(test -m 'not release and not trains' --ignore=test/npu --ignore=test/e2e --ignore=test/parity --ignore=test/setup) ;;
+    quick) tests=(test -m 'not release and not trains' --ignore=test/npu "${slow[@]}") ;;
     release) tests=(test --ignore=test/npu) ;;
   esac
   part 'lint' lint "$python"

@@ -83,7 +83,7 @@ def test_a_part_that_fails_hides_no_other(run, failing):
 def test_the_quick_tier_has_nothing_that_trains(run):
     status, said, calls = run('--quick', '--', '-k', 'options')
     assert status == 0, said
-    folders = ' '.join(f'--ignore=test/{name}' for name in ('npu', 'e2e', 'parity', 'setup'))
+    folders = ' '.join(f'--ignore=test/{name}' for name in ('npu', 'e2e', 'parity', 'setup', 'upstream', 'patches'))
     assert f'-m pytest -n 2 --dist loadfile test -m not release and not trains {folders} -k options' in calls
     assert 'npu/run.sh' not in calls
 
