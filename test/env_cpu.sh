@@ -6,6 +6,6 @@
 export CUDA_VISIBLE_DEVICES=
 export ASCEND_RT_VISIBLE_DEVICES=
 
-# glibc keeps freed blocks of up to 256 MB. The kernel would fill returned blocks with zeros before their next use, which
-# causes most page faults of a training step.
-export MALLOC_MMAP_THRESHOLD_="${MALLOC_MMAP_THRESHOLD_:-268435456}" MALLOC_TRIM_THRESHOLD_="${MALLOC_TRIM_THRESHOLD_:-268435456}"
+# glibc keeps freed blocks of up to 4 GiB, and up to 8 GiB at the end of the heap. The kernel would fill returned blocks
+# with zeros before their next use, which causes nearly all page faults of a training step (docs/performance.md).
+export MALLOC_MMAP_THRESHOLD_="${MALLOC_MMAP_THRESHOLD_:-4294967296}" MALLOC_TRIM_THRESHOLD_="${MALLOC_TRIM_THRESHOLD_:-8589934592}"

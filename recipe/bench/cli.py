@@ -27,10 +27,11 @@ import json
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from recipe.bench import report as bench_report
 from recipe.core import console, imported_packages
+from recipe.core.inputs import integer
 from recipe.engine import devices
 
 BACKBONES: Dict[str, Dict[str, Any]] = {
@@ -54,17 +55,6 @@ def size(text: str) -> Tuple[int, int]:
     return int(height), int(width)
 
 
-def count(least: int) -> Callable[[str], int]:
-    """An argument type: whole numbers of at least ``least``."""
-
-    def parse_count(text: str) -> int:
-        if not text.isdigit() or int(text) < least:
-            raise argparse.ArgumentTypeError(f'{text!r} is not a whole number from {least} on')
-        return int(text)
-
-    return parse_count
-
-
 def parse(arguments: Optional[Sequence[str]] = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
@@ -76,7 +66,7 @@ def parse(arguments: Optional[Sequence[str]] = None) -> argparse.Namespace:
         '--backbone', choices=list(BACKBONES), default='demo', help='demo: the model of configs/demo.py'
     )
     parser.add_argument('--crop', type=size, metavar='HxW', help='default: 128x256 for demo, else 512x1024')
-    parser.add_argument('--batch', type=count(1), default=2, help='images a step (default: 2)')
+    parser.add_argument('--batch', type=integer(1), default=2, help='images a step (default: 2)')
     parser.add_argument('--amp', choices=list(TOLERANCE), default='off', help='of our side (default: off)')
     parser.add_argument(
         '--upstream_amp',
@@ -87,10 +77,12 @@ def parse(arguments: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser.add_argument(
         '--compile', choices=['off', 'ours', 'both'], default='off', help='torch.compile the train step'
     )
-    parser.add_argument('--warmup', type=count(1), default=1, help='steps of each side before the clock (default: 1)')
-    parser.add_argument('--repeats', type=count(1), default=5, help='timed steps, or rounds, of each side (default: 5)')
-    parser.add_argument('--threads', type=count(1), help="of torch; default: torch's choice")
-    parser.add_argument('--seed', type=count(0), default=0)
+    parser.add_argument('--warmup', type=integer(1), default=1, help='steps of each side before the clock (default: 1)')
+    parser.add_argument(
+        '--repeats', type=integer(1), default=5, help='timed steps, or rounds, of each side (default: 5)'
+    )
+    parser.add_argument('--threads', type=integer(1), help="of torch; default: torch's choice")
+    parser.add_argument('--seed', type=integer(0), default=0)
     parser.add_argument('--tolerance', type=float, help='relative, of each loss term; default: 1e-4, with amp 5e-2')
     parser.add_argument('--json', type=Path, metavar='FILE', help='write everything measured there')
     parser.add_argument('--trace', type=Path, metavar='DIR', help='profile: also write a trace of each side')
@@ -99,10 +91,10 @@ def parse(arguments: Optional[Sequence[str]] = None) -> argparse.Namespace:
         type=Path,
         help='loader, validation: Cityscapes root; default: drawn scenes, 1024x2048, for validation twice the crop',
     )
-    parser.add_argument('--images', type=count(1), default=8, help='validation: pictures a round (default: 8)')
-    parser.add_argument('--workers', type=count(0), default=2, help='validation: loader processes (default: 2)')
+    parser.add_argument('--images', type=integer(1), default=8, help='validation: pictures a round (default: 8)')
+    parser.add_argument('--workers', type=integer(0), default=2, help='validation: loader processes (default: 2)')
     parser.add_argument('--cache', type=Path, help='loader: decoded cache of --data_path (default: none)')
-    parser.add_argument('--samples', type=count(1), default=32, help='loader: samples a round (default: 32)')
+    parser.add_argument('--samples', type=integer(1), default=32, help='loader: samples a round (default: 32)')
     args = parser.parse_args(arguments)
     if args.crop is None:
         args.crop = (128, 256) if args.backbone == 'demo' else (512, 1024)

@@ -1,9 +1,12 @@
-"""Checks of files and folders that a user names. Standard library only."""
+"""Checks of what a user names: files, folders, numbers. Standard library only."""
 
 from __future__ import annotations
 
+import argparse
 import os
+import re
 from pathlib import Path
+from typing import Callable, Optional
 
 from recipe.core import console
 from recipe.core.paths import ROOT
@@ -47,3 +50,17 @@ def require_file(option: str, given: str, suffix: str = '') -> Path:
     if empty:
         raise console.UserError(f'{option}: {path} is empty', 'bring the file again')
     return path
+
+
+def integer(least: int, most: Optional[int] = None) -> Callable[[str], int]:
+    """A type of argparse: whole numbers from ``least`` to ``most``; None means no upper limit but 18 digits."""
+    wanted = f'a whole number from {least} ' + ('on' if most is None else f'to {most}')
+
+    def read(text: str) -> int:
+        if not re.fullmatch(r'[+-]?[0-9]{1,18}', text):
+            raise argparse.ArgumentTypeError(f'{text!r} is not {wanted}')
+        if int(text) < least or (most is not None and int(text) > most):
+            raise argparse.ArgumentTypeError(f'{text} is out of range; give {wanted}')
+        return int(text)
+
+    return read

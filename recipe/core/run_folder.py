@@ -17,6 +17,7 @@ from recipe.core import console, files, inputs, run_lock
 from recipe.core.paths import OUTPUT as OUTPUT
 
 COMMAND, CONFIG, VERSIONS, LOGS = 'command.txt', 'config.py', 'versions.json', 'logs'
+NODES = 'nodes'  # holds a folder of files for each machine but the first
 LAUNCHER_LOG = 'launcher.log'  # the launcher's output
 CHECKPOINTS = '*.pth'
 NEWEST = 'ckpt'  # in test/output: Ascend's scripts keep all checkpoints there; here it is a link to the newest run

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Dict, List, Optional
 
 from recipe.core import console, imported_packages
+from recipe.core.inputs import integer
 from recipe.data import layout
 from recipe.data import prepare as cityscapes_prepare
 from recipe.data import verify as cityscapes_verify
@@ -31,7 +32,7 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     def command(name: str, text: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
         sub.add_argument('--data_path', type=Path, required=True, metavar='ROOT', help='the data set')
-        sub.add_argument('--num_workers', type=_positive, metavar='N', help='processes (default: one per core)')
+        sub.add_argument('--num_workers', type=integer(1), metavar='N', help='processes (default: one per core)')
         return sub
 
     prepare = command('prepare', 'unpack the official zips if need be, and make labelTrainIds from the polygons')
@@ -42,7 +43,7 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     verify.add_argument(
         '--expect', type=_counts, metavar='train=N,val=M', help='pairs there must be (default: 2975 and 500)'
     )
-    verify.add_argument('--num_classes', type=_positive, default=cityscapes_verify.NUM_CLASSES, metavar='N')
+    verify.add_argument('--num_classes', type=integer(1), default=cityscapes_verify.NUM_CLASSES, metavar='N')
     verify.add_argument('--cache', type=Path, metavar='FILE', help='where to remember files that were found whole')
 
     cache = command('cache', 'keep all pictures decoded, for launchers with --decoded_cache; states its size first')
@@ -58,13 +59,6 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     ):
         demo.add_argument(f'--{name}', type=int, default=default, metavar='N', help=f'{text} (default: {default})')
     return parser.parse_args(argv)
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f'{text} is not a positive whole number')
-    return value
 
 
 def _counts(text: str) -> Dict[str, int]:

@@ -62,7 +62,7 @@ def find(asked: str) -> Tuple[str, int]:
 def _require_torch() -> None:
     """Check that torch can be imported; it reads variables such as TORCH_LOGS meanwhile, and raises many errors."""
     try:
-        import torch.distributed  # noqa: F401
+        import torch.distributed  # noqa: F401  only to see whether it can be imported
     except Exception as error:
         raise console.UserError(
             f'torch cannot be imported: {type(error).__name__}: {" ".join(str(error).split())[:300]}',

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import queue
 import re
 import sys
@@ -104,13 +103,10 @@ def require_hash(path: Union[str, Path], name: str) -> None:
     match = _HASH.search(name)
     if match is None:
         return
-    digest = hashlib.sha256()
-    with open(path, 'rb') as file:
-        for block in iter(lambda: file.read(1 << 20), b''):
-            digest.update(block)
-    if not digest.hexdigest().startswith(match[1]):
+    digest = files.sha256(path)
+    if not digest.startswith(match[1]):
         raise console.UserError(
-            f'weights file {path} is damaged: its sha256 begins with {digest.hexdigest()[: len(match[1])]}, not with '
+            f'weights file {path} is damaged: its sha256 begins with {digest[: len(match[1])]}, not with '
             f'{match[1]} as its name says',
             'remove it and bring it again',
         )
@@ -335,12 +331,10 @@ def _shapes(path: Path, whole: bool = False) -> Dict[str, Tuple[int, ...]]:
 def _shapes_in(content: Any, whole: bool) -> Dict[str, List[int]]:
     import torch
 
-    for key in ('state_dict', 'model'):
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-            break
-    prefix = r'^module\.' if whole else r'^(module\.)?(backbone\.)?'
-    tensors = content.items() if isinstance(content, dict) else ()
+    from recipe.engine.checkpoint import state_of
+
     return {
-        re.sub(prefix, '', str(name)): list(value.shape) for name, value in tensors if isinstance(value, torch.Tensor)
+        name if whole else re.sub(r'^backbone\.', '', name): list(value.shape)
+        for name, value in state_of(content).items()
+        if isinstance(value, torch.Tensor)
     }

@@ -7,21 +7,12 @@ import json
 from pathlib import Path
 from typing import Any, Dict, Optional
 
-from recipe.core import console, files, inputs, run_folder
+from recipe.core import console, files, inputs, json_files, run_folder, run_lock
 
 IDENTITY = 'evaluation.json'
 _CASE = 'evaluate_8p'
 # Files of a start that was stopped before it wrote the identity.
-_EARLY = {run_folder.LAUNCHER_LOG, 'lock.json', 'nodes'}
-
-
-def digest_of(path: Path) -> str:
-    """SHA-256 of a file."""
-    digest = hashlib.sha256()
-    with path.open('rb') as file:
-        for block in iter(lambda: file.read(1 << 20), b''):
-            digest.update(block)
-    return digest.hexdigest()
+_EARLY = {run_folder.LAUNCHER_LOG, run_lock.NAME, run_folder.NODES}
 
 
 def choose(identity: Dict[str, Any], name: str, work_dir: Optional[str]) -> Path:
@@ -58,7 +49,7 @@ def require_same(folder: Path, identity: Dict[str, Any]) -> None:
         return
     path = folder / IDENTITY
     try:
-        known = json.loads(path.read_text(encoding='utf-8'))
+        known = json_files.read(path, dict)
     except FileNotFoundError:
         names = [one.name for one in folder.iterdir() if not one.name.startswith(files.PARTIAL_PREFIX)]
         others = sorted({*names} - _EARLY)
@@ -67,10 +58,9 @@ def require_same(folder: Path, identity: Dict[str, Any]) -> None:
                 f'--work_dir: {folder} holds other files, such as {others[0]}', 'give a new or an empty folder'
             ) from None
         return
-    except ValueError:
-        known = None
-    if not isinstance(known, dict):
-        raise console.UserError(f'{path} is damaged', 'remove the folder, or give another --work_dir')
+    except (OSError, json_files.JsonError) as error:
+        fix = 'remove the folder, or give another --work_dir'
+        raise console.UserError(f'{path} cannot be read: {console.reason(error)}', fix) from None
     differences = [
         f'{key}: {known.get(key)} there, {identity.get(key)} now'
         for key in sorted({*known, *identity})

@@ -19,7 +19,7 @@ from typing import Any, Callable, Deque, Dict, Iterator, List, Optional, Sequenc
 
 import numpy as np
 
-from recipe.core import console, files
+from recipe.core import console, files, json_files
 from recipe.core.exit_status import NONFINITE, UNREADABLE
 from recipe.evaluate import classes
 from recipe.evaluate.pictures import Picture
@@ -243,8 +243,12 @@ def speed(folder: Path) -> Optional[Dict[str, Any]]:
     Args:
         folder: The evaluation folder.
     """
-    shares = [json.loads(path.read_text(encoding='utf-8')) for path in sorted(folder.glob(SPEED.format('*')))]
-    pictures, seconds = sum(one['pictures'] for one in shares), max((one['seconds'] for one in shares), default=0)
-    if not pictures:
+    try:
+        shares = [json_files.read(path, dict) for path in sorted(folder.glob(SPEED.format('*')))]
+        pictures = sum(json_files.whole_number(one.get('pictures')) for one in shares)
+        seconds = max((json_files.number(one.get('seconds')) for one in shares), default=0.0)
+    except json_files.JsonError:
+        return None
+    if not pictures or not seconds:
         return None
     return {'images_per_s': pictures / seconds, 'pictures': pictures, 'seconds': seconds, 'ranks': len(shares)}

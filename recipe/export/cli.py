@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, Iterator, List, NoReturn, Optional, Sequence, Tuple
 
 from recipe.core import console, files, imported_packages, inputs
+from recipe.core.inputs import integer
 from recipe.export import libraries
 
 FORMATS = {'onnx': '.onnx', 'pt2': '.pt2', 'safetensors': '.safetensors', 'huggingface': ''}
@@ -35,15 +36,6 @@ _OPSETS = (17, 20)
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise console.UserError(re.sub('^argument ', '', message), '--help lists the options', console.EXIT_USAGE)
-
-
-def _number(least: int, most: int) -> Any:
-    def read(text: str) -> int:
-        if not text.isdigit() or not least <= int(text) <= most:
-            raise argparse.ArgumentTypeError(f'{text!r} is not a whole number from {least} to {most}')
-        return int(text)
-
-    return read
 
 
 def _size(text: str) -> Tuple[int, int]:
@@ -75,9 +67,21 @@ def parse(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     add('--size', type=_size, metavar='HxW|free', help="height and width (onnx: free; pt2: the training's crops)")
     for name, text in (('preprocess', 'normalisation and padding'), ('postprocess', 'choice of the labels')):
         add(f'--{name}', choices=('inside', 'outside'), default='inside', help=f'onnx, pt2: {text} (inside)')
-    add('--opset', type=_number(*_OPSETS), default=17, metavar='N', help="onnx: version of ONNX's operators (17)")
+    add(
+        '--opset',
+        type=integer(*_OPSETS),
+        default=17,
+        metavar='N',
+        help="onnx: version of ONNX's operators (17)",
+    )
     add('--pictures', nargs='+', metavar='FILE', help='pictures to compare on (the recipe draws street scenes)')
-    add('--parity_pictures', type=_number(1, 1000), default=4, metavar='N', help='how many scenes it draws (4)')
+    add(
+        '--parity_pictures',
+        type=integer(1, 1000),
+        default=4,
+        metavar='N',
+        help='how many scenes it draws (4)',
+    )
     add('--force', action='store_true', help='replace OUT if it exists')
     add('--trust_checkpoint', action='store_true', help='load the checkpoint even if it could run code')
     asked = parser.parse_args(argv)

@@ -5,12 +5,10 @@ All are read as data; no code in them runs.
 
 from __future__ import annotations
 
-import json
-import re
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional
 
-from recipe.core import console
+from recipe.core import console, json_files
 from recipe.export import libraries, names
 
 HF_CONFIG, HF_TYPE = 'config.json', 'mask2former'
@@ -73,13 +71,13 @@ def read(path: Path) -> ForeignWeights:
 def _hf_config(folder: Path) -> Dict[str, Any]:
     path = folder / HF_CONFIG
     try:
-        config = json.loads(path.read_text(encoding='utf-8'))
+        config = json_files.read(path, dict)
     except FileNotFoundError:
         fix = "give a folder of Hugging Face's save_pretrained"
         raise console.UserError(f'{folder} holds no {HF_CONFIG}', fix) from None
     except (OSError, ValueError) as error:
-        raise console.UserError(f'{path} cannot be read: {error}', 'bring the folder again') from None
-    kind = config.get('model_type') if isinstance(config, dict) else None
+        raise console.UserError(f'{path} cannot be read: {console.reason(error)}', 'bring the folder again') from None
+    kind = config.get('model_type')
     if kind != HF_TYPE:
         raise console.UserError(f'{folder} is of another architecture: model_type is {kind}, not {HF_TYPE}')
     backbone = config.get('backbone_config')
@@ -94,7 +92,7 @@ def _hf_files(folder: Path) -> List[Path]:
     index = folder / _HF_INDEX
     if index.is_file():
         try:
-            listed = sorted(set(json.loads(index.read_text(encoding='utf-8'))['weight_map'].values()))
+            listed = sorted(set(json_files.read(index, dict)['weight_map'].values()))
             found = [folder / Path(str(name)).name for name in listed]
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise console.UserError(f'{index} cannot be read: {error}', 'bring the folder again') from None
@@ -155,14 +153,8 @@ def _state(content: Any) -> Dict[str, Any]:
     import numpy as np
     import torch
 
-    for key in ('state_dict', 'model'):
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-            break
-    found: Dict[str, Any] = {}
-    for name, value in content.items() if isinstance(content, dict) else ():
-        if isinstance(value, np.ndarray):
-            value = torch.from_numpy(value)
-        if isinstance(value, torch.Tensor):
-            found[re.sub(r'^module\.', '', str(name))] = value
-    return found
+    from recipe.engine.checkpoint import state_of
+
+    state = state_of(content)
+    state = {name: torch.from_numpy(one) if isinstance(one, np.ndarray) else one for name, one in state.items()}
+    return {name: one for name, one in state.items() if isinstance(one, torch.Tensor)}

@@ -71,8 +71,8 @@ def _identity(plan: Plan, pictures: List[Picture]) -> Dict[str, Any]:
 
     asked = plan.options
     return {
-        'checkpoint_sha256': evaluation_folder.digest_of(plan.trained.path),
-        'config_sha256': evaluation_folder.digest_of(Path(asked.config)) if asked.config else None,
+        'checkpoint_sha256': files.sha256(plan.trained.path),
+        'config_sha256': files.sha256(asked.config) if asked.config else None,
         'split': asked.split,
         'pictures': len(pictures),
         'pictures_sha256': finding.digest(pictures),

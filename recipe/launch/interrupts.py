@@ -11,7 +11,7 @@ from typing import Iterator, List
 
 from recipe.core import console
 
-BEFORE = 'the launcher before its work began; nothing is left of it'
+BEFORE = 'the launcher before its work began'
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Callable, List, NoReturn, Optional, Sequence, Tuple
 
 from recipe.core import console, inputs, network, run_folder
+from recipe.core.inputs import integer
 from recipe.core.run_options import SCRIPTS, Options
 from recipe.data import diagnosis
 
@@ -38,20 +39,6 @@ _SWITCH = {'0': '0', 'false': '0', 'no': '0', 'off': '0', '1': '1', 'true': '1',
 _OVERRIDE = re.compile(r'[A-Za-z_]\w*(\.\w+)*=.+', re.ASCII | re.DOTALL)
 
 
-def _whole(least: int, most: int) -> Callable[[str], int]:
-    """A parser of whole numbers from ``least`` to ``most``."""
-
-    def read(text: str) -> int:
-        wanted = f'a whole number from {least} to {most}'
-        if not re.fullmatch(r'[+-]?[0-9]{1,18}', text):
-            raise argparse.ArgumentTypeError(f'{text!r} is not {wanted}')
-        if not least <= int(text) <= most:
-            raise argparse.ArgumentTypeError(f'{text} is out of range; give {wanted}')
-        return int(text)
-
-    return read
-
-
 def _one_of(choices: Sequence[str]) -> Callable[[str], str]:
     def read(text: str) -> str:
         if text not in choices:
@@ -73,7 +60,7 @@ def _switch(*others: str) -> Callable[[str], str]:
 def _count_or_all(text: str) -> int:
     """Read the number of checkpoints to keep, ``all`` as mmengine's -1."""
     # Two at least: if one is damaged, or the run is killed while it writes one, there is another.
-    return -1 if text == 'all' else _whole(2, 10**6)(text)
+    return -1 if text == 'all' else integer(2, 10**6)(text)
 
 
 def _stop_or_skip(text: str) -> int:
@@ -83,7 +70,7 @@ def _stop_or_skip(text: str) -> int:
     word, _, count = text.partition(':')
     if word != 'skip':
         raise argparse.ArgumentTypeError(f'{text!r} is neither stop nor skip:N, such as skip:3')
-    return _whole(1, 10**6)(count)
+    return integer(1, 10**6)(count)
 
 
 def _text(text: str) -> str:
@@ -146,31 +133,46 @@ def make_parser(script: str) -> argparse.ArgumentParser:
         '0|1|auto',
         '1 continues from the newest good checkpoint; auto also begins where there is none; full script only (0)',
     )
-    add('batch_size', _whole(1, 4096), 'N', f'images per card ({"what the config says" if evaluates else 2})')
+    add(
+        'batch_size',
+        integer(1, 4096),
+        'N',
+        f'images per card ({"what the config says" if evaluates else 2})',
+    )
     loaders = (
         'loader threads per card' if evaluates else 'loader processes per card, for training and as many for validation'
     )
-    add('num_workers', _whole(0, 256), 'N', f'{loaders} (2)')
+    add('num_workers', integer(0, 256), 'N', f'{loaders} (2)')
     add('data_path', _text, 'DIR', 'Cityscapes root, holds leftImg8bit/ and gtFine/ (mmsegmentation/data/cityscapes)')
     add('decoded_cache', _text, 'DIR', 'decoded pictures, made by cityscapes.py cache (none: PNG files are decoded)')
     kept = 'one folder for each checkpoint and options' if evaluates else 'a new folder'
     add('work_dir', _text, 'DIR', f'where the run keeps everything ({kept} in test/output/{SCRIPTS[script]}/)')
-    add('nproc', _whole(1, 1024), 'N', 'cards (processes) on this machine (8; with --demo those that are there)')
+    add(
+        'nproc',
+        integer(1, 1024),
+        'N',
+        'cards (processes) on this machine (8; with --demo those that are there)',
+    )
     add('device', _one_of(DEVICES), '|'.join(DEVICES), f'what to {"predict" if evaluates else "train"} on (auto)')
-    add('max_iters', _whole(1, 10**9), 'N', f'iterations; the learning rate follows ({90000 if full else 1000})')
-    add('val_interval', _whole(1, 10**9), 'N', f'iterations between validations ({5000 if full else 1000})')
+    add(
+        'max_iters',
+        integer(1, 10**9),
+        'N',
+        f'iterations; the learning rate follows ({90000 if full else 1000})',
+    )
+    add('val_interval', integer(1, 10**9), 'N', f'iterations between validations ({5000 if full else 1000})')
     source = 'the one in the checkpoint' if evaluates else 'configs/mask2former_swin-b_cityscapes.py; with --demo'
     add('config', _text, 'FILE', f'config file ({source}{"" if evaluates else " configs/demo.py"})')
     add('pretrained', _text, 'FILE|none', 'backbone weights; none trains from scratch (what the config names)')
     add('init_from', _text, 'FILE|DIR', 'whole model to begin from, of this or another trainer (none)')
-    add('seed', _whole(0, 2**31 - 1), 'N', 'random seed (what the config says)')
+    add('seed', integer(0, 2**31 - 1), 'N', 'random seed (what the config says)')
     add(
         'amp', _one_of(PRECISIONS), '|'.join(PRECISIONS), f'mixed precision ({"off" if evaluates else "as configured"})'
     )
     add('engine', _one_of(ENGINES), '|'.join(ENGINES), "exact resume and guards, or mmengine's own loop (recipe)")
     add(
         'num_points',
-        _whole(1, 10**6),
+        integer(1, 10**6),
         'N',
         "points of a mask that the losses compare; Ascend's own scripts use 3136 (as configured, 12544)",
     )
@@ -178,13 +180,23 @@ def make_parser(script: str) -> argparse.ArgumentParser:
     add('tf32', _switch(), '0|1', 'float32 products in TF32 or HF32 (convolutions only, as torch has it)')
     add('compile', _switch(), '0|1', '1 trains in graphs of torch.compile; not on NPU (0)')
     add('fast', _switch(), '0|1', "0 leaves upstream's own modules, which are slower (1)")
-    add('nnodes', _whole(1, 4096), 'N', 'machines; more than one need the next three and a shared --work_dir (1)')
-    add('node_rank', _whole(0, 4095), 'N', 'number of this machine, from 0')
+    add(
+        'nnodes',
+        integer(1, 4096),
+        'N',
+        'machines; more than one need the next three and a shared --work_dir (1)',
+    )
+    add('node_rank', integer(0, 4095), 'N', 'number of this machine, from 0')
     add('master_addr', _text, 'HOST', 'address of machine 0')
-    add('master_port', _whole(1, 65535), 'N', 'port on machine 0 (one machine: a free one)')
+    add('master_port', integer(1, 65535), 'N', 'port on machine 0 (one machine: a free one)')
     but = '' if evaluates else '; full script only'
-    add('max_restarts', _whole(0, 1000), 'N', f'starts again after a rank has failed or hangs{but} (0)')
-    add('hang_timeout', _whole(0, 10**6), 'S', 'seconds without progress that mean a hang; 0: never (480; CPU 1500)')
+    add('max_restarts', integer(0, 1000), 'N', f'starts again after a rank has failed or hangs{but} (0)')
+    add(
+        'hang_timeout',
+        integer(0, 10**6),
+        'S',
+        'seconds without progress that mean a hang; 0: never (480; CPU 1500)',
+    )
     add('doctor', _switch(), '0|1', '0 starts without looking the machine over (1)')
     add('on_nan', _stop_or_skip, 'stop|skip:N', 'loss or gradient that is not finite: end, or skip N such steps (stop)')
     add('on_bad_image', _stop_or_skip, 'stop|skip:N', 'an unreadable image: end, or replace N of them on a card (stop)')

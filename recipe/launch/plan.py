@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Dict, Optional
 
-from recipe.core import inputs
+from recipe.core import inputs, run_folder
 from recipe.core.run_options import SCRIPTS, Options
 from recipe.doctor.subject import Subject
 
@@ -52,7 +52,9 @@ class Plan:
     @property
     def own_folder(self) -> Path:
         """Folder of this machine's own files: config, command, logs of its ranks."""
-        return self.folder if self.options.is_first_node else self.folder / 'nodes' / str(self.options.node_rank)
+        return (
+            self.folder if self.options.is_first_node else self.folder / run_folder.NODES / str(self.options.node_rank)
+        )
 
     @property
     def case(self) -> str:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, List, Optional, Sequence
 
 from recipe.core import console, exit_status, imported_packages, inputs, run_folder
+from recipe.core.inputs import integer
 
 
 def parse(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
@@ -31,7 +32,13 @@ def parse(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     add('--out', required=True, metavar='DIR', help='folder of the results; made if it is not there')
     add('--config', metavar='FILE', help='config of the training, if the checkpoint holds none; it runs as Python')
     add('--device', default='auto', help='auto, cpu, cuda or npu, or such as cuda:1 (default: auto)')
-    add('--batch_size', type=_positive, default=1, metavar='N', help='pictures predicted together (default: 1)')
+    add(
+        '--batch_size',
+        type=integer(1),
+        default=1,
+        metavar='N',
+        help='pictures predicted together (default: 1)',
+    )
     add('--classes', metavar='NAME,...', help='classes to colour in overlays, by name or number (default: all)')
     add('--opacity', type=_share, default=0.5, metavar='X', help='of the colours, 0 to 1 (default: 0.5)')
     add('--side_by_side', action='store_true', help='put the picture to the left of its overlay')
@@ -40,13 +47,6 @@ def parse(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     add('--fast', type=int, choices=(0, 1), default=1, help="0 leaves upstream's modules in the model (default: 1)")
     add('--trust_checkpoint', action='store_true', help='load the checkpoint even if it could run code')
     return parser.parse_args(argv)
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f'{text} is not a positive whole number')
-    return value
 
 
 def _share(text: str) -> float:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional
 
-from recipe.core import config_text, console
+from recipe.core import config_text, console, json_files
 from recipe.data.training_data import DEMO_DATA
 from recipe.predict.trained_model import TrainedModel, dataset_of
 
@@ -60,20 +59,16 @@ def read_result(checkpoint: Path) -> Dict[str, Any]:
     path = checkpoint.with_name('result.json')
     again = f'make it: python tools/metrics.py {checkpoint.parent}'
     try:
-        result = json.loads(path.read_text(encoding='utf-8'))
+        result = json_files.read(path, dict)
     except FileNotFoundError:
         raise console.UserError(f'there is no {path}, which has the figures for the model card', again) from None
     except (OSError, ValueError) as error:
-        raise console.UserError(f'{path} cannot be read: {error}', again) from None
+        raise console.UserError(f'{path} cannot be read: {console.reason(error)}', again) from None
     needed = {'definition': dict, 'versions': dict, 'validations': list, **dict.fromkeys(_OF_RUN, object)}
-    wrong = [
-        name
-        for name, kind in needed.items()
-        if not isinstance(result, dict) or name not in result or not isinstance(result[name], kind)
-    ]
+    wrong = [name for name, kind in needed.items() if name not in result or not isinstance(result[name], kind)]
     if wrong:
         raise console.UserError(f'{path} has no {wrong[0]}', again)
-    return dict(result)
+    return result
 
 
 def figures_of(result: Dict[str, Any], checkpoint: Path, meta: Dict[str, Any]) -> Figures:

@@ -79,7 +79,7 @@ def _files(name: str, out: Path) -> Tuple[Path, List[Path]]:
         return path, found
     if os.path.lexists(path) or not glob.has_magic(name):
         return path.parent, [path]
-    matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]  # noqa: PTH207  absolute
+    matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]  # noqa: PTH207  Path.glob takes no absolute pattern
     found = [file for match in matches for file in (_below(match, out) if match.is_dir() else [match])]
     found = [file for file in found if out not in file.parents]
     if not found:

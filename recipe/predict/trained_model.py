@@ -253,14 +253,14 @@ def _read(path: Path) -> Tuple[Dict[str, Any], Dict[str, Any]]:
 def _weights_in(source: str, content: Any) -> Dict[str, Any]:
     import torch
 
-    from recipe.engine.checkpoint import CheckpointError
+    from recipe.engine.checkpoint import CheckpointError, state_of
 
-    weights = content.get('state_dict', content) if isinstance(content, dict) else None
-    if not isinstance(weights, dict) or not weights:
+    weights = state_of(content)
+    if not weights:
         raise CheckpointError(source, 'holds no weights')
-    if not all(isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in weights.items()):
+    if not all(isinstance(value, torch.Tensor) for value in weights.values()):
         raise CheckpointError(source, 'holds weights that are no tensors')
-    return {re.sub(r'^module\.', '', name): value for name, value in weights.items()}
+    return weights
 
 
 class _Config(NamedTuple):

@@ -30,7 +30,7 @@ def require(path: Path) -> None:
         console.UserError: It cannot; says how to install it.
     """
     try:
-        import av  # noqa: F401
+        import av  # noqa: F401  only to see whether it is there
     except ImportError as error:
         raise console.UserError(
             f'{path} is a video, and PyAV, which reads videos, cannot be imported ({error})',

@@ -75,7 +75,7 @@ class Points(Sequence[TrainPoint]):
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and list(self) == list(other)
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None  # type: ignore[assignment]  # it can change, so it is no key; mypy expects a method
 
     @property
     def last_iter(self) -> int:

@@ -99,9 +99,11 @@ def commands_in(text: str, bare: bool = True) -> Iterator[Command]:
 def quiet() -> Iterator[None]:
     """Let a parser refuse, and print nothing."""
     nowhere = io.StringIO()
-    with contextlib.suppress(SystemExit, console.UserError), contextlib.redirect_stdout(nowhere):  # noqa: SIM117
-        with contextlib.redirect_stderr(nowhere):
-            yield
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(contextlib.suppress(SystemExit, console.UserError))
+        stack.enter_context(contextlib.redirect_stdout(nowhere))
+        stack.enter_context(contextlib.redirect_stderr(nowhere))
+        yield
 
 
 @functools.lru_cache(maxsize=None)

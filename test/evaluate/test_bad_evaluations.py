@@ -85,7 +85,7 @@ def occupy(world):
 
 def damage(world):
     use_folder(world)
-    (world.folder / folder.IDENTITY).write_text('{"a"')
+    (world.folder / folder.IDENTITY).write_text('[' * 100_000)
 
 
 def set_classes(world, names):
@@ -148,7 +148,7 @@ BAD = {
         ['--work_dir={home}/out'],
         'something else (pictures_sha256: ',
     ),
-    'damaged folder': (damage, ['--work_dir={home}/out'], 'evaluation.json is damaged'),
+    'damaged folder': (damage, ['--work_dir={home}/out'], 'evaluation.json cannot be read: nested'),
     'no data': (nothing, ['--data_path=/no/data'], '--data_path: /no/data: no such folder'),
     'no labels': (lambda w: shutil.rmtree(w.data / 'gtFine'), [], 'gtFine/: missing; unpack'),
     'labels not prepared': (

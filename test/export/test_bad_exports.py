@@ -81,8 +81,8 @@ CASES: Dict[str, Tuple[Callable[[World], List[str]], str]] = {
     'a side of nothing': (more(to('onnx'), '--size=0x512'), "'0x512' is neither free nor HEIGHTxWIDTH"),
     'sides without padding': (more(to('onnx'), '--size=100x200', '--preprocess=outside'), 'are multiples of 32'),
     'free sizes of torch': (more(to('pt2'), '--size=free'), 'cannot keep height and width free'),
-    'old operators': (more(to('onnx'), '--opset=11'), "'11' is not a whole number from 17"),
-    'no pictures': (more(to('safetensors'), '--parity_pictures=0'), "'0' is not a whole number from 1"),
+    'old operators': (more(to('onnx'), '--opset=11'), "11 is out of range; give a whole number from 17"),
+    'no pictures': (more(to('safetensors'), '--parity_pictures=0'), "0 is out of range; give a whole number from 1"),
     'another suffix': (to('onnx', 'm.pb'), 'does not end with .onnx'),
     'no folder to write to': (to('onnx', 'none/m.onnx'), 'there is no folder'),
     'a folder in the way': (lambda w: [*to('onnx')(w)[:-1], str(w.file('m.onnx/a').parent)], 'is a folder'),
@@ -143,7 +143,11 @@ CASES: Dict[str, Tuple[Callable[[World], List[str]], str]] = {
         taking('huggingface', lambda w: w.hf({**SWIN, 'backbone_config': {'model_type': 'resnet'}})),
         'its backbone is resnet, not swin',
     ),
-    'a config that is no config': (taking('huggingface', lambda w: w.hf([])), 'model_type is None'),
+    'a config that is no config': (taking('huggingface', lambda w: w.hf([])), 'cannot be read: holds a list'),
+    'a config nested too deeply': (
+        taking('huggingface', lambda w: w.file('hf/config.json', b'[' * 100_000).parent),
+        'config.json cannot be read: nested',
+    ),
     'no weights in the folder': (taking('huggingface', lambda w: w.hf(SWIN)), 'lacks model.safetensors'),
     'damaged safetensors': (
         taking('huggingface', lambda w: w.file('hf/model.safetensors', b'\xff' * 99) and w.hf(SWIN)),

@@ -26,7 +26,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
-from typing import Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 HACKED = '() { echo this function was called; return 3; }'
 NOTHING = '/dev/null/nothing'  # no user can make it, not even root
@@ -233,11 +233,15 @@ def draw(seed: int, count: int) -> List[Environment]:
     drawn = []
     # Each variable is drawn once before any is drawn again.
     names: List[str] = []
+
+    def usually(values: Sequence[Any]) -> Any:
+        """The first value half of the time, which is the usual one."""
+        return random.choice(values) if random.random() < 0.5 else values[0]
+
     for number in range(1, count + 1):
         if len(names) < 8:
             names += random.sample(sorted(VARIABLES), len(VARIABLES))
         chosen = [names.pop(0) for _ in range(random.randint(2, 8))]
-        usually = lambda values: random.choice(values) if random.random() < 0.5 else values[0]  # noqa: E731
         drawn.append(
             Environment(
                 number,

@@ -35,7 +35,7 @@ def as_mmengine():
     try:
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(60)
-    except:  # noqa: E722
+    except:  # noqa: E722  as a library may
         raise SyntaxError('Failed to format the config file:\n' + 'x = 1\n' * 650)  # noqa: B904
 
 

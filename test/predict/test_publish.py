@@ -80,7 +80,8 @@ def test_it_is_the_same_each_time_and_not_overwritten(finished, tmp_path):
 FAULTS = {
     'no result': (None, r'there is no .*result\.json.*; make it: python tools/metrics\.py'),
     'no JSON': ('{', r'result\.json cannot be read'),
-    'no object': ('[]', r'result\.json has no definition'),
+    'nested too deeply': ('[' * 100_000, r'result\.json cannot be read: nested'),
+    'no object': ('[]', r'result\.json cannot be read: holds a list'),
     'no validations': (json.dumps(result(validations=None)), r'result\.json has no validations'),
     'no versions': (json.dumps(result(versions=None)), 'has no versions'),
     'of another iteration': (

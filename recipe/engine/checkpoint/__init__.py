@@ -5,7 +5,7 @@ No code in the files runs. The import of this package makes mmengine read checkp
 
 from recipe.engine.checkpoint.errors import CheckpointError, UntrustedCheckpointError
 from recipe.engine.checkpoint.files import link_or_copy
-from recipe.engine.checkpoint.fit import misfit, shapes_differ
+from recipe.engine.checkpoint.fit import misfit, shapes_differ, state_of
 from recipe.engine.checkpoint.load import (
     TRUST_VARIABLE,
     check_file,
@@ -35,4 +35,5 @@ __all__ = [
     'misfit',
     'read_in_own_process',
     'shapes_differ',
+    'state_of',
 ]

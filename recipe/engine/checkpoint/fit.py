@@ -13,6 +13,23 @@ _ADAM = {'step': False, 'exp_avg': True, 'exp_avg_sq': True}
 _SGD = {'momentum_buffer': True}
 
 
+def state_of(content: Any) -> Dict[str, Any]:
+    """The named tensors of a checkpoint: of its ``state_dict``, its ``model``, or itself, as other trainers write them.
+
+    Args:
+        content: What the file holds.
+
+    Returns:
+        By name, without the ``module.`` of a wrapper. Values may be anything. Empty if there are no names.
+    """
+    for key in ('state_dict', 'model'):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+            break
+    named = content.items() if isinstance(content, dict) else ()
+    return {re.sub(r'^module\.', '', str(name)): value for name, value in named}
+
+
 def shapes_differ(weights: Mapping[str, Any], model: nn.Module) -> Iterator[str]:
     """Compare names and shapes of weights with those of a model.
 
