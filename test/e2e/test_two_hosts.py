@@ -13,6 +13,7 @@ import time
 
 import pytest
 
+import trained_demo
 from launch_sandbox import TINY, Sandbox
 
 NAMESPACE = ['unshare', '--user', '--map-root-user', '--mount', '--net', '--pid', '--fork', '--mount-proc']
@@ -146,3 +147,23 @@ def test_a_host_that_is_lost_ends_the_other_s_part(sandbox, data, tmp_path):
     errors = [line for line in hosts.said('a.err').splitlines() if line.startswith('error:')]
     assert len(errors) == 1
     assert 'Final' not in hosts.said('a.out')
+
+
+@pytest.mark.release
+def test_two_hosts_share_the_pictures_of_an_evaluation(sandbox, tmp_path):
+    demo = trained_demo.folder()
+    folder = sandbox.home / 'shared evaluation'
+    given = [f'--checkpoint={demo / "run"}', f'--data_path={demo / "data"}', f'--work_dir={folder}', '--device=cpu']
+    script = str(sandbox.root / 'test' / 'evaluate_8p.sh')
+    hosts = Hosts(sandbox, tmp_path, ['bash', script, *given, '--num_workers=0', '--batch_size=2'])
+    assert hosts.end(1200) == [0, 0], (hosts.said('a.err'), hosts.said('b.err'))
+    assert 'wrote' in hosts.said('a.out')
+    assert 'wrote' not in hosts.said('b.out')
+    found = json.loads((folder / 'result.json').read_text())
+    trained = json.loads((demo / 'run' / 'result.json').read_text())
+    assert found['ranks'] == 2
+    assert found['miou_percent'] == pytest.approx(trained['miou_last_percent'], abs=0.011)
+    shares = [json.loads(path.read_text())['pictures'] for path in folder.glob('speed_rank?.json')]
+    assert len(shares) == 2
+    assert min(shares) > 0
+    assert sum(shares) == trained_demo.SCENES[1]
