@@ -45,7 +45,8 @@ TABLE = (
         'UNREADABLE',
         'an image or its labels cannot be read',
         'bring the file again and go on with --resume=1, or have N such images of the training on a card replaced with '
-        '--on_bad_image=skip:N; all damaged files: python tools/cityscapes.py verify --data_path ROOT',
+        '--on_bad_image=skip:N; all damaged files: python tools/cityscapes.py verify --data_path ROOT, or '
+        'python tools/dataset.py verify FILE',
         restart=False,
     ),
     ExitStatus(

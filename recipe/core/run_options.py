@@ -16,7 +16,8 @@ class Options:
         script: ``full``, ``performance`` or ``evaluate``.
         batch_size: Images per card.
         num_workers: Loader processes per card, of each data loader.
-        data_path: Cityscapes root; None with ``demo`` means the built-in data set.
+        dataset: The file of a data set, see ``recipe.data.sets.file``; None means Cityscapes.
+        data_path: Root of the data set; None with ``demo`` and without ``dataset`` means the built-in data set.
         nproc: Cards, one process each, on this machine.
         or_begin: Whether to begin if there is no checkpoint to resume; ``settle`` then sets ``resume``.
         pretrained: Weights file, or ``none``.
@@ -44,6 +45,7 @@ class Options:
     batch_size: Optional[int] = None
     num_workers: Optional[int] = None
     data_path: Optional[str] = None
+    dataset: Optional[str] = None
     work_dir: Optional[str] = None
     nproc: Optional[int] = None
     device: str = 'auto'
@@ -88,12 +90,12 @@ class Options:
     @property
     def needs_labels(self) -> bool:
         """Whether the data set's labels are needed."""
-        return self.split != 'test'
+        return self.split != 'test' or self.dataset is not None
 
     @property
     def uses_demo_data(self) -> bool:
         """Whether it trains on the built-in data set; a demo may be given another one."""
-        return self.demo and self.data_path is None
+        return self.demo and self.data_path is None and self.dataset is None
 
     @property
     def is_first_node(self) -> bool:

@@ -13,7 +13,7 @@ _TOGETHER = 'num_classes'  # mmseg's configs fill the heads from this variable
 
 def keys(config: Any) -> List[str]:
     """Settings that say how many classes there are, such as ``model.decode_head.num_classes``."""
-    return [f'{key}.num_classes' for key, _ in _heads(config)]
+    return [f'{key}.num_classes' for key, _ in heads(config)]
 
 
 def require(config: Any) -> int:
@@ -22,7 +22,7 @@ def require(config: Any) -> int:
     Raises:
         console.UserError: Its heads name different numbers.
     """
-    named = {f'{key}.num_classes': head['num_classes'] for key, head in _heads(config)}
+    named = {f'{key}.num_classes': head['num_classes'] for key, head in heads(config)}
     first = next(iter(named.values()), verify.NUM_CLASSES)
     for key, number in named.items():
         if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= facts.IGNORED:
@@ -38,7 +38,7 @@ def require(config: Any) -> int:
 
 def numbers(config: Any) -> Dict[str, Any]:
     """The number of classes of each head, and the config's variable ``num_classes``, for ``follow``."""
-    found = {key: head['num_classes'] for key, head in _heads(config)}
+    found = {key: head['num_classes'] for key, head in heads(config)}
     return {**found, _TOGETHER: config.get(_TOGETHER)}
 
 
@@ -53,11 +53,11 @@ def follow(config: Any, before: Dict[str, Any]) -> None:
         console.UserError: As ``require``.
     """
     together = config.get(_TOGETHER)
-    for key, head in _heads(config):
+    for key, head in heads(config):
         if together != before[_TOGETHER] and head['num_classes'] == before.get(key):
             head['num_classes'] = together
     number = require(config)
-    for key, head in _heads(config):
+    for key, head in heads(config):
         old, weights = before.get(key), (head.get('loss_cls') or {}).get('class_weight')
         if old == number or not isinstance(old, int) or not isinstance(weights, list):
             continue
@@ -86,8 +86,8 @@ def _rename_classes(node: Any, number: int) -> None:
             _rename_classes(child, number)
 
 
-def _heads(config: Any) -> Iterator[Tuple[str, Any]]:
-    """The heads of the model that name a number of classes, with their keys."""
+def heads(config: Any) -> Iterator[Tuple[str, Any]]:
+    """The heads of the model that name a number of classes, each after its key."""
     model = config.get('model')
     for name in ('decode_head', 'auxiliary_head'):
         head = model.get(name) if isinstance(model, dict) else None
@@ -96,6 +96,6 @@ def _heads(config: Any) -> Iterator[Tuple[str, Any]]:
                 yield f'model.{key}', one
 
 
-def _numbered(name: str, heads: Any) -> Iterator[Tuple[str, Any]]:
-    for index, head in enumerate(heads if isinstance(heads, (list, tuple)) else ()):
+def _numbered(name: str, several: Any) -> Iterator[Tuple[str, Any]]:
+    for index, head in enumerate(several if isinstance(several, (list, tuple)) else ()):
         yield f'{name}.{index}', head

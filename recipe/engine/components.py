@@ -4,8 +4,8 @@ An equipped config names this module in ``custom_imports``. So plain mmengine ca
 if the package can be imported.
 """
 
-from recipe.data import position_seeded_dataset, resumable_sampler
-from recipe.data.transforms import fast_augment, fast_loading
+from recipe.data import file_dataset, position_seeded_dataset, resumable_sampler
+from recipe.data.transforms import coded_labels, fast_augment, fast_loading
 from recipe.engine import compile_hook, metric, runner, sturdy_vis_backend
 from recipe.engine.hooks import (
     atomic_checkpoint_hook,
@@ -19,10 +19,12 @@ from recipe.engine.optimizers import bf16_optim_wrapper, fp16_optim_wrapper, mer
 __all__ = [
     'atomic_checkpoint_hook',
     'bf16_optim_wrapper',
+    'coded_labels',
     'compile_hook',
     'deferred_runtime_info_hook',
     'fast_augment',
     'fast_loading',
+    'file_dataset',
     'fp16_optim_wrapper',
     'loader_pace_hook',
     'merged_adamw',

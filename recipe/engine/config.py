@@ -12,7 +12,8 @@ from typing import Any, Dict, Iterator, List, Optional, Set, Tuple
 from recipe.core import config_text, console, inputs
 from recipe.core.paths import CONFIGS
 from recipe.core.run_options import Options
-from recipe.engine import classes, config_values
+from recipe.data.sets import file as dataset_file
+from recipe.engine import classes, config_values, dataset_config
 from recipe.engine import equip as engine
 from recipe.engine import overrides as config_keys
 
@@ -36,7 +37,7 @@ def make(options: Options, device: str, data_root: Path) -> Any:
     Args:
         options: The user's options.
         device: ``npu``, ``cuda`` or ``cpu``.
-        data_root: Cityscapes root, absolute.
+        data_root: Root of the data set, absolute.
 
     Returns:
         An ``mmengine.Config``.
@@ -46,6 +47,9 @@ def make(options: Options, device: str, data_root: Path) -> Any:
             of its values.
     """
     config = load(Path(options.config) if options.config else (DEMO if options.demo else RECIPE))
+    data = dataset_file.read(options.dataset, options.data_path) if options.dataset else None
+    if data is not None:
+        dataset_config.apply(config, data)
     engine.use_recipe_runner(config)
     config['fast'] = options.fast
     if options.engine == 'recipe':
@@ -91,6 +95,11 @@ def make(options: Options, device: str, data_root: Path) -> Any:
     before = classes.numbers(config)
     override(config, options.overrides)
     classes.follow(config, before)
+    if data is not None and classes.require(config) != len(data.names):
+        raise console.UserError(
+            f'override: the model has {classes.require(config)} classes, and {data.path} {len(data.names)}',
+            'leave out the override; "map" in the file merges and ignores classes',
+        )
     config_values.require(config)
     return config
 

@@ -16,6 +16,7 @@ _LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 _KNOWN_STEPS = {
     'LoadImageFromFile',
     'LoadAnnotations',
+    'LoadCodedAnnotations',
     'RandomChoiceResize',
     'RandomResize',
     'Resize',
@@ -169,12 +170,18 @@ def _fused_loading(steps: List[Dict]) -> Optional[Dict]:
     from mmengine.registry import init_default_scope
     from mmseg.registry import TRANSFORMS
 
-    if [_name(step) for step in steps] != ['LoadImageFromFile', 'LoadAnnotations', 'RandomChoiceResize', 'RandomCrop']:
+    names = [_name(step) for step in steps]
+    is_coded = names[1:2] == ['LoadCodedAnnotations']
+    labels_step = 'LoadCodedAnnotations' if is_coded else 'LoadAnnotations'
+    if names != ['LoadImageFromFile', labels_step, 'RandomChoiceResize', 'RandomCrop']:
         return None
     image, labels, resize, crop = (dict(step) for step in steps)
-    if not ({*image, *labels} <= {'type', 'backend_args'} and image.get('backend_args') == labels.get('backend_args')):
+    settings = {*image} if is_coded else {*image, *labels}
+    if not (settings <= {'type', 'backend_args'} and image.get('backend_args') == labels.get('backend_args')):
         return None
     fused = {'type': 'LoadResizedCrop', 'resize': resize, 'crop': crop}
+    if is_coded:
+        fused['labels'] = labels
     if image.get('backend_args'):
         fused['backend_args'] = image['backend_args']
     init_default_scope('mmseg')

@@ -13,6 +13,8 @@ from typing import Callable, Iterator, List, NamedTuple, Set, Tuple
 from recipe.core import console, inputs, run_folder
 from recipe.core.run_options import SCRIPTS
 from recipe.data import training_data
+from recipe.data.sets import file as dataset_file
+from recipe.data.sets import verify
 from recipe.doctor import cards, clock, compiler, limits, network, report, sources, versions
 from recipe.doctor.finding import FAILURE, OK, WARNING, Finding, failure
 from recipe.doctor.subject import Subject
@@ -70,7 +72,13 @@ def _imports(plan: Plan) -> Iterator[Finding]:
 
 
 def _data_path(plan: Plan) -> Iterator[Finding]:
-    plan.data_root = training_data.root(plan.options.data_path, plan.options.demo, plan.options.needs_labels)
+    asked = plan.options
+    if asked.dataset is not None:
+        plan.data_set = dataset_file.read(asked.dataset, asked.data_path)
+        plan.data_root = plan.data_set.root
+        yield Finding('data path', OK, f'{plan.data_set.path}: {plan.data_root}')
+        return
+    plan.data_root = training_data.root(asked.data_path, asked.demo, asked.needs_labels)
     yield Finding('data path', OK, str(plan.data_root))
 
 
@@ -140,7 +148,9 @@ def classes(plan: Plan) -> Tuple[int, List[str]]:
 
 
 def _data_set(plan: Plan) -> Iterator[Finding]:
-    if plan.options.uses_demo_data:
+    if plan.data_set is not None:
+        yield Finding('data set', OK, verify.require(plan.data_set, plan.starts))
+    elif plan.options.uses_demo_data:
         yield Finding('data set', OK, 'the built-in scenes; the launcher makes what is missing of them')
     else:
         yield Finding('data set', OK, training_data.verified(plan.data_root, plan.starts, *classes(plan)))
@@ -230,27 +240,44 @@ def _checkpoint(plan: Plan) -> Iterator[Finding]:
 
 
 def _trained_model(plan: Plan) -> Iterator[Finding]:
-    """Can the checkpoint be loaded, and does it know Cityscapes' classes?"""
+    """Can the checkpoint be loaded, and does it know the classes of the data set?"""
     from recipe.evaluate import classes
     from recipe.predict.trained_model import load_trained_model
 
     trained = load_trained_model(str(plan.options.checkpoint), 'cpu', plan.options.config, fast=False)
     named = list(trained.classes)
-    if len(named) != classes.COUNT or not (named == classes.NAMES or named[0] == 'class 0'):
+    if plan.data_set is not None:
+        _require_classes(trained.path, named, plan.data_set)
+    elif len(named) != classes.COUNT or not (named == classes.NAMES or named[0] == 'class 0'):
         shown = ', '.join(named[:3])
         raise console.UserError(
             f'checkpoint {trained.path}: its {len(named)} classes ({shown}, ...) are not the {classes.COUNT} of '
             'Cityscapes',
-            'give a checkpoint that was trained on Cityscapes',
+            'give a checkpoint that was trained on Cityscapes, or the file of its set with --dataset=FILE',
         )
     trained.model = None
     plan.trained = trained
     yield Finding('checkpoint', OK, str(trained.path))
 
 
+def _require_classes(path: Path, named: List[str], data: dataset_file.DataSet) -> None:
+    """Check that a checkpoint has the classes of a set, in their order."""
+    if named == data.names or (len(named) == len(data.names) and named[0] == 'class 0'):
+        return
+    if len(named) != len(data.names):
+        apart = f'{len(named)} classes, and {data.path} has {len(data.names)}'
+    else:
+        at = next(at for at, (ours, theirs) in enumerate(zip(named, data.names)) if ours != theirs)
+        apart = f'{named[at]!r} as class {at}, and {data.path} has {data.names[at]!r}'
+    raise console.UserError(f'checkpoint {path} has {apart}', 'give a checkpoint that was trained on this set')
+
+
 def _pictures(plan: Plan) -> Iterator[Finding]:
     """Are the pictures of the split whole, and its labels, if it has any?"""
-    if plan.options.uses_demo_data:
+    if plan.data_set is not None:
+        found = verify.require(plan.data_set, plan.starts, (plan.options.split,))
+        yield Finding('data set', OK, found)
+    elif plan.options.uses_demo_data:
         yield from _data_set(plan)
     elif plan.options.needs_labels:
         found = training_data.verified(plan.data_root, progress=plan.starts, splits=(plan.options.split,))
@@ -295,7 +322,7 @@ TRAINING = (
 )
 EVALUATION = (
     *_ALL,
-    Check('checkpoint', _trained_model, ('packages',), line='model'),
+    Check('checkpoint', _trained_model, ('packages', 'data path'), line='model'),
     Check('data set', _pictures, ('data path',), line='data'),
 )
 # Each check may rely on those before it.

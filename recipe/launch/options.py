@@ -13,6 +13,7 @@ from recipe.core import console, inputs, network, run_folder
 from recipe.core.inputs import integer
 from recipe.core.run_options import SCRIPTS, Options
 from recipe.data import diagnosis
+from recipe.data.sets import file as dataset_file
 
 EXIT_HELP = 10  # the table was printed, so test/lib.sh has nothing to launch
 DEVICES = ('auto', 'npu', 'cuda', 'cpu')
@@ -122,7 +123,7 @@ def make_parser(script: str) -> argparse.ArgumentParser:
 
     if evaluates:
         add('checkpoint', _text, 'FILE|RUN', 'checkpoint, or a run folder, which means its best checkpoint')
-        add('split', _one_of(SPLITS), '|'.join(SPLITS), 'pictures to evaluate; test has no labels (val)')
+        add('split', _one_of(SPLITS), '|'.join(SPLITS), "pictures to evaluate; Cityscapes' test has no labels (val)")
         add('mode', _one_of(MODES), '|'.join(MODES), 'score whole pictures, or windows of the crop size (whole)')
         add_flag('tta', 'average the scores over scales 0.5 to 1.75 and flips; twelve times the work or more')
         add_flag('official', "also run cityscapesscripts' own evaluation, and fail if it finds anything else")
@@ -144,6 +145,12 @@ def make_parser(script: str) -> argparse.ArgumentParser:
     )
     add('num_workers', integer(0, 256), 'N', f'{loaders} (2)')
     add('data_path', _text, 'DIR', 'Cityscapes root, holds leftImg8bit/ and gtFine/ (mmsegmentation/data/cityscapes)')
+    add(
+        'dataset',
+        _text,
+        'FILE',
+        'file of your own data set, from tools/dataset.py inspect; replaces --data_path (none)',
+    )
     add('decoded_cache', _text, 'DIR', 'decoded pictures, made by cityscapes.py cache (none: PNG files are decoded)')
     kept = 'one folder for each checkpoint and options' if evaluates else 'a new folder'
     add('work_dir', _text, 'DIR', f'where the run keeps everything ({kept} in test/output/{SCRIPTS[script]}/)')
@@ -327,6 +334,12 @@ def require_consistent(options: Options) -> None:
                 '--node_rank; --work_dir on storage that all share)',
                 status=console.EXIT_USAGE,
             )
+    if options.dataset is not None and options.decoded_cache is not None:
+        raise console.UserError(
+            '--decoded_cache holds pictures of Cityscapes, and --dataset names another set',
+            'leave out --decoded_cache',
+            console.EXIT_USAGE,
+        )
     if options.script == 'evaluate':
         _require_evaluation(options)
     if (options.node_rank or 0) >= options.nnodes:
@@ -344,6 +357,13 @@ def _require_evaluation(options: Options) -> None:
         raise console.UserError(
             '--checkpoint is missing', 'give --checkpoint=FILE, or the folder of a run', console.EXIT_USAGE
         )
+    for name in ('official', 'submission'):
+        if getattr(options, name) and options.dataset is not None:
+            raise console.UserError(
+                f'--{name} is for Cityscapes only, and --dataset names another set',
+                f'leave out --{name}',
+                console.EXIT_USAGE,
+            )
     if options.official and options.split == 'test':
         raise console.UserError(
             '--official: the test split has no labels to evaluate with', 'leave it out', console.EXIT_USAGE
@@ -377,7 +397,9 @@ def read(script: str, argv: Sequence[str]) -> Options:
         console.UserError: The first fault found.
     """
     options = settle(parse(script, argv))
-    if not options.uses_demo_data:
+    if options.dataset is not None:
+        dataset_file.read(options.dataset, options.data_path)
+    elif not options.uses_demo_data:
         diagnosis.require_root(options.data_path, options.needs_labels)
     if options.checkpoint is not None and not inputs.absolute(options.checkpoint).is_dir():
         inputs.require_file('--checkpoint', options.checkpoint)

@@ -22,6 +22,7 @@ class Plan:
         nproc: Ranks on this machine.
         pins: Commits of each checkout, for versions.json.
         data_root: Root of the data set.
+        data_set: ``recipe.data.sets.file.DataSet`` of --dataset; None without it.
         config: Resolved ``mmengine.Config``.
         folder: Run folder, absolute.
         backbone: File of pretrained weights; None if the training needs none.
@@ -37,6 +38,7 @@ class Plan:
     nproc: int = 0
     pins: Dict[str, Any] = field(default_factory=dict)
     data_root: Path = inputs.DEFAULT_CITYSCAPES
+    data_set: Any = None
     config: Any = None
     folder: Path = Path()
     backbone: Optional[Path] = None

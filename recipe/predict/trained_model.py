@@ -22,7 +22,7 @@ _CHECKPOINT_NAME = re.compile(r'(?P<best>best_.+_)?(?:iter|epoch)_(?P<count>\d+)
 _MOST_CLASSES = 256  # a label map holds bytes
 # Steps of a test pipeline that change the picture, and those that do not.
 _RESIZES = {'Resize', 'ResizeShortestEdge'}
-_NO_CHANGE = re.compile(r'(Fast)?(LoadImageFromFile|LoadAnnotations|PackSegInputs)')
+_NO_CHANGE = re.compile(r'(Fast)?(LoadImageFromFile|LoadAnnotations|LoadCodedAnnotations|PackSegInputs)')
 
 Size = Tuple[int, int]
 

@@ -98,13 +98,19 @@ class LoadResizedCrop(BaseTransform):
         crop (dict): Config of a ``RandomCrop``.
         decoded_cache (dict, optional): Arguments of :class:`DecodedCache`. Defaults to None.
         backend_args (dict, optional): Arguments of ``mmengine.fileio``. Defaults to None.
+        labels (dict, optional): Config of the transform that loads labels, if special. Defaults to None.
 
     Raises:
         TypeError: It cannot replace the given transforms.
     """
 
     def __init__(
-        self, resize: Dict, crop: Dict, decoded_cache: Optional[Dict] = None, backend_args: Optional[Dict] = None
+        self,
+        resize: Dict,
+        crop: Dict,
+        decoded_cache: Optional[Dict] = None,
+        backend_args: Optional[Dict] = None,
+        labels: Optional[Dict] = None,
     ) -> None:
         self.resize = TRANSFORMS.build(resize)
         self.crop = TRANSFORMS.build(crop)
@@ -124,7 +130,11 @@ class LoadResizedCrop(BaseTransform):
             )
         self.backend_args = backend_args
         self.cache = _make_cache(decoded_cache)
-        self.load_labels = FastLoadAnnotations(decoded_cache=decoded_cache, backend_args=backend_args)
+        self.load_labels = (
+            TRANSFORMS.build(labels)
+            if labels
+            else FastLoadAnnotations(decoded_cache=decoded_cache, backend_args=backend_args)
+        )
 
     def transform(self, results: Dict) -> Dict:
         """Load one sample; see the class.
