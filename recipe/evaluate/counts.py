@@ -13,6 +13,7 @@ import numpy as np
 
 from recipe.core import console
 from recipe.evaluate import classes
+from recipe.evaluate.classes import ClassSet
 
 # Of the diagonal: Boundary IoU (arXiv:2103.16562), section 4.
 BOUNDARY = 0.02
@@ -23,16 +24,18 @@ class Job:
     """The files of one picture.
 
     Attributes:
-        prediction: Label ids, 8-bit PNG.
-        labels: Train ids, 8-bit PNG.
+        prediction: 8-bit PNG of label ids; of another set than Cityscapes, of train ids.
+        labels: Train ids, 8-bit PNG, or as the set codes them.
         instances: ``*_instanceIds.png``; None if they are not there for all pictures.
         sizes: Mean size of an instance of each class in pixels, by train id; empty without ``instances``.
+        classes: What is evaluated.
     """
 
     prediction: str
     labels: str
     instances: Optional[str] = None
     sizes: Optional[Dict[int, float]] = None
+    classes: ClassSet = classes.CITYSCAPES
 
 
 @dataclass
@@ -52,9 +55,8 @@ class Counts:
     categories: np.ndarray
 
     @classmethod
-    def zero(cls) -> Counts:
-        """Counts of no picture."""
-        side = classes.COUNT
+    def zero(cls, side: int = classes.COUNT) -> Counts:
+        """Counts of no picture, of so many classes."""
         return cls(
             np.zeros((side, side), np.int64), np.zeros((3, side), np.int64), np.zeros((2, side)), np.zeros((2, side))
         )
@@ -76,13 +78,14 @@ def count(job: Job) -> Counts:
     Raises:
         console.UserError: A file is damaged, or they do not fit each other.
     """
-    prediction, labels = read_prediction(job.prediction), read(job.labels)
+    prediction, labels = read_prediction(job.prediction, job.classes), read_labels(job.labels, job.classes)
+    side = job.classes.count
     _require_size(job.labels, labels, prediction)
-    found = Counts.zero()
+    found = Counts.zero(side)
     kept = labels != classes.IGNORED
-    pairs = labels[kept].astype(np.int64) * classes.COUNT + prediction[kept]
-    found.confusion += np.bincount(pairs, minlength=classes.COUNT**2).reshape(found.confusion.shape)
-    found.boundary += count_boundaries(prediction, labels)
+    pairs = labels[kept].astype(np.int64) * side + prediction[kept]
+    found.confusion += np.bincount(pairs, minlength=side**2).reshape(found.confusion.shape)
+    found.boundary += count_boundaries(prediction, labels, side)
     if job.instances is not None:
         instances = read(job.instances)
         _require_size(job.instances, instances, prediction)
@@ -108,17 +111,26 @@ def read(path: str) -> np.ndarray:
     return pixels
 
 
-def read_prediction(path: str) -> np.ndarray:
+def read_labels(path: str, of: ClassSet) -> np.ndarray:
+    """Read a label as train ids, uint8 (H, W).
+
+    Raises:
+        console.UserError: It is missing or damaged, or holds what its set does not name.
+    """
+    return read(path) if of.decoder is None else of.decoder.read(path)
+
+
+def read_prediction(path: str, of: ClassSet = classes.CITYSCAPES) -> np.ndarray:
     """Read a prediction as train ids, uint8 (H, W).
 
     Raises:
-        console.UserError: It is damaged, or holds a label id that no prediction can have.
+        console.UserError: It is damaged, or holds a number that no prediction can have.
     """
     pixels = read(path)
-    prediction = classes.TO_TRAIN_ID[pixels] if pixels.dtype == np.uint8 else np.full(pixels.shape, classes.IGNORED)
+    prediction = of.to_train_id[pixels] if pixels.dtype == np.uint8 else np.full(pixels.shape, classes.IGNORED)
     if (prediction == classes.IGNORED).any():
         raise console.UserError(
-            f'{path} holds other values than the {classes.COUNT} evaluated label ids',
+            f'{path} holds other values than the {of.count} evaluated {"label" if of.is_cityscapes else "train"} ids',
             'remove it and start the same command again',
         )
     return prediction
@@ -157,7 +169,7 @@ def near_boundary(labels: np.ndarray, width: int) -> np.ndarray:
     return np.not_equal(least, most)
 
 
-def count_boundaries(prediction: np.ndarray, labels: np.ndarray) -> np.ndarray:
+def count_boundaries(prediction: np.ndarray, labels: np.ndarray, side: int = classes.COUNT) -> np.ndarray:
     """Count the pixels near boundaries: of both, of the prediction, of the labels; int64 (3, C).
 
     Boundary IoU (arXiv:2103.16562), equation 2. Predictions of ignored pixels count as ignored: the edge of an ignored
@@ -166,12 +178,13 @@ def count_boundaries(prediction: np.ndarray, labels: np.ndarray) -> np.ndarray:
     Args:
         prediction: Train ids, (H, W).
         labels: Train ids or ``IGNORED``, (H, W).
+        side: Number of classes C.
     """
     width = boundary_width(labels.shape)
     prediction = np.where(labels == classes.IGNORED, np.uint8(classes.IGNORED), prediction)
     theirs, ours = near_boundary(labels, width), near_boundary(prediction, width)
     parts = (prediction[theirs & ours & (prediction == labels)], prediction[ours], labels[theirs])
-    return np.stack([np.bincount(part, minlength=256)[: classes.COUNT] for part in parts])
+    return np.stack([np.bincount(part, minlength=256)[:side] for part in parts])
 
 
 def count_instances(

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Dict, List, Tuple
+from typing import Dict, Iterator, List, Tuple
 
 from recipe.core import console
 from recipe.data import facts, layout, parallel
+from recipe.data.sets import pairs
+from recipe.data.sets.file import DataSet
 
 SPLITS = ('val', 'test')
 COUNTS = {'val': layout.OFFICIAL_COUNTS['val'], 'test': 1525}
@@ -19,11 +22,11 @@ class Picture:
     """A picture and its labels. Only the picture is there in any case.
 
     Attributes:
-        name: File name of its prediction: its own, which the test server takes.
+        name: File name of its prediction: its own, which the test server takes; of another set, made from its path.
         path: The picture.
-        labels: Train ids.
-        label_ids: Label ids.
-        instances: Instance ids.
+        labels: Train ids; of another set, as it codes them.
+        label_ids: Label ids; empty for another set than Cityscapes.
+        instances: Instance ids; likewise.
     """
 
     name: str
@@ -66,6 +69,32 @@ def find(root: Path, split: str) -> List[Picture]:
             labels + layout.INSTANCE_IDS_SUFFIX,
         )
     return [*found.values()]
+
+
+def of_set(data: DataSet, split: str) -> List[Picture]:
+    """List the pictures of a split of another set than Cityscapes, sorted by path.
+
+    Raises:
+        console.UserError: There are none.
+    """
+    if split not in data.splits:
+        raise console.UserError(
+            f'--split={split}: {data.path} has no such split', f'give one of {", ".join(data.splits)}, or name it there'
+        )
+    found: Dict[str, Picture] = {}
+    for pair in pairs.find(data.root, data.splits[split], data.image_suffixes, data.label_suffix).pairs:
+        stem = pair.name.replace('/', '__')
+        name = next(one for one in _file_names(stem) if one not in found)
+        found[name] = Picture(name, pair.image, pair.label, '', '')
+    if not found:
+        raise console.UserError(f'{data.path}: split {split} has no pairs', 'see python tools/dataset.py verify FILE')
+    return [*found.values()]
+
+
+def _file_names(stem: str) -> Iterator[str]:
+    yield f'{stem}.png'
+    for number in itertools.count(2):
+        yield f'{stem}__{number}.png'
 
 
 def size(picture: Picture) -> Tuple[int, int]:

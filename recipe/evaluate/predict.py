@@ -1,4 +1,4 @@
-"""Predicts the pictures of one rank and writes each prediction as a PNG of label ids.
+"""Predicts the pictures of one rank and writes each prediction as a PNG of label ids, or of another set, of train ids.
 
 Ranks do not talk to each other. Pictures are grouped into batches in a fixed way, and each batch belongs to one rank.
 A batch whose predictions are all there is passed over: what is predicted does not depend on the number of ranks, or on
@@ -42,6 +42,7 @@ class Task:
         num_workers: Threads that load and write; 0: the one that predicts does so.
         device: ``npu``, ``cuda`` or ``cpu``.
         tf32: As ``--tf32``.
+        as_label_ids: Whether predictions are written as Cityscapes' label ids; otherwise as train ids.
     """
 
     checkpoint: str
@@ -56,6 +57,7 @@ class Task:
     amp: str
     fast: bool
     tf32: Optional[bool]
+    as_label_ids: bool = True
 
     def write(self, path: Path) -> Path:
         """Write the file."""
@@ -120,6 +122,7 @@ def run(task: Task, rank: int, local_rank: int, world_size: int, mark: Callable[
     mark(False)
     label = _labeller(task, local_rank)
     mark(False)
+    save = write if task.as_label_ids else write_train_ids
     share, begin = task.share(rank, world_size), time.monotonic()
     with contextlib.ExitStack() as stack:
         pool = None
@@ -129,9 +132,9 @@ def run(task: Task, rank: int, local_rank: int, world_size: int, mark: Callable[
         for batch, pictures in _loaded(share, pool, ahead=2 * (task.num_workers or 1)):
             for (name, _), labels in zip(batch, label([path for _, path in batch], pictures)):
                 if pool is None:
-                    write(task.predictions / name, labels)
+                    save(task.predictions / name, labels)
                     continue
-                writes.append(pool.submit(write, task.predictions / name, labels))
+                writes.append(pool.submit(save, task.predictions / name, labels))
             while len(writes) > 4 * task.num_workers or (writes and writes[0].done()):
                 writes.popleft().result()
             mark(True)
@@ -218,15 +221,20 @@ def read(path: str) -> np.ndarray:
 
 
 def write(path: Path, labels: np.ndarray) -> None:
-    """Write a prediction.
+    """Write a prediction as Cityscapes' label ids.
 
     Args:
         path: PNG to write.
         labels: Train ids, uint8 (H, W).
     """
+    write_train_ids(path, classes.TO_LABEL_ID[labels])
+
+
+def write_train_ids(path: Path, labels: np.ndarray) -> None:
+    """Write a prediction of another set, as it is; the arguments are those of ``write``."""
     import cv2
 
-    encoded = cv2.imencode('.png', classes.TO_LABEL_ID[labels], [cv2.IMWRITE_PNG_COMPRESSION, _COMPRESSION])[1]
+    encoded = cv2.imencode('.png', labels, [cv2.IMWRITE_PNG_COMPRESSION, _COMPRESSION])[1]
     with files.whole(path) as partial:
         partial.write_bytes(encoded.tobytes())
 

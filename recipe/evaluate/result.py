@@ -8,13 +8,14 @@ import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Sequence
 
 from recipe.core import console, files
 from recipe.data import parallel
 from recipe.evaluate import classes, official, scores
 from recipe.evaluate import counts as counting
-from recipe.evaluate.pictures import Picture, missing
+from recipe.evaluate.classes import ClassSet
+from recipe.evaluate.pictures import Picture, missing, size
 from recipe.evaluate.predict import predictions_of
 from recipe.evaluate.scores import Scores
 
@@ -40,38 +41,43 @@ class Evaluated:
         scores: The metrics.
         counts: Sums over all pictures.
         picture_miou: mIoU of each picture as a fraction, by name, the lowest first.
-        boundary_width_px: Of the pictures' size.
+        boundary_width_px: Of the pictures' size; None: they have several.
         official: Scores of the official evaluation as fractions; empty without it.
+        of: The classes.
     """
 
     scores: Scores
     counts: counting.Counts
     picture_miou: Dict[str, float]
-    boundary_width_px: int
+    boundary_width_px: Optional[int]
     official: Dict[str, float] = field(default_factory=dict)
+    of: ClassSet = classes.CITYSCAPES
 
 
-def evaluate(pictures: List[Picture], folder: Path, with_official: bool) -> Evaluated:
+def evaluate(
+    pictures: List[Picture], folder: Path, with_official: bool, of: ClassSet = classes.CITYSCAPES
+) -> Evaluated:
     """Count all predictions.
 
     Args:
         pictures: Pictures with labels and predictions.
         folder: The evaluation folder.
         with_official: Whether to run the official evaluation, too.
+        of: The classes.
 
     Raises:
         console.UserError: A file is damaged, or the official evaluation gave up.
     """
     predictions = predictions_of(folder)
-    has_instances = _has_instances(pictures)
+    has_instances = of.is_cityscapes and _has_instances(pictures)
     sizes = official.instance_sizes() if has_instances else None
     jobs = [
-        counting.Job(str(predictions / one.name), one.labels, one.instances if has_instances else None, sizes)
+        counting.Job(str(predictions / one.name), one.labels, one.instances if has_instances else None, sizes, of)
         for one in pictures
     ]
-    first = counting.read(pictures[0].labels).shape
+    first = counting.read_labels(pictures[0].labels, of).shape
     workers = 1 if len(jobs) * math.prod(first) < _FEW_PIXELS else None
-    total, by_picture = counting.Counts.zero(), {}
+    total, by_picture = counting.Counts.zero(of.count), {}
     for picture, found in zip(pictures, parallel.run(counting.count, jobs, 'counting', workers)):
         total.add(found)
         by_picture[picture.name] = scores.mean(scores.class_iou(found.confusion))
@@ -83,7 +89,10 @@ def evaluate(pictures: List[Picture], folder: Path, with_official: bool) -> Eval
         console.say(f'official cityscapesscripts evaluates {len(pictures)} pictures in one process')
         files_of = [predictions / picture.name for picture in pictures]
         theirs = official.evaluate(files_of, [picture.label_ids for picture in pictures], has_instances)
-    return Evaluated(Scores.of(total, has_instances), total, worst_first, counting.boundary_width(first), theirs)
+    is_alike = of.is_cityscapes or len({size(picture) for picture in pictures}) == 1
+    width = counting.boundary_width(first) if is_alike else None
+    names = classes.NAMES if of.is_cityscapes else of.names
+    return Evaluated(Scores.of(total, has_instances, names), total, worst_first, width, theirs, of)
 
 
 def _has_instances(pictures: List[Picture]) -> bool:
@@ -151,21 +160,21 @@ def write(found: Optional[Evaluated], content: Dict[str, Any], pictures: List[Pi
     if found is not None:
         from recipe.evaluate import plots
 
-        written.append(files.write_text(folder / 'confusion.csv', _csv(found.counts)))
-        written.append(plots.confusion(found.counts.confusion, folder / 'confusion.png'))
+        written.append(files.write_text(folder / 'confusion.csv', _csv(found.counts, found.of.names)))
+        written.append(plots.confusion(found.counts.confusion, found.of.names, folder / 'confusion.png'))
         by_name = {picture.name: picture for picture in pictures}
         rows = [(by_name[name], value) for name, value in [*found.picture_miou.items()][:WORST]]
-        written.append(plots.worst(rows, predictions_of(folder), folder / 'worst.png'))
+        written.append(plots.worst(rows, found.of, predictions_of(folder), folder / 'worst.png'))
     text = json.dumps(content, indent=2, allow_nan=False) + '\n'
     return [files.write_text(folder / 'result.json', text), *written]
 
 
-def _csv(counts: counting.Counts) -> str:
+def _csv(counts: counting.Counts, names: Sequence[str]) -> str:
     """Pixels by true class (rows) and predicted class (columns)."""
     text = io.StringIO()
     rows = csv.writer(text, lineterminator='\n')
-    rows.writerow(['pixels: label \\ prediction', *classes.NAMES])
-    for name, row in zip(classes.NAMES, counts.confusion.tolist()):
+    rows.writerow(['pixels: label \\ prediction', *names])
+    for name, row in zip(names, counts.confusion.tolist()):
         rows.writerow([name, *row])
     return text.getvalue()
 
@@ -182,7 +191,7 @@ def show(found: Evaluated) -> None:
     table.add_column('class (%)')
     for title in columns:
         table.add_column(title, justify='right')
-    for one in classes.NAMES:
+    for one in found.of.names:
         table.add_row(one, *(_cell(groups[name].get(one)) for name in columns.values()))
     for category, value in found.scores.category_iou.items():
         cells = {'IoU': _cell(value), 'iIoU': _cell(found.scores.category_iiou.get(category))}

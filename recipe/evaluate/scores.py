@@ -54,6 +54,7 @@ class Scores:
 
     Attributes:
         class_iiou: Empty if there are no instances; so is ``category_iiou``.
+        category_iou: Empty for another set than Cityscapes.
     """
 
     aacc: float
@@ -65,23 +66,25 @@ class Scores:
     category_iiou: Dict[str, float] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, counts: Counts, has_instances: bool) -> Scores:
+    def of(cls, counts: Counts, has_instances: bool, names: Sequence[str] = classes.NAMES) -> Scores:
         """Compute the metrics.
 
         Args:
             counts: Of all pictures.
             has_instances: Whether instances were counted.
+            names: Of the classes; other ones than Cityscapes' have no categories.
         """
         confusion = counts.confusion
         by_class = [_ratio(*one) for one in zip(confusion.diagonal(), confusion.sum(1))]
         both, predicted, true = counts.boundary
+        categories = classes.CATEGORIES if names is classes.NAMES else {}
         boundary = [_ratio(*one) for one in zip(both, predicted + true - both)]
         return cls(
             aacc=_ratio(confusion.trace(), confusion.sum()),
-            class_iou=dict(zip(classes.NAMES, class_iou(confusion))),
-            class_acc=dict(zip(classes.NAMES, by_class)),
-            category_iou={name: _category_iou(confusion, ids) for name, ids in classes.CATEGORIES.items()},
-            class_boundary_iou=dict(zip(classes.NAMES, boundary)),
+            class_iou=dict(zip(names, class_iou(confusion))),
+            class_acc=dict(zip(names, by_class)),
+            category_iou={name: _category_iou(confusion, ids) for name, ids in categories.items()},
+            class_boundary_iou=dict(zip(names, boundary)),
             class_iiou=_class_iiou(counts) if has_instances else {},
             category_iiou=_category_iiou(counts) if has_instances else {},
         )
@@ -92,7 +95,7 @@ class Scores:
             'miou': mean([*self.class_iou.values()]),
             'macc': mean([*self.class_acc.values()]),
             'aacc': self.aacc,
-            'category_miou': mean([*self.category_iou.values()]),
+            **({'category_miou': mean([*self.category_iou.values()])} if self.category_iou else {}),
             'boundary_miou': mean([*self.class_boundary_iou.values()]),
         }
         if self.class_iiou:

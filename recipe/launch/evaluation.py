@@ -12,8 +12,8 @@ from typing import Any, Dict, List, Optional, Tuple
 from recipe import __version__
 from recipe.core import console, exit_status, files, inputs, run_folder, run_lock
 from recipe.data.progress_bar import ProgressBar
+from recipe.evaluate import classes, official, predict, submission
 from recipe.evaluate import folder as evaluation_folder
-from recipe.evaluate import official, predict, submission
 from recipe.evaluate import pictures as finding
 from recipe.evaluate.pictures import Picture
 from recipe.launch import cli, job, progress, restarts
@@ -47,7 +47,8 @@ def prepare(plan: Plan) -> Tuple[List[Picture], Dict[str, Any]]:
         console.UserError: Files are missing, or the folder cannot be used.
     """
     asked = plan.options
-    pictures = finding.find(plan.data_root, asked.split)
+    data = plan.data_set
+    pictures = finding.find(plan.data_root, asked.split) if data is None else finding.of_set(data, asked.split)
     if asked.official:
         absent = finding.missing(pictures, 'label_ids')
         if absent:
@@ -74,6 +75,7 @@ def _identity(plan: Plan, pictures: List[Picture]) -> Dict[str, Any]:
         'checkpoint_sha256': files.sha256(plan.trained.path),
         'config_sha256': files.sha256(asked.config) if asked.config else None,
         'split': asked.split,
+        **({} if asked.dataset is None else {'dataset_sha256': files.sha256(inputs.absolute(asked.dataset))}),
         'pictures': len(pictures),
         'pictures_sha256': finding.digest(pictures),
         'batch_size': _batch_size(plan),
@@ -143,6 +145,7 @@ def run_ranks(plan: Plan, pictures: List[Picture], lock: run_lock.RunLock) -> No
         amp=asked.amp or 'off',
         fast=asked.fast,
         tf32=asked.tf32,
+        as_label_ids=plan.data_set is None,
     )
     with _Predicting(plan.folder, len(pictures)) as shown:
         program = ['evaluate', str(task.write(plan.own_folder / _TASK))]
@@ -180,7 +183,7 @@ def report(plan: Plan, pictures: List[Picture], identity: Dict[str, Any]) -> Non
     asked = plan.options
     found: Optional[result.Evaluated] = None
     if asked.needs_labels:
-        found = result.evaluate(pictures, plan.folder, asked.official)
+        found = result.evaluate(pictures, plan.folder, asked.official, classes.of_set(plan.data_set))
     facts = {'checkpoint': str(plan.trained.path), **identity}
     speed = predict.speed(plan.folder)
     written = result.write(found, result.describe(found, facts, speed), pictures, plan.folder)
