@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional
 
@@ -100,10 +101,16 @@ def parts(trained: TrainedModel) -> List[str]:
     names = [
         _short(head.get('type'), 'Head'),
         _short((model.get('backbone') or {}).get('type'), 'Transformer'),
-        _short(dataset_of(trained.config.get('train_dataloader')).get('type'), 'Dataset'),
+        _data_name(dataset_of(trained.config.get('train_dataloader'))),
         f'iter{trained.meta["iter"]}' if 'iter' in trained.meta else '',
     ]
     return [name for name in names if name] or ['model']
+
+
+def _data_name(dataset: Dict[str, Any]) -> str:
+    """Name of a data set: that of its class, or with a dataset.json that of its folder."""
+    name = _short(dataset.get('type'), 'Dataset')
+    return re.sub(r'[^\w-]+', '-', Path(str(dataset.get('data_root'))).name) if name == 'File' else name
 
 
 def _short(kind: Any, suffix: str) -> str:
@@ -175,7 +182,9 @@ def _data_lines(config: Dict[str, Any]) -> Iterator[str]:
     for split in ('train', 'val'):
         node = dataset_of(config.get(f'{split}_dataloader'))
         if node:
-            prefix = ', '.join(f'`{one}`' for one in (node.get('data_prefix') or {}).values())
+            split_of = node.get('split') or {}  # of a dataset.json
+            folders = node.get('data_prefix') or {key: split_of.get(key) for key in ('images', 'labels')}
+            prefix = ', '.join(f'`{one}`' for one in folders.values())
             kind = "the recipe's demo scenes, read as " if _is_demo(config) else ''
             yield f'- {split}: {kind}{node.get("type")}, {prefix}'
 

@@ -149,7 +149,8 @@ def _add_miou(result: Result, run: metrics_run.Run, required: bool) -> List[str]
         if value is not None and not math.isfinite(value):
             return [
                 f'{figure} is {value} in the validation at iteration {last.iter}: do the validation labels hold any '
-                'class? This command tells: python tools/cityscapes.py verify --data_path ROOT'
+                'class? This command tells: python tools/cityscapes.py verify --data_path ROOT, or with a '
+                'dataset.json: python tools/dataset.py verify FILE'
             ]
     if required and result.complete and run.val_interval and result.iters_planned:
         # mmengine 0.10.3 validates after the last iteration only if it is a multiple of the interval.

@@ -17,6 +17,8 @@ from matplotlib.patches import Patch
 from PIL import Image
 
 from recipe.core import config_text, console
+from recipe.data.sets import pairs
+from recipe.data.sets.file import split_of
 from recipe.report.result import MOST_CURVE_POINTS, Result
 from recipe.report.run import Run
 
@@ -265,6 +267,8 @@ def _row(picture: Picture, result: Result) -> Optional[Tuple[Picture, Dict[str, 
 def _source_image(name: str, result: Result) -> Optional[Path]:
     """The source image of a picture, if the config's validation set is still there."""
     config = _run_of(result).starts[-1].config
+    if config_text.lookup(config, 'val_dataloader.dataset.type') == 'FileDataset':
+        return _image_of_file_dataset(name, config_text.lookup(config, 'val_dataloader.dataset'))
     root = config_text.lookup(config, 'val_dataloader.dataset.data_root')
     below = config_text.lookup(config, 'val_dataloader.dataset.data_prefix.img_path')
     if not isinstance(root, str) or not isinstance(below, str):
@@ -277,8 +281,25 @@ def _source_image(name: str, result: Result) -> Optional[Path]:
     return None
 
 
+def _image_of_file_dataset(name: str, dataset: Any) -> Optional[Path]:
+    """The picture of a name in the set of a dataset.json, if the set is still there and has one of this name."""
+    try:
+        split = split_of(dataset['split'])
+        found = pairs.find(Path(dataset['data_root']), split, dataset['image_suffixes'], dataset['label_suffix']).pairs
+    except (OSError, LookupError, TypeError, AttributeError, console.UserError):  # a config of unknown origin
+        return None
+    named = [Path(pair.image) for pair in found if Path(pair.image).name == name]
+    return named[0] if len(named) == 1 else None
+
+
 def _legend(result: Result) -> List[Any]:
-    """Colours of the classes, if they are Cityscapes' own."""
+    """Colours of the classes, if the config names them or they are Cityscapes' own."""
+    palette = _palette(result)
+    if palette:
+        return [
+            Patch(color=_as_fractions(*palette[name]), label=name if iou is None else f'{name} {iou:.1f} %')
+            for name, iou in result.class_iou_last_percent.items()
+        ]
     try:
         from cityscapesscripts.helpers.labels import name2label
     except ImportError:
@@ -293,6 +314,24 @@ def _legend(result: Result) -> List[Any]:
         )
         for name, iou in result.class_iou_last_percent.items()
     ]
+
+
+def _palette(result: Result) -> Dict[str, Tuple[int, int, int]]:
+    """Colours by the name of the class from the config of the run; empty if it does not name them all."""
+    facts = config_text.lookup(_run_of(result).starts[-1].config, 'val_dataloader.dataset.metainfo')
+    names, colours = (facts.get(key) if isinstance(facts, dict) else None for key in ('classes', 'palette'))
+    if not isinstance(names, list) or not isinstance(colours, list):
+        return {}
+    known = {
+        name: (red, green, blue)
+        for name, (red, green, blue) in zip(names, filter(_is_colour, colours))
+        if isinstance(name, str)
+    }
+    return known if known and set(result.class_iou_last_percent) <= set(known) else {}
+
+
+def _is_colour(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 3 and all(type(part) is int and 0 <= part <= 255 for part in value)
 
 
 def _as_fractions(red: int, green: int, blue: int) -> Tuple[float, float, float]:
