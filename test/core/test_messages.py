@@ -19,6 +19,7 @@ from recipe.bench import precision
 from recipe.core import console, paths
 from recipe.core.run_options import SCRIPTS
 from recipe.data import cli as data_cli
+from recipe.data.sets import cli as dataset_cli
 from recipe.engine import devices, overrides, replay
 from recipe.export import cli as export_cli
 from recipe.launch import examine, options, stages
@@ -260,6 +261,7 @@ PARSERS: Dict[str, Callable[[Sequence[str]], object]] = {
     'tools/bench_gpu.sh': functools.partial(parse_at_most, 2),
     'tools/cityscapes.py': lambda argv: data_cli.parse_args(list(argv)),
     'tools/compare_precision.py': precision.parse,
+    'tools/dataset.py': lambda argv: dataset_cli.parse(list(argv)),
     'tools/doctor.py': examine.parse,
     'tools/launch.py': parse_launch,
     'tools/export.py': export_cli.parse,
