@@ -12,7 +12,7 @@ from typing import Any, Dict, Iterator, List, Optional, Set, Tuple
 from recipe.core import config_text, console, inputs
 from recipe.core.paths import CONFIGS
 from recipe.core.run_options import Options
-from recipe.engine import classes, config_values
+from recipe.engine import backbones, classes, config_values, weights
 from recipe.engine import equip as engine
 from recipe.engine import overrides as config_keys
 
@@ -45,7 +45,7 @@ def make(options: Options, device: str, data_root: Path) -> Any:
         console.UserError: The config cannot be read, an option or override does not fit it, or no training can have one
             of its values.
     """
-    config = load(Path(options.config) if options.config else (DEMO if options.demo else RECIPE))
+    config = _base(options)
     engine.use_recipe_runner(config)
     config['fast'] = options.fast
     if options.engine == 'recipe':
@@ -92,6 +92,18 @@ def make(options: Options, device: str, data_root: Path) -> Any:
     override(config, options.overrides)
     classes.follow(config, before)
     config_values.require(config)
+    return config
+
+
+def _base(options: Options) -> Any:
+    """The config file that the options name, with the backbone that they name."""
+    if options.backbone is None:
+        return load(Path(options.config) if options.config else (DEMO if options.demo else RECIPE))
+    own = load(backbones.config_file(options.backbone))
+    if options.config is None:
+        return own
+    config = load(Path(options.config))
+    backbones.exchange(config, own)
     return config
 
 
@@ -278,9 +290,14 @@ def override(config: Any, overrides: List[str]) -> None:
 
 
 def weights_source(config: Any) -> Optional[str]:
-    """URL or path of the backbone's pretrained weights in the config, None if it names none."""
+    """URL or path of the backbone's pretrained weights in the config, None if it names none.
+
+    Raises:
+        console.UserError: It is a name such as ``torchvision://resnet50`` that mmengine does not know.
+    """
     start = config.model.get('backbone', {}).get('init_cfg')
-    return start.get('checkpoint') if isinstance(start, dict) and start.get('type') == 'Pretrained' else None
+    named = start.get('checkpoint') if isinstance(start, dict) and start.get('type') == 'Pretrained' else None
+    return named and weights.resolve(str(named))
 
 
 def set_weights(config: Any, path: Optional[Path]) -> None:
