@@ -22,6 +22,7 @@ from recipe.core.paths import ROOT
 from recipe.core.run_options import Options
 from recipe.engine import backbones, starting_weights
 from recipe.engine import config as run_config
+from recipe.evaluate import classes as cityscapes
 from recipe.export import class_rows, cli, huggingface, names
 from recipe.launch import checks, options
 from recipe.launch import cli as launcher
@@ -68,7 +69,7 @@ def sources(model, checkpoint, facebook, tmp_path) -> Dict[str, Path]:
     theirs = {f'module.{n}': v for n, v in names.to_foreign(model.state_dict(), names.FACEBOOK).items()}
     torch.save({'model': theirs, 'iteration': 7}, tmp_path / 'model_final.pth')
     (tmp_path / 'hf').mkdir()
-    huggingface.write(type('Trained', (), {'model': model, 'classes': tuple('a' * 19)}), tmp_path / 'hf', None)
+    huggingface.write(type('Trained', (), {'model': model, 'classes': tuple(cityscapes.NAMES)}), tmp_path / 'hf', None)
     return {
         'checkpoint': checkpoint,
         'facebook': facebook,
