@@ -7,6 +7,7 @@
     python tools/bench.py validation                               # images per second, prediction and metric included
     python tools/bench.py guards                                   # ours with and without its guards
     python tools/bench.py parts --backbone=base --crop=512x1024    # what each part for CPUs alone gains
+    python tools/bench.py size --backbone=swin-t                   # parameters, multiplications, memory of a step
 
 "Ours" is the recipe. Upstream is the patched checkouts without the recipe: its own model, loop, hooks and AdamW. A test
 shows that on a CPU they compute what the unpatched upstream computes, bit for bit.
@@ -32,15 +33,11 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 from recipe.bench import report as bench_report
 from recipe.core import console, imported_packages
 from recipe.core.inputs import integer
+from recipe.core.run_options import BACKBONES
 from recipe.engine import devices
 
-BACKBONES: Dict[str, Dict[str, Any]] = {
-    'demo': {},
-    'tiny': dict(embed_dims=96, depths=[2, 2, 6, 2], num_heads=[3, 6, 12, 24], window_size=7, pretrain_img_size=224),
-    'small': dict(embed_dims=96, depths=[2, 2, 18, 2], num_heads=[3, 6, 12, 24], window_size=7, pretrain_img_size=224),
-    'base': dict(embed_dims=128, depths=[2, 2, 18, 2], num_heads=[4, 8, 16, 32]),
-    'large': dict(embed_dims=192, depths=[2, 2, 18, 2], num_heads=[6, 12, 24, 48]),
-}
+# Earlier names of the backbones.
+_ALIASES = {'tiny': 'swin-t', 'small': 'swin-s', 'base': 'swin-b', 'large': 'swin-l'}
 # Largest relative difference of a loss term that counts as float rounding, by precision.
 TOLERANCE = {'off': 1e-4, 'bf16': 5e-2, 'fp16': 5e-2}
 
@@ -60,10 +57,13 @@ def parse(arguments: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument('mode', choices=['step', 'profile', 'loader', 'validation', 'guards', 'parts'])
+    parser.add_argument('mode', choices=['step', 'profile', 'loader', 'validation', 'guards', 'parts', 'size'])
     parser.add_argument('--device', choices=['auto', 'npu', 'cuda', 'cpu'], default='auto')
     parser.add_argument(
-        '--backbone', choices=list(BACKBONES), default='demo', help='demo: the model of configs/demo.py'
+        '--backbone',
+        choices=['demo', *BACKBONES, *_ALIASES],
+        default='demo',
+        help='demo: the model of configs/demo.py; base is swin-b, and so on',
     )
     parser.add_argument('--crop', type=size, metavar='HxW', help='default: 128x256 for demo, else 512x1024')
     parser.add_argument('--batch', type=integer(1), default=2, help='images a step (default: 2)')
@@ -112,15 +112,12 @@ def parse(arguments: Optional[Sequence[str]] = None) -> argparse.Namespace:
 def model_options(args: argparse.Namespace) -> Tuple[str, Dict[str, Any]]:
     """Config file and overrides for the backbone and the crop."""
     from recipe.bench import model
+    from recipe.engine import backbones
 
     overrides = {'model.data_preprocessor.size': args.crop}
     if args.backbone == 'demo':
         return model.DEMO, overrides
-    backbone = BACKBONES[args.backbone]
-    overrides.update({f'model.backbone.{key}': value for key, value in backbone.items()})
-    width = backbone['embed_dims']
-    overrides['model.decode_head.in_channels'] = [width, 2 * width, 4 * width, 8 * width]
-    return model.RECIPE, overrides
+    return str(backbones.config_file(_ALIASES.get(args.backbone, args.backbone))), overrides
 
 
 def run_step(args: argparse.Namespace) -> Dict[str, Any]:
@@ -266,6 +263,24 @@ def run_parts(args: argparse.Namespace) -> Dict[str, Any]:
     return result
 
 
+def run_size(args: argparse.Namespace) -> Dict[str, Any]:
+    """Count parameters and multiplications, and measure the memory of a step; see ``recipe.bench.model_size``."""
+    from recipe.bench import model, model_size, worker
+
+    set_up_process(args)
+    plain = model.build(model_options(args)[0])
+    result = {
+        'parameters': model_size.parameters(plain),
+        'multiplications_of_a_picture': model_size.multiplications(plain, args.crop),
+    }
+    del plain
+    trainer, batch = make_trainer(args, 'ours'), make_batch(args)
+    worker.timed(trainer, batch, args.seed)  # makes the state of the optimizer
+    result.update(worker.measured_memory(trainer, batch, args.seed + 1))
+    model_size.show(result)
+    return result
+
+
 SIDES = ('upstream', 'ours')
 _COMPILED = {'upstream': ('both',), 'ours': ('ours', 'both')}
 
@@ -313,6 +328,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         'validation': run_validation,
         'guards': run_guards,
         'parts': run_parts,
+        'size': run_size,
     }[args.mode](args)
     settings = {
         name: getattr(args, name)
@@ -322,6 +338,6 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     result['command'] = ['python', 'tools/bench.py', *(sys.argv[1:] if arguments is None else arguments)]
     if args.json:
         args.json.write_text(json.dumps(result, indent=2) + '\n')
-    if args.mode not in ('loader', 'guards', 'parts'):
+    if args.mode not in ('loader', 'guards', 'parts', 'size'):
         bench_report.show(result)
     return 0

@@ -21,6 +21,7 @@ NODES = 'nodes'  # holds a folder of files for each machine but the first
 LAUNCHER_LOG = 'launcher.log'  # the launcher's output
 CHECKPOINTS = '*.pth'
 NEWEST = 'ckpt'  # in test/output: Ascend's scripts keep all checkpoints there; here it is a link to the newest run
+INIT_FROM_TABLE = 'init_from.csv'
 INITIAL_WEIGHTS = 'init_from.weights'  # no .pth, which a resumed run would take for a checkpoint
 _NAME = re.compile(r'(\d{8}_\d{6})(?:_(\d+))?')
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import List, Optional
 
+BACKBONES = ('r50', 'swin-t', 'swin-s', 'swin-b', 'swin-l')
 SCRIPTS = {'full': 'train_full_8p', 'performance': 'train_performance_8p', 'evaluate': 'evaluate_8p'}
 
 
@@ -20,8 +21,10 @@ class Options:
         data_path: Root of the data set; None with ``demo`` and without ``dataset`` means the built-in data set.
         nproc: Cards, one process each, on this machine.
         or_begin: Whether to begin if there is no checkpoint to resume; ``settle`` then sets ``resume``.
+        backbone: One of ``BACKBONES``.
         pretrained: Weights file, or ``none``.
         init_from: A whole model to begin from: a checkpoint, or a file or folder of another trainer.
+        class_map: File that maps the classes of ``init_from`` to those of the training, or ``names``.
         engine: ``recipe`` (``recipe.engine.equip``) or ``upstream`` (mmengine's own loop and mmseg's transforms).
         num_points: Points of each mask that the losses compare.
         keep_checkpoints: Newest checkpoints to keep; -1: all.
@@ -53,8 +56,10 @@ class Options:
     max_iters: Optional[int] = None
     val_interval: Optional[int] = None
     config: Optional[str] = None
+    backbone: Optional[str] = None
     pretrained: Optional[str] = None
     init_from: Optional[str] = None
+    class_map: Optional[str] = None
     seed: Optional[int] = None
     amp: Optional[str] = None
     num_points: Optional[int] = None

@@ -13,7 +13,7 @@ from recipe.core import config_text, console, inputs
 from recipe.core.paths import CONFIGS
 from recipe.core.run_options import Options
 from recipe.data.sets import file as dataset_file
-from recipe.engine import classes, config_values, dataset_config
+from recipe.engine import backbones, classes, config_values, dataset_config, weights
 from recipe.engine import equip as engine
 from recipe.engine import overrides as config_keys
 
@@ -46,7 +46,7 @@ def make(options: Options, device: str, data_root: Path) -> Any:
         console.UserError: The config cannot be read, an option or override does not fit it, or no training can have one
             of its values.
     """
-    config = load(Path(options.config) if options.config else (DEMO if options.demo else RECIPE))
+    config = _base(options)
     data = dataset_file.read(options.dataset, options.data_path) if options.dataset else None
     if data is not None:
         dataset_config.apply(config, data)
@@ -101,6 +101,18 @@ def make(options: Options, device: str, data_root: Path) -> Any:
             'leave out the override; "map" in the file merges and ignores classes',
         )
     config_values.require(config)
+    return config
+
+
+def _base(options: Options) -> Any:
+    """The config file that the options name, with the backbone that they name."""
+    if options.backbone is None:
+        return load(Path(options.config) if options.config else (DEMO if options.demo else RECIPE))
+    own = load(backbones.config_file(options.backbone))
+    if options.config is None:
+        return own
+    config = load(Path(options.config))
+    backbones.exchange(config, own)
     return config
 
 
@@ -287,9 +299,14 @@ def override(config: Any, overrides: List[str]) -> None:
 
 
 def weights_source(config: Any) -> Optional[str]:
-    """URL or path of the backbone's pretrained weights in the config, None if it names none."""
+    """URL or path of the backbone's pretrained weights in the config, None if it names none.
+
+    Raises:
+        console.UserError: It is a name such as ``torchvision://resnet50`` that mmengine does not know.
+    """
     start = config.model.get('backbone', {}).get('init_cfg')
-    return start.get('checkpoint') if isinstance(start, dict) and start.get('type') == 'Pretrained' else None
+    named = start.get('checkpoint') if isinstance(start, dict) and start.get('type') == 'Pretrained' else None
+    return named and weights.resolve(str(named))
 
 
 def set_weights(config: Any, path: Optional[Path]) -> None:

@@ -13,7 +13,8 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Tuple, Union
 
-from recipe.core import console, files, inputs
+from recipe.core import console, files, inputs, json_files
+from recipe.engine import starting_weights
 
 PRETRAINED, LOAD_FROM = '--pretrained', 'load_from'
 _OTHERWISE = {
@@ -21,6 +22,8 @@ _OTHERWISE = {
     LOAD_FROM: 'give a checkpoint after a lone --: load_from=FILE',
 }
 _URL = re.compile(r'https?://')
+# mmengine's tables of the URLs of named weights, such as torchvision://resnet50.
+_TABLES = {'torchvision': 'torchvision_0.12.json', 'open-mmlab': 'openmmlab.json', 'mmcls': 'mmcls.json'}
 TIMEOUT_S = 10  # to connect, and for each read; short, so that offline machines fail soon
 _HASH = re.compile(r'-([0-9a-f]{8,64})\.pth$')  # OpenMMLab's and torch.hub's file names end with part of the sha256
 # The backbone itself resizes Swin's tables of another window size.
@@ -65,6 +68,25 @@ def locate(given: Optional[str], source: Optional[str], option: str = PRETRAINED
         _download(named, path, option)
     require_hash(path, path.name)
     return path
+
+
+def resolve(source: str) -> str:
+    """The URL of weights that a config names as ``torchvision://resnet50``; other sources stay as they are.
+
+    mmengine's own resolution imports torchvision, which the recipe does not need.
+
+    Raises:
+        console.UserError: mmengine knows no weights of this name.
+    """
+    scheme, separator, name = source.partition('://')
+    if not separator or scheme not in _TABLES:
+        return source
+    import mmengine
+
+    table = json_files.read(Path(mmengine.__file__).parent / 'hub' / _TABLES[scheme], dict)
+    if name not in table:
+        raise console.UserError(f'{PRETRAINED}: mmengine knows no weights {source}', _OTHERWISE[PRETRAINED])
+    return str(table[name])
 
 
 def _named(given: Optional[str], source: Optional[str]) -> Optional[str]:
@@ -262,42 +284,10 @@ def require_start(path: Path, model: Any) -> str:
         What will be loaded, in words. Differences are printed as a warning.
 
     Raises:
-        console.UserError: It cannot be read, or fits less than half of the model.
+        console.UserError: It cannot be read, or is of another model.
     """
-    return require_fit('load_from', path, _shapes(path, whole=True), model)
-
-
-def require_fit(title: str, path: Path, shapes: Mapping[str, Tuple[int, ...]], model: Any) -> str:
-    """Compare the tensors that a training shall start from with its model.
-
-    Args:
-        title: Option or setting that names the file.
-        path: The file.
-        shapes: Shapes of its tensors, by their names in the model.
-        model: From ``build_model`` of ``recipe.engine.config``.
-
-    Returns:
-        What will be loaded, in words. Differences are printed as a warning.
-
-    Raises:
-        console.UserError: Less than half of the model fits.
-    """
-    needed = {name: tuple(value.shape) for name, value in model.named_parameters()}
-    wrong = [
-        f'{name} is {shapes[name]} there and {shape} in the model' if name in shapes else f'{name} is not there'
-        for name, shape in needed.items()
-        if shapes.get(name) != shape
-    ]
-    if 2 * len(wrong) > len(needed):
-        raise console.UserError(
-            f'{title}: {path} is of another model: {wrong[0]} ({len(wrong)} of {len(needed)} tensors differ)'
-        )
-    if wrong:
-        console.warn(f'{title}: {len(wrong)} of {len(needed)} tensors begin from scratch; {_some(wrong, 10)}')
-    others = [name for name in shapes if name not in needed and name not in dict(model.named_buffers())]
-    if others:
-        console.warn(f'{title}: {len(others)} tensors of {path.name} are not in the model; {_some(others, 10)}')
-    return f'{path}: {len(needed) - len(wrong)} of {len(needed)} tensors of the model'
+    fit = starting_weights.require(LOAD_FROM, path, _shapes(path, whole=True), model)
+    return starting_weights.summary(path, fit)
 
 
 def _shapes(path: Path, whole: bool = False) -> Dict[str, Tuple[int, ...]]:

@@ -6,7 +6,7 @@ All are read as data; no code in them runs.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 from recipe.core import console, json_files
 from recipe.export import libraries, names
@@ -14,6 +14,8 @@ from recipe.export import libraries, names
 HF_CONFIG, HF_TYPE = 'config.json', 'mask2former'
 _SAFETENSORS = '.safetensors'
 _HF_INDEX, _HF_FILES = 'model.safetensors.index.json', ('model.safetensors', 'pytorch_model.bin')
+# Part of a tensor's name in Swin of facebookresearch and Hugging Face, and in detectron2's ResNet.
+_BACKBONES = ('backbone.layers.', '.encoder.encoder.layers.', 'backbone.res2.')
 TITLES = {names.FACEBOOK: 'facebookresearch', names.HUGGINGFACE: 'Hugging Face', None: 'mmsegmentation'}
 
 
@@ -25,6 +27,7 @@ class ForeignWeights(NamedTuple):
         style: ``facebook``, ``huggingface``, or None for our names.
         weights: Tensors by our name.
         unknown: Names in the file that have no counterpart.
+        classes: Names of its classes, in their order; None if it names none.
         config: Content of Hugging Face's config.json; empty for other files.
     """
 
@@ -33,6 +36,7 @@ class ForeignWeights(NamedTuple):
     weights: Dict[str, Any]
     unknown: List[str]
     config: Dict[str, Any]
+    classes: Optional[List[str]] = None
 
     @property
     def is_checkpoint(self) -> bool:
@@ -56,16 +60,19 @@ def read(path: Path) -> ForeignWeights:
     config: Dict[str, Any] = {}
     if path.is_dir():
         config = _hf_config(path)
-        tensors = {name: value for file in _hf_files(path) for name, value in _tensors(file).items()}
+        tensors = {name: value for file in _hf_files(path) for name, value in _tensors(file)[0].items()}
+        classes = _hf_classes(config)
     else:
-        tensors = _tensors(path)
+        tensors, classes = _tensors(path)
     style = names.style_of(tensors)
     if style is None:
-        return ForeignWeights(path, None, tensors, [], config)
-    if not any('backbone.layers.' in name or '.encoder.encoder.layers.' in name for name in tensors):
-        raise console.UserError(f"{path} is {TITLES[style]}'s, but its backbone is no Swin", 'only Swin is converted')
+        return ForeignWeights(path, None, tensors, [], config, classes)
+    if not any(mark in name for name in tensors for mark in _BACKBONES):
+        raise console.UserError(
+            f"{path} is {TITLES[style]}'s, but its backbone is neither Swin nor ResNet", 'only these two are converted'
+        )
     renamed = names.from_foreign(tensors, style)
-    return ForeignWeights(path, style, renamed.weights, renamed.unknown, config)
+    return ForeignWeights(path, style, renamed.weights, renamed.unknown, config, classes)
 
 
 def _hf_config(folder: Path) -> Dict[str, Any]:
@@ -104,12 +111,12 @@ def _hf_files(folder: Path) -> List[Path]:
     return found
 
 
-def _tensors(path: Path) -> Dict[str, Any]:
-    """All tensors of a file, by its own names."""
-    found = _safetensors(path) if path.suffix == _SAFETENSORS else _pickled(path)
+def _tensors(path: Path) -> Tuple[Dict[str, Any], Optional[List[str]]]:
+    """All tensors of a file, by its own names, and the names of its classes if it holds them."""
+    found, classes = (_safetensors(path), None) if path.suffix == _SAFETENSORS else _pickled(path)
     if not found:
         raise console.UserError(f'{path} holds no weights')
-    return found
+    return found, classes
 
 
 def _safetensors(path: Path) -> Dict[str, Any]:
@@ -123,7 +130,7 @@ def _safetensors(path: Path) -> Dict[str, Any]:
         raise console.UserError(f'{path} cannot be read: {error}', 'bring the file again') from None
 
 
-def _pickled(path: Path) -> Dict[str, Any]:
+def _pickled(path: Path) -> Tuple[Dict[str, Any], Optional[List[str]]]:
     from recipe.engine.checkpoint import (
         CheckpointError,
         UntrustedCheckpointError,
@@ -140,12 +147,28 @@ def _pickled(path: Path) -> Dict[str, Any]:
         look, load = (load_pickle, load_pickle) if is_pickle else (load_outline, load_from_local)
         # In a child process first: a file of unknown origin could crash the reader.
         read_in_own_process(str(path), lambda source: len(_state(look(source))))
-        return _state(load(str(path)))
+        content = load(str(path))
+        return _state(content), _classes(content)
     except UntrustedCheckpointError as error:
         trust = '' if is_pickle else ', or --trust_checkpoint if you trust where it comes from'
         raise console.UserError(str(error), f'give another file{trust}') from None
     except (CheckpointError, OSError) as error:
         raise console.UserError(str(error), 'bring the file again') from None
+
+
+def _classes(content: Any) -> Optional[List[str]]:
+    """Names of the classes in a checkpoint of ours or of mmsegmentation."""
+    for name in ('meta', 'dataset_meta', 'classes'):
+        content = content.get(name) if isinstance(content, dict) else None
+    is_list = isinstance(content, (list, tuple)) and all(isinstance(name, str) for name in content)
+    return list(content) if is_list and content else None
+
+
+def _hf_classes(config: Dict[str, Any]) -> Optional[List[str]]:
+    """Names of the classes in Hugging Face's config."""
+    labels = config.get('id2label')
+    named = [labels.get(str(number)) for number in range(len(labels))] if isinstance(labels, dict) else []
+    return named if named and all(isinstance(name, str) for name in named) else None
 
 
 def _state(content: Any) -> Dict[str, Any]:

@@ -7,7 +7,7 @@ projections of query, key and value are one tensor.
 from __future__ import annotations
 
 import re
-from typing import Dict, Iterator, List, Mapping, NamedTuple, Optional, Pattern, Tuple
+from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Pattern, Tuple
 
 import torch
 from torch import Tensor
@@ -15,8 +15,9 @@ from torch import Tensor
 FACEBOOK, HUGGINGFACE = 'facebook', 'huggingface'
 _HF_SWIN, _HF_PIXELS = 'model.pixel_level_module.encoder.', 'model.pixel_level_module.decoder.'
 
-# {i} and {j} are numbers, * is weight or bias, and [q|k|v] are tensors that are joined along their first axis. Each
-# section has the prefixes of its names in our, facebookresearch's and Hugging Face's code, then the names.
+# {i} and {j} are numbers, * is weight or bias, @ is * or a statistic of a batch norm, and [q|k|v] are tensors that are
+# joined along their first axis. Each section has the prefixes of its names in our, facebookresearch's and Hugging
+# Face's code, then the names.
 # fmt: off
 _SECTIONS: Tuple[Tuple[Tuple[str, str, str], Tuple[Tuple[str, str, str], ...]], ...] = (
     (('backbone.', 'backbone.', _HF_SWIN), (
@@ -86,11 +87,27 @@ _SECTIONS: Tuple[Tuple[Tuple[str, str, str], Tuple[Tuple[str, str, str], ...]], 
         ('cls_embed.*', 'class_embed.*', 'class_predictor.*'),
     )),
 )
+# Sections of two columns: Hugging Face's Mask2Former has no ResNet. The names of facebookresearch's are detectron2's.
+_RESNET: Tuple[Tuple[Tuple[str, str], Tuple[Tuple[str, str], ...]], ...] = (
+    (('backbone.', 'backbone.stem.'), (
+        ('conv1.weight', 'conv1.weight'),
+        ('bn1.@', 'conv1.norm.@'),
+    )),
+    *(((f'backbone.layer{stage}.{{i}}.', f'backbone.res{stage + 1}.{{i}}.'), (
+        ('conv{j}.weight', 'conv{j}.weight'),
+        ('bn{j}.@', 'conv{j}.norm.@'),
+        ('downsample.0.weight', 'shortcut.weight'),
+        ('downsample.1.@', 'shortcut.norm.@'),
+    )) for stage in (1, 2, 3, 4)),
+)
 # fmt: on
 # The norm after Swin's last stage, which Hugging Face's backbone has and does not use.
 UNUSED = r'.*\.encoder\.(swin\.)?layernorm\.(weight|bias)'
 # Tensors that each code base computes from its settings: window indices, class weights, mean and deviation of images.
-_COMPUTED = re.compile(rf'.*\.relative_position_index|criterion\.empty_weight|pixel_mean|pixel_std|{UNUSED}')
+# The number of batches that a batch norm has seen is not used, as its momentum is fixed.
+_COMPUTED = re.compile(
+    rf'.*\.relative_position_index|criterion\.empty_weight|pixel_mean|pixel_std|.*\.num_batches_tracked|{UNUSED}'
+)
 # Tensors that only one code base has under this name, for its older files.
 _OLD_NAMES = {'sem_seg_head.predictor.static_query.weight': 'sem_seg_head.predictor.query_feat.weight'}
 
@@ -188,7 +205,8 @@ def from_foreign(weights: Mapping[str, Tensor], style: str) -> Renamed:
 
 def _rules(style: str) -> Iterator[_Rule]:
     column = 1 if style == FACEBOOK else 2
-    for prefixes, rows in _SECTIONS:
+    sections: Tuple[Any, ...] = (*_SECTIONS, *_RESNET) if style == FACEBOOK else _SECTIONS
+    for prefixes, rows in sections:
         for row in rows:
             theirs = prefixes[column] + row[column]
             joined = re.search(r'\[(.+)\]', theirs)
@@ -198,12 +216,13 @@ def _rules(style: str) -> Iterator[_Rule]:
 
 def _pattern(template: str) -> Pattern[str]:
     text = re.escape(template).replace(r'\*', '(?P<kind>weight|bias)')
+    text = text.replace('@', '(?P<kind>weight|bias|running_mean|running_var)')
     return re.compile(re.sub(r'\\\{(\w)\\\}', r'(?P<\1>[0-9]+)', text))
 
 
 def _fill(template: str, found: re.Match) -> str:
     parts = found.groupdict()
-    return template.replace('*', parts.pop('kind', '')).format(**parts)
+    return re.sub('[*@]', parts.pop('kind', ''), template).format(**parts)
 
 
 def _reordered(name: str, value: Tensor, ours: bool) -> Tensor:
@@ -211,7 +230,7 @@ def _reordered(name: str, value: Tensor, ours: bool) -> Tensor:
 
     Ours is channel, row, column, as ``nn.Unfold`` has it. Theirs is column, row, channel.
     """
-    if '.downsample.' not in name or value.shape[-1] % 4:
+    if not re.match(r'backbone\.stages\..*\.downsample\.', name) or value.shape[-1] % 4:
         return value
     channels = value.shape[-1] // 4
     return value.unflatten(-1, (2, 2, channels) if ours else (channels, 2, 2)).transpose(-1, -3).flatten(-3)

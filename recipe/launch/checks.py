@@ -8,11 +8,11 @@ Each check reads what earlier checks have put into the plan, and adds its own re
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Callable, Iterator, List, NamedTuple, Set, Tuple
+from typing import Any, Callable, Iterator, List, NamedTuple, Set, Tuple
 
 from recipe.core import console, inputs, run_folder
 from recipe.core.run_options import SCRIPTS
-from recipe.data import training_data
+from recipe.data import other_sets, training_data
 from recipe.data.sets import file as dataset_file
 from recipe.data.sets import verify
 from recipe.doctor import cards, clock, compiler, limits, network, report, sources, versions
@@ -78,7 +78,10 @@ def _data_path(plan: Plan) -> Iterator[Finding]:
         plan.data_root = plan.data_set.root
         yield Finding('data path', OK, f'{plan.data_set.path}: {plan.data_root}')
         return
-    plan.data_root = training_data.root(asked.data_path, asked.demo, asked.needs_labels)
+    if asked.config and asked.data_path and asked.script != 'evaluate':  # its layout is checked with the data set
+        plan.data_root = inputs.absolute(asked.data_path)
+    else:
+        plan.data_root = training_data.root(asked.data_path, asked.demo, asked.needs_labels)
     yield Finding('data path', OK, str(plan.data_root))
 
 
@@ -150,9 +153,18 @@ def classes(plan: Plan) -> Tuple[int, List[str]]:
 def _data_set(plan: Plan) -> Iterator[Finding]:
     if plan.data_set is not None:
         yield Finding('data set', OK, verify.require(plan.data_set, plan.starts))
-    elif plan.options.uses_demo_data:
+        return
+    if plan.options.uses_demo_data and other_sets.are_in(plan.config):
+        raise console.UserError(
+            "--demo: its scenes are in Cityscapes' layout, and the data set of --config is in another one",
+            'give --data_path=DIR instead of --demo',
+        )
+    if plan.options.uses_demo_data:
         yield Finding('data set', OK, 'the built-in scenes; the launcher makes what is missing of them')
+    elif other_sets.are_in(plan.config):
+        yield Finding('data set', OK, f'{plan.data_root}: {other_sets.verified(plan.config)}')
     else:
+        training_data.root(plan.options.data_path, plan.options.demo)
         yield Finding('data set', OK, training_data.verified(plan.data_root, plan.starts, *classes(plan)))
 
 
@@ -199,19 +211,49 @@ def _weights(plan: Plan) -> Iterator[Finding]:
 
 def _init_from(plan: Plan) -> str:
     """Compare the model of --init_from with that of the config, and have the training begin from it."""
-    from recipe.engine import weights
+    from recipe.engine import starting_weights
     from recipe.export import foreign
 
     path = inputs.absolute(str(plan.options.init_from))
     start = foreign.read(path)
-    shapes = {name: tuple(value.shape) for name, value in start.weights.items()}
+    carried = _class_rows(plan, start)
+    weights = {**start.weights, **(carried.weights if carried else {})}
+    shapes = {name: tuple(value.shape) for name, value in weights.items()}
     shapes.update(dict.fromkeys(start.unknown, ()))
-    found = weights.require_fit('--init_from', path, shapes, plan.model)
-    if start.is_checkpoint:
+    in_part = {name: tuple(start.weights[name].shape) for name in (carried.weights if carried else ())}
+    plan.starting = starting_weights.require('--init_from', path, shapes, plan.model, in_part)
+    if start.is_checkpoint and carried is None:
         plan.config['load_from'] = str(path)
     else:
-        plan.initial_weights = start.weights
-    return found
+        plan.initial_weights = weights
+    return starting_weights.summary(path, plan.starting) + (f'; {carried}' if carried else '')
+
+
+def _class_rows(plan: Plan, start: Any) -> Any:
+    """The class embedding for the training's classes; None if that of --init_from is taken whole, or not at all."""
+    from recipe.export import class_rows
+
+    given, model = plan.options.class_map, plan.model.state_dict()
+    old, new = class_rows.count(start.weights), class_rows.count(model)
+    same_width = old and new and all(start.weights[n].shape[1:] == model[n].shape[1:] for n in class_rows.EMBEDDING)
+    if not same_width:
+        if given is not None:
+            raise console.UserError(
+                '--class_map: --init_from and the model have no class embeddings of one width', 'leave it out'
+            )
+        return None
+    names = class_rows.names_of_file(start.classes, old), class_rows.names_of_config(plan.config, new)
+    if old == new and given is None:
+        if start.classes and names[0] != names[1] and names[1] != class_rows.unnamed(new):
+            pair = next(pair for pair in zip(*names) if pair[0] != pair[1])
+            console.warn(
+                f'--init_from: its classes have other names ({pair[0]} there, {pair[1]} in the training), and its rows '
+                'are taken in their order; --class_map takes them by name'
+            )
+        return None
+    path = None if given in (None, class_rows.SAME_NAMES) else inputs.absolute(given)
+    class_map = None if given is None else class_rows.read_map(given, path, *names)
+    return class_rows.carry(start.weights, *names, class_map, (plan.config.get('randomness') or {}).get('seed'))
 
 
 def _checkpoint(plan: Plan) -> Iterator[Finding]:

@@ -36,6 +36,11 @@ def write_run_files(plan: Plan, argv: List[str]) -> Path:
     write_start(plan, argv, plan.config.train_dataloader['batch_size'])
     if plan.initial_weights is not None:
         _write_initial_weights(plan)
+    if plan.starting is not None and plan.options.is_first_node:
+        table = files.write_text(plan.folder / run_folder.INIT_FROM_TABLE, plan.starting.as_csv())
+        for line in plan.starting.table():
+            console.say(f'begins   {line}')
+        console.say(f'begins   each tensor: {table}')
     return files.write_text(plan.own_folder / run_folder.CONFIG, plan.config.pretty_text)
 
 

@@ -11,7 +11,7 @@ from typing import Callable, List, NoReturn, Optional, Sequence, Tuple
 
 from recipe.core import console, inputs, network, run_folder
 from recipe.core.inputs import integer
-from recipe.core.run_options import SCRIPTS, Options
+from recipe.core.run_options import BACKBONES, SCRIPTS, Options
 from recipe.data import diagnosis
 from recipe.data.sets import file as dataset_file
 
@@ -33,8 +33,17 @@ _EPILOGUE = (
 )
 # Options of a training that an evaluation does not have.
 _OF_A_TRAINING = {
-    *('init_from', 'num_points', 'keep_checkpoints', 'resume', 'decoded_cache', 'max_iters', 'val_interval'),
-    *('pretrained', 'seed', 'engine', 'compile', 'on_nan', 'on_bad_image'),
+    *(
+        'init_from',
+        'class_map',
+        'num_points',
+        'keep_checkpoints',
+        'resume',
+        'decoded_cache',
+        'max_iters',
+        'val_interval',
+    ),
+    *('backbone', 'pretrained', 'seed', 'engine', 'compile', 'on_nan', 'on_bad_image'),
 }
 _SWITCH = {'0': '0', 'false': '0', 'no': '0', 'off': '0', '1': '1', 'true': '1', 'yes': '1', 'on': '1'}
 _OVERRIDE = re.compile(r'[A-Za-z_]\w*(\.\w+)*=.+', re.ASCII | re.DOTALL)
@@ -170,8 +179,15 @@ def make_parser(script: str) -> argparse.ArgumentParser:
     add('val_interval', integer(1, 10**9), 'N', f'iterations between validations ({5000 if full else 1000})')
     source = 'the one in the checkpoint' if evaluates else 'configs/mask2former_swin-b_cityscapes.py; with --demo'
     add('config', _text, 'FILE', f'config file ({source}{"" if evaluates else " configs/demo.py"})')
+    add('backbone', _one_of(BACKBONES), '|'.join(BACKBONES), "backbone, set as upstream's config of it has it (swin-b)")
     add('pretrained', _text, 'FILE|none', 'backbone weights; none trains from scratch (what the config names)')
     add('init_from', _text, 'FILE|DIR', 'whole model to begin from, of this or another trainer (none)')
+    add(
+        'class_map',
+        _text,
+        'FILE.json|names',
+        'which old class the row of a new class comes from; names: that of its name (rows are made anew)',
+    )
     add('seed', integer(0, 2**31 - 1), 'N', 'random seed (what the config says)')
     add(
         'amp', _one_of(PRECISIONS), '|'.join(PRECISIONS), f'mixed precision ({"off" if evaluates else "as configured"})'
@@ -301,11 +317,21 @@ def require_consistent(options: Options) -> None:
             'leave it out',
             console.EXIT_USAGE,
         )
+    if options.backbone is not None and options.demo:
+        raise console.UserError(
+            f'--backbone={options.backbone}: the demo has a small model of its own, and a learning rate for it alone',
+            'leave out --backbone, or --demo',
+            console.EXIT_USAGE,
+        )
     if options.init_from is not None and options.pretrained is not None:
         raise console.UserError(
             '--init_from and --pretrained both name the weights to begin from',
             'leave out --pretrained; --init_from holds the backbone too',
             console.EXIT_USAGE,
+        )
+    if options.class_map is not None and options.init_from is None:
+        raise console.UserError(
+            '--class_map: only the classes of --init_from can be mapped', 'give --init_from=FILE', console.EXIT_USAGE
         )
     if options.compile and not options.fast:
         raise console.UserError(
@@ -399,7 +425,8 @@ def read(script: str, argv: Sequence[str]) -> Options:
     options = settle(parse(script, argv))
     if options.dataset is not None:
         dataset_file.read(options.dataset, options.data_path)
-    elif not options.uses_demo_data:
+    # The data sets of another config may have another layout; the checks know it once they have read the config.
+    elif not options.uses_demo_data and (options.config is None or script == 'evaluate'):
         diagnosis.require_root(options.data_path, options.needs_labels)
     if options.checkpoint is not None and not inputs.absolute(options.checkpoint).is_dir():
         inputs.require_file('--checkpoint', options.checkpoint)
@@ -411,6 +438,8 @@ def read(script: str, argv: Sequence[str]) -> Options:
         inputs.require_file('--pretrained', options.pretrained)
     if options.init_from is not None and not inputs.absolute(options.init_from).is_dir():
         inputs.require_file('--init_from', options.init_from)
+    if options.class_map not in (None, 'names'):
+        inputs.require_file('--class_map', str(options.class_map))
     if options.is_first_node:
         if script != 'evaluate':
             run_folder.choose(SCRIPTS[script], options.demo, options.work_dir, options.resume, options.or_begin)

@@ -28,6 +28,7 @@ class Plan:
         backbone: File of pretrained weights; None if the training needs none.
         initial_weights: Tensors of --init_from by name, which are written into the run folder; None if the ranks can
             read the file itself.
+        starting: What becomes of each tensor of --init_from, a ``recipe.engine.starting_weights.Fit``.
         model: Built from the config for its shapes and size; its weights have no meaning.
         trained: To evaluate: the ``TrainedModel``, without its model, as the ranks load their own.
     """
@@ -43,6 +44,7 @@ class Plan:
     folder: Path = Path()
     backbone: Optional[Path] = None
     initial_weights: Optional[Dict[str, Any]] = None
+    starting: Any = None
     model: Any = None
     trained: Any = None
 

@@ -123,6 +123,5 @@ def test_defaults_follow_the_backbone():
     assert cli.parse(['step']).crop == (128, 256)
     args = cli.parse(['step', '--backbone=base', '--batch=3'])
     assert (args.crop, args.batch, args.tolerance) == ((512, 1024), 3, 1e-4)
-    config, overrides = cli.model_options(args)
-    assert 'swin-b' in config
-    assert overrides['model.decode_head.in_channels'] == [128, 256, 512, 1024]
+    assert cli.model_options(args)[0].endswith('mask2former_swin-b_cityscapes.py')
+    assert cli.model_options(cli.parse(['size', '--backbone=r50']))[0].endswith('mask2former_r50_cityscapes.py')

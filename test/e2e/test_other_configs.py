@@ -8,8 +8,11 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from mmengine.config import Config
 
 from launch_sandbox import Sandbox, wait_until
+from recipe.core.run_options import BACKBONES
+from recipe.engine.backbones import config_file
 from resume_faults import kill_before_iter
 from resume_job import CHECKOUT, assert_same_end, recipe, train, write_cityscapes
 
@@ -36,6 +39,35 @@ def test_killed_and_resumed_equals_never_killed(tmp_path, name):
     assert outcome.codes == [0, 0], outcome.output
     assert 'not bit by bit' not in outcome.output
     assert_same_end(tmp_path / 'broken', tmp_path / 'unbroken')
+
+
+@pytest.mark.release
+@pytest.mark.trains
+@pytest.mark.parametrize('name', BACKBONES)
+def test_each_backbone_at_its_own_size(tmp_path, name):
+    """Two iterations on small pictures, killed before the second one, and resumed."""
+    data = write_cityscapes(tmp_path / 'data')
+    model = Config.fromfile(config_file(name)).model
+    options = {
+        'model.decode_head.in_channels': model.decode_head.in_channels,
+        'train_cfg.max_iters': 2,
+        'train_cfg.val_interval': 2,
+        'default_hooks.checkpoint.interval': 1,
+        'default_hooks.checkpoint.save_best': None,
+        'param_scheduler': [dict(type='PolyLR', eta_min=0, power=0.9, begin=0, end=2, by_epoch=False)],
+    }
+    unbroken, broken = (
+        recipe(data, tmp_path / run, config=config_file(name), backbone={'init_cfg': None}, **options)
+        for run in ('unbroken', 'broken')
+    )
+    assert train(unbroken).codes == [0]
+    assert train(broken, sabotage=partial(kill_before_iter, 2)).codes == [-9]
+    outcome = train(broken, resume=True)
+    assert outcome.codes == [0], outcome.output
+    assert 'RESUMED iter_1.pth' in outcome.output
+    assert_same_end(tmp_path / 'broken', tmp_path / 'unbroken')
+    shutil.rmtree(tmp_path / 'broken')
+    shutil.rmtree(tmp_path / 'unbroken')
 
 
 OVERRIDES = [

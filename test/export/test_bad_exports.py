@@ -122,7 +122,7 @@ CASES: Dict[str, Tuple[Callable[[World], List[str]], str]] = {
     'our own checkpoint': (taking('facebook', lambda w: w.checkpoint), "has mmsegmentation's names"),
     'a backbone that is no Swin': (
         taking('facebook', lambda w: w.file('a.pkl', pickle.dumps({'model': {QUERY: np.zeros((1, 1))}}))),
-        'its backbone is no Swin',
+        'its backbone is neither Swin nor ResNet',
     ),
     'a tensor too many': (
         taking('facebook', lambda w: w.arrays(**{'sem_seg_head.more': np.zeros(1)})),

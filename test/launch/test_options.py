@@ -27,6 +27,8 @@ VALUES = {
     'config': 'a.py',
     'pretrained': 'none',
     'init_from': 'a.pkl',
+    'class_map': 'names',
+    'backbone': 'swin-t',
     'seed': '0',
     'amp': 'bf16',
     'num_points': '3136',
