@@ -6,10 +6,12 @@ if the package can be imported.
 
 from recipe.data import position_seeded_dataset, resumable_sampler
 from recipe.data.transforms import fast_augment, fast_loading
-from recipe.engine import compile_hook, metric, runner, sturdy_vis_backend
+from recipe.engine import compile_hook, metric, runner, sturdy_vis_backend, trackers
 from recipe.engine.hooks import (
     atomic_checkpoint_hook,
     deferred_runtime_info_hook,
+    early_stopping_hook,
+    ema_hook,
     loader_pace_hook,
     nonfinite_guard_hook,
 )
@@ -21,6 +23,8 @@ __all__ = [
     'bf16_optim_wrapper',
     'compile_hook',
     'deferred_runtime_info_hook',
+    'early_stopping_hook',
+    'ema_hook',
     'fast_augment',
     'fast_loading',
     'fp16_optim_wrapper',
@@ -33,4 +37,5 @@ __all__ = [
     'resumable_sampler',
     'runner',
     'sturdy_vis_backend',
+    'trackers',
 ]

@@ -12,7 +12,7 @@ from typing import Any, Dict, Iterator, List, Optional, Set, Tuple
 from recipe.core import config_text, console, inputs
 from recipe.core.paths import CONFIGS
 from recipe.core.run_options import Options
-from recipe.engine import classes, config_values
+from recipe.engine import classes, config_values, training_options
 from recipe.engine import equip as engine
 from recipe.engine import overrides as config_keys
 
@@ -64,6 +64,7 @@ def make(options: Options, device: str, data_root: Path) -> Any:
             config.default_hooks.checkpoint['interval'] = val_interval
     if options.batch_size:
         config.train_dataloader['batch_size'] = options.batch_size
+    training_options.apply(config, options)
     if options.num_workers is not None:
         _set_workers(config, options.num_workers)
     if options.seed is not None:
@@ -92,6 +93,7 @@ def make(options: Options, device: str, data_root: Path) -> Any:
     override(config, options.overrides)
     classes.follow(config, before)
     config_values.require(config)
+    training_options.require_accumulation(config)
     return config
 
 
