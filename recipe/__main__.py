@@ -15,6 +15,7 @@ PROGRAMS = {
     'start': 'recipe.launch.start',
     'train': 'recipe.launch.trainer',
     'evaluate': 'recipe.launch.evaluator',
+    'memory': 'recipe.engine.step_memory',
     'allreduce': 'recipe.launch.allreduce',
     'check': 'recipe.setup.check',
     'keep': 'recipe.core.tied_process',

@@ -17,7 +17,7 @@ clipping, optimizer, schedules; no log line is due. ``step`` gives medians after
 If a loss term of the first iteration differs from upstream's by more than float rounding (``--tolerance``), it ends
 with
 an error and without a table: the two would not compute the same thing. recipe/bench/counts.py defines a host
-synchronisation, recipe/bench/memory.py peak memory.
+synchronisation, recipe/engine/peak_memory.py peak memory.
 """
 
 from __future__ import annotations

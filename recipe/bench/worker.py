@@ -9,9 +9,9 @@ from typing import Any, Callable, Dict, List
 import torch
 
 from recipe.bench import counts as bench_counts
-from recipe.bench import memory
 from recipe.bench import model as bench_model
 from recipe.bench.trainer import Trainer
+from recipe.engine import peak_memory
 
 PARTS = ('forward+loss', 'backward', 'optimizer', 'loop')
 
@@ -122,7 +122,7 @@ def counted(trainer: Trainer, batch: Dict[str, List[torch.Tensor]], seed: int) -
 def measured_memory(trainer: Trainer, batch: Dict[str, List[torch.Tensor]], seed: int) -> Dict[str, int]:
     """Run one iteration and return its peak memory; an earlier one has made the optimizer's state."""
     data = bench_model.samples(batch)
-    return memory.peak(device_of(trainer).type, lambda: trainer.iterate(data, seed))
+    return peak_memory.peak(device_of(trainer).type, lambda: trainer.iterate(data, seed))
 
 
 def traced(trainer: Trainer, batch: Dict[str, List[torch.Tensor]], seed: int, path: str) -> str:

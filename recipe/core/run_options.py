@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import List, Optional
+from typing import List, Optional, Tuple
 
 BACKBONES = ('r50', 'swin-t', 'swin-s', 'swin-b', 'swin-l')
 SCRIPTS = {'full': 'train_full_8p', 'performance': 'train_performance_8p', 'evaluate': 'evaluate_8p'}
@@ -15,7 +15,14 @@ class Options:
 
     Attributes:
         script: ``full``, ``performance`` or ``evaluate``.
-        batch_size: Images per card.
+        batch_size: Images per card, in one forward pass.
+        accumulate: Batches of each card for one optimizer step.
+        checkpoint_activations: Whether the backbone's activations are computed twice; None: as the config says.
+        freeze: ``backbone``, or ``stages:N`` for the stem and the first N stages of the backbone.
+        memory: ``report`` measures the memory of a step instead of training.
+        log_to: Names of trackers, each perhaps with ``:online``.
+        ema: Decay of the moving average of the weights.
+        early_stop: Validations in a row without a better mIoU after which the training ends.
         num_workers: Loader processes per card, of each data loader.
         dataset: The file of a data set, see ``recipe.data.sets.file``; None means Cityscapes.
         data_path: Root of the data set; None with ``demo`` and without ``dataset`` means the built-in data set.
@@ -46,6 +53,13 @@ class Options:
     resume: bool = False
     or_begin: bool = False
     batch_size: Optional[int] = None
+    accumulate: int = 1
+    checkpoint_activations: Optional[bool] = None
+    freeze: Optional[str] = None
+    memory: Optional[str] = None
+    log_to: Tuple[str, ...] = ()
+    ema: Optional[float] = None
+    early_stop: Optional[int] = None
     num_workers: Optional[int] = None
     data_path: Optional[str] = None
     dataset: Optional[str] = None

@@ -11,7 +11,8 @@ def describe(config: Any, nnodes: int, nproc: int) -> List[Tuple[str, str]]:
     Args:
         config: Resolved ``mmengine.Config``. Its learning rate was chosen for a global batch of
             ``auto_scale_lr.base_batch_size`` images. mmengine scales the rate itself if ``auto_scale_lr.enable`` is
-            set. With ``optim_wrapper.accumulative_counts`` that many iterations make one step.
+            set. With ``optim_wrapper.accumulative_counts`` that many iterations make one step. With
+            ``train_cfg.accumulate`` the loader's batch holds the images of one step, computed in that many parts.
         nnodes: Number of machines.
         nproc: Ranks on each machine.
 
@@ -21,9 +22,12 @@ def describe(config: Any, nnodes: int, nproc: int) -> List[Tuple[str, str]]:
     images, steps = config.train_dataloader['batch_size'], config.optim_wrapper.get('accumulative_counts', 1)
     seen = nnodes * nproc * images  # in one iteration
     batch = seen * steps
+    parts = config.train_cfg.get('accumulate', 1)
     machines = f'{_count(nnodes, "machine")} x ' if nnodes > 1 else ''
     accumulated = f' x {steps} iterations of accumulated gradients' if steps > 1 else ''
-    lines = [(f'{batch} = {machines}{_count(nproc, "rank")} x {_count(images, "image")}{accumulated}', '')]
+    if parts > 1:
+        accumulated = f' x {parts} accumulated batches'
+    lines = [(f'{batch} = {machines}{_count(nproc, "rank")} x {_count(images // parts, "image")}{accumulated}', '')]
     rule = config.get('auto_scale_lr') or {}
     base = rule.get('base_batch_size')
     if not base:

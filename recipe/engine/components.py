@@ -6,10 +6,12 @@ if the package can be imported.
 
 from recipe.data import file_dataset, position_seeded_dataset, resumable_sampler
 from recipe.data.transforms import coded_labels, fast_augment, fast_loading
-from recipe.engine import compile_hook, metric, runner, sturdy_vis_backend
+from recipe.engine import compile_hook, metric, runner, sturdy_vis_backend, trackers
 from recipe.engine.hooks import (
     atomic_checkpoint_hook,
     deferred_runtime_info_hook,
+    early_stopping_hook,
+    ema_hook,
     loader_pace_hook,
     nonfinite_guard_hook,
 )
@@ -22,6 +24,8 @@ __all__ = [
     'coded_labels',
     'compile_hook',
     'deferred_runtime_info_hook',
+    'early_stopping_hook',
+    'ema_hook',
     'fast_augment',
     'fast_loading',
     'file_dataset',
@@ -35,4 +39,5 @@ __all__ = [
     'resumable_sampler',
     'runner',
     'sturdy_vis_backend',
+    'trackers',
 ]

@@ -13,7 +13,7 @@ from recipe.core import config_text, console, inputs
 from recipe.core.paths import CONFIGS
 from recipe.core.run_options import Options
 from recipe.data.sets import file as dataset_file
-from recipe.engine import backbones, classes, config_values, dataset_config, weights
+from recipe.engine import backbones, classes, config_values, dataset_config, training_options, weights
 from recipe.engine import equip as engine
 from recipe.engine import overrides as config_keys
 
@@ -68,6 +68,7 @@ def make(options: Options, device: str, data_root: Path) -> Any:
             config.default_hooks.checkpoint['interval'] = val_interval
     if options.batch_size:
         config.train_dataloader['batch_size'] = options.batch_size
+    training_options.apply(config, options)
     if options.num_workers is not None:
         _set_workers(config, options.num_workers)
     if options.seed is not None:
@@ -101,6 +102,7 @@ def make(options: Options, device: str, data_root: Path) -> Any:
             'leave out the override; "map" in the file merges and ignores classes',
         )
     config_values.require(config)
+    training_options.require_accumulation(config)
     return config
 
 

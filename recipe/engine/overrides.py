@@ -14,6 +14,7 @@ _READ = {
     'custom_imports',
     'runner_type',
     'fast',
+    'freeze_backbone',
     'allow_tf32',
     'model_wrapper_cfg',
     'sync_bn',
@@ -141,6 +142,20 @@ def _parameters(path: list, group: dict) -> Set[str]:
         if not any(item.kind is item.VAR_KEYWORD for item in parameters):
             break  # it passes no further arguments to its bases
     return names
+
+
+def takes(config: Any, path: list, name: str) -> bool:
+    """Whether the class that is built from a group of settings has a parameter.
+
+    Args:
+        config: ``mmengine.Config``.
+        path: Keys of the group.
+        name: Name of the parameter.
+    """
+    group = config
+    for key in path:
+        group = group[key]
+    return name in group or name in _parameters(path, group)
 
 
 def _builder(path: list, group: dict) -> Optional[Callable]:

@@ -19,6 +19,7 @@ import io
 import json
 import math
 import os
+from types import SimpleNamespace
 from typing import Any, Dict, List, Optional, Sequence
 
 from recipe.core import console, imported_packages
@@ -88,7 +89,7 @@ def _replay(dump: Dict[str, Any], device: str) -> Dict[str, Any]:
 
     from recipe.core import config_text
     from recipe.data import random_state
-    from recipe.engine import checkpoint, components, untrusted_config  # noqa: F401  components registers the optimizer and its wrapper
+    from recipe.engine import accumulation, checkpoint, components, untrusted_config  # noqa: F401  components registers the optimizer and its wrapper
     from recipe.engine.host_read import host_read_of
     from recipe.engine.nonfinite.guarded_step import total_norm
     from recipe.engine.runner import adapt_model
@@ -111,10 +112,10 @@ def _replay(dump: Dict[str, Any], device: str) -> Dict[str, Any]:
     host_read = host_read_of(model)
     if host_read is not None:
         host_read.on_bad_costs = console.warn
-    with wrapper.optim_context(model):
-        losses = model(**model.data_preprocessor(dump['batch'], training=True), mode='loss')
-    total, terms = model.parse_losses(losses)
-    total.backward()
+    parts = config.get('train_cfg', {}).get('accumulate', 1)
+    # A gradient scaler would scale the gradient.
+    unscaled = SimpleNamespace(optim_context=wrapper.optim_context, backward=lambda loss: loss.backward())
+    terms = accumulation.forward_and_backward(model, unscaled, dump['batch'], parts)
     norm = total_norm([parameter for parameter in model.parameters() if parameter.grad is not None])
     return {'losses': {name: float(value) for name, value in terms.items()}, 'grad_norm': float(norm)}
 

@@ -18,6 +18,7 @@ from recipe.core import run_folder
 from recipe.data.position_seeded_dataset import PositionSeededDataset
 from recipe.data.unreadable import FileNamingDataset
 from recipe.models import accelerate
+from recipe.models.freezing import freeze_backbone
 
 _NAME_BYTES = 32
 
@@ -80,7 +81,8 @@ def adapt_model(model: nn.Module, config: Any) -> Tuple[nn.Module, Optional[Dict
 
     Args:
         model: The model, on the CPU.
-        config: ``mmengine.Config``; ``fast=False`` keeps upstream's modules.
+        config: ``mmengine.Config``; ``fast=False`` keeps upstream's modules, ``freeze_backbone=True`` does not train
+            the backbone.
 
     Returns:
         The model; if it trains on a CPU, synchronized batch norms are replaced by plain ones. And how many modules of
@@ -88,7 +90,11 @@ def adapt_model(model: nn.Module, config: Any) -> Tuple[nn.Module, Optional[Dict
     """
     if get_device() == 'cpu':
         model = revert_sync_batchnorm(model)
-    return model, accelerate(model) if config.get('fast', True) else None
+    replaced = accelerate(model) if config.get('fast', True) else None
+    if config.get('freeze_backbone'):
+        freeze_backbone(model)
+    # A backbone freezes its frozen_stages here. A wrapper for distributed training, which is next, has to know of it.
+    return model.train(), replaced
 
 
 def make_log_folder(work_dir: Path) -> str:

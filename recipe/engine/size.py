@@ -6,6 +6,7 @@ from typing import Any, Tuple
 
 # A checkpoint holds each parameter and AdamW's two moments in float32.
 CHECKPOINT_BYTES_PER_PARAMETER = 12
+AVERAGE_BYTES_PER_PARAMETER = 4  # the moving average of --ema, beside the parameter
 LOG_BYTES = 64 << 20
 # An image has three bytes per pixel. Its label map has one, or eight (int64) with upstream's own transforms.
 SAMPLE_BYTES_PER_PIXEL = 3 + 8
@@ -30,7 +31,8 @@ def disk_bytes(config: Any, model: Any, existing: int = 0) -> int:
     if kept > 0:
         most = min(most, kept + 2)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    return max(1, most - existing) * CHECKPOINT_BYTES_PER_PARAMETER * parameters + LOG_BYTES
+    average = AVERAGE_BYTES_PER_PARAMETER if config.default_hooks.get('ema') else 0
+    return max(1, most - existing) * (CHECKPOINT_BYTES_PER_PARAMETER + average) * parameters + LOG_BYTES
 
 
 def shared_memory_bytes(config: Any, batch_size: int, num_workers: int, prefetch_factor: int) -> int:
@@ -42,13 +44,14 @@ def shared_memory_bytes(config: Any, batch_size: int, num_workers: int, prefetch
         num_workers: Loader processes per card.
         prefetch_factor: Batches that each process prepares ahead.
     """
-    height, width = _crop(config)
+    height, width = crop(config)
     # The training reads one more batch while the others wait.
     batches = num_workers * prefetch_factor + min(num_workers, 1)
     return batches * batch_size * height * width * SAMPLE_BYTES_PER_PIXEL
 
 
-def _crop(config: Any) -> Tuple[int, int]:
+def crop(config: Any) -> Tuple[int, int]:
+    """Height and width of the images that the model trains on."""
     model = (config or {}).get('model') or {}
     size = (model.get('data_preprocessor') or {}).get('size')
     return tuple(size) if size else CROP

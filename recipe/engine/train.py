@@ -62,6 +62,7 @@ def train(config_file: str, work_dir: str, device: str = 'auto', resume_from: Op
     try:
         runner.train()
     except SystemExit as ended:
+        runner.visualizer.close()  # trackers write what they have collected
         leave(ended)
     leave()
 

@@ -53,7 +53,8 @@ def read_step(text: Any, tensors: int) -> Dict[str, Any]:
         tensors: Number of tensors in these weights.
 
     Returns:
-        ``model`` and ``optim_wrapper``, which mmengine's registries can build.
+        ``model`` and ``optim_wrapper``, which mmengine's registries can build, and what else decides how a
+        step is computed: ``train_cfg.accumulate`` and ``freeze_backbone``.
 
     Raises:
         console.UserError: It holds something other than a model of registered parts.
@@ -65,8 +66,14 @@ def read_step(text: Any, tensors: int) -> Dict[str, Any]:
     kept = {name: wrapper[name] for name in ('type', 'dtype', 'loss_scale') if name in wrapper}
     if kept.get('type') not in WRAPPERS:
         raise _refusal('optim_wrapper.type', kept.get('type'))
+    loop = config.get('train_cfg')
+    parts = loop.get('accumulate', 1) if isinstance(loop, dict) else 1
+    if type(parts) is not int or not 1 <= parts <= _LARGEST:
+        raise _refusal('train_cfg.accumulate', parts)
     return {
         'model': read_model(model, tensors),
+        'train_cfg': {'accumulate': parts},
+        'freeze_backbone': config.get('freeze_backbone') is True,
         'optim_wrapper': _checked(kept, 'optim_wrapper', set(WRAPPERS), tensors),
     }
 

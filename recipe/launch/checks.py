@@ -7,6 +7,8 @@ Each check reads what earlier checks have put into the plan, and adds its own re
 
 from __future__ import annotations
 
+import importlib.util
+import os
 from pathlib import Path
 from typing import Any, Callable, Iterator, List, NamedTuple, Set, Tuple
 
@@ -25,6 +27,8 @@ from recipe.launch import collective
 from recipe.launch.plan import Plan
 from recipe.report import window
 from recipe.upstream import checkouts
+
+_PACKAGES = {'mlflow': 'mlflow-skinny'}  # that a tracker is in, if it has another name
 
 
 class Check(NamedTuple):
@@ -120,6 +124,22 @@ def _batch(plan: Plan) -> Iterator[Finding]:
         yield Finding('batch', WARNING, found, fix)
 
 
+def _trackers(plan: Plan) -> Iterator[Finding]:
+    """Are the libraries of the trackers installed, and do those that may send know where to?"""
+    for asked in plan.options.log_to:
+        name, _, how = asked.partition(':')
+        if importlib.util.find_spec(name) is None:
+            raise console.UserError(
+                f'--log_to={name}: the package {name} is not installed',
+                f'install it: python -m pip install -c requirements/trackers.txt {_PACKAGES.get(name, name)}',
+            )
+        if asked == 'mlflow:online' and not os.environ.get('MLFLOW_TRACKING_URI'):
+            raise console.UserError(
+                f'--log_to={asked}: MLFLOW_TRACKING_URI names no server', f'set it, or give --log_to={name}'
+            )
+        yield Finding('trackers', OK, f'{name}, {"which sends what it is given" if how else "in files of the run"}')
+
+
 def _weights_file(plan: Plan) -> Iterator[Finding]:
     """Are the files of pretrained weights and of ``load_from`` there? The launcher downloads them if not."""
     from recipe.engine import config as run_config
@@ -205,6 +225,10 @@ def _weights(plan: Plan) -> Iterator[Finding]:
         return  # another finding says that the launcher will download it
     else:
         found = 'none, the training begins from scratch'
+        if plan.options.freeze:
+            yield Finding(
+                'weights', WARNING, f'--freeze={plan.options.freeze} keeps random weights', 'give --pretrained=FILE'
+            )
     run_config.set_weights(plan.config, plan.backbone)
     yield Finding('weights', OK, found)
 
@@ -354,6 +378,7 @@ TRAINING = (
     Check('config', _config, ('imports',)),
     Check('run folder', _run_folder),
     Check('batch', _batch, ('config',), line='batch'),
+    Check('trackers', _trackers),
     Check('weights file', _weights_file, ('config',)),
     Check('data set', _data_set, ('data path', 'config'), line='data'),
     Check('decoded cache', _decoded_cache, ('data path', 'config')),

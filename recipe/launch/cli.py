@@ -20,7 +20,10 @@ from recipe.data import training_data
 from recipe.launch import checks, interrupts, options
 from recipe.launch.plan import Plan
 
-PACKAGES = ('torch', 'torch_npu', 'mx_driving', 'mmengine', 'mmcv', 'mmcv-lite', 'mmdet', 'mmsegmentation', 'numpy')
+PACKAGES = (
+    *('torch', 'torch_npu', 'mx_driving', 'mmengine', 'mmcv', 'mmcv-lite', 'mmdet', 'mmsegmentation', 'numpy'),
+    *('tensorboard', 'wandb', 'mlflow-skinny', 'swanlab'),
+)
 
 
 def write_run_files(plan: Plan, argv: List[str]) -> Path:
@@ -33,7 +36,7 @@ def write_run_files(plan: Plan, argv: List[str]) -> Path:
     Returns:
         The config file for the ranks of this machine.
     """
-    write_start(plan, argv, plan.config.train_dataloader['batch_size'])
+    write_start(plan, argv, plan.config.train_dataloader['batch_size'], plan.config.train_cfg.get('accumulate', 1))
     if plan.initial_weights is not None:
         _write_initial_weights(plan)
     if plan.starting is not None and plan.options.is_first_node:
@@ -44,13 +47,14 @@ def write_run_files(plan: Plan, argv: List[str]) -> Path:
     return files.write_text(plan.own_folder / run_folder.CONFIG, plan.config.pretty_text)
 
 
-def write_start(plan: Plan, argv: List[str], batch_size: int) -> None:
+def write_start(plan: Plan, argv: List[str], batch_size: int, accumulate: int = 1) -> None:
     """Write the command and the versions of this start.
 
     Args:
         plan: What will be run.
         argv: The launcher's options as given.
-        batch_size: Images per card.
+        batch_size: Images per card and iteration.
+        accumulate: Parts in which they are computed.
     """
     folder = plan.own_folder
     with (folder / run_folder.COMMAND).open('a', encoding='utf-8') as file:
@@ -58,6 +62,7 @@ def write_start(plan: Plan, argv: List[str], batch_size: int) -> None:
     versions = {
         'world_size': plan.world_size,
         'batch_size': batch_size,
+        'accumulate': accumulate,
         'device': plan.device,
         'python': platform.python_version(),
         'platform': platform.platform(),
@@ -231,7 +236,7 @@ def read_options(script: str, argv: List[str]) -> Options:
 
 
 def main(argv: List[str]) -> None:
-    """Check, train or evaluate, and report.
+    """Check, train or evaluate, and report; or measure the memory of a step.
 
     Args:
         argv: ``full``, ``performance`` or ``evaluate``, then the options.
@@ -244,6 +249,12 @@ def main(argv: List[str]) -> None:
         return
     plan = Plan(read_options(script, argv))
     prepare(plan)
+    if plan.options.memory:
+        from recipe.launch import memory
+
+        with interrupts.caught(interrupts.BEFORE):
+            memory.report(plan)
+        return
     with hold_folder(plan) as lock:
         logs = open_logs(plan)
         console.say(f'run      {plan.folder}')

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import math
 import os
 import re
 from dataclasses import replace
@@ -21,6 +22,7 @@ PRECISIONS = ('off', 'bf16', 'fp16')
 ENGINES = ('recipe', 'upstream')
 MODES = ('whole', 'slide')
 SPLITS = ('val', 'test')
+TRACKERS = ('tensorboard', 'wandb', 'mlflow', 'swanlab')
 _DESCRIPTIONS = {
     'full': 'Train, validate and report mIoU and FPS.',
     'performance': 'Measure images per second in a short training run that keeps no checkpoint.',
@@ -33,17 +35,9 @@ _EPILOGUE = (
 )
 # Options of a training that an evaluation does not have.
 _OF_A_TRAINING = {
-    *(
-        'init_from',
-        'class_map',
-        'num_points',
-        'keep_checkpoints',
-        'resume',
-        'decoded_cache',
-        'max_iters',
-        'val_interval',
-    ),
-    *('backbone', 'pretrained', 'seed', 'engine', 'compile', 'on_nan', 'on_bad_image'),
+    *('init_from', 'class_map', 'num_points', 'keep_checkpoints', 'resume', 'decoded_cache', 'max_iters'),
+    *('val_interval', 'backbone', 'pretrained', 'seed', 'engine', 'compile', 'on_nan', 'on_bad_image'),
+    *('accumulate', 'checkpoint_activations', 'freeze', 'memory', 'log_to', 'ema', 'early_stop'),
 }
 _SWITCH = {'0': '0', 'false': '0', 'no': '0', 'off': '0', '1': '1', 'true': '1', 'yes': '1', 'on': '1'}
 _OVERRIDE = re.compile(r'[A-Za-z_]\w*(\.\w+)*=.+', re.ASCII | re.DOTALL)
@@ -81,6 +75,42 @@ def _stop_or_skip(text: str) -> int:
     if word != 'skip':
         raise argparse.ArgumentTypeError(f'{text!r} is neither stop nor skip:N, such as skip:3')
     return integer(1, 10**6)(count)
+
+
+def _frozen(text: str) -> str:
+    """Read ``backbone`` or ``stages:N``."""
+    word, _, count = text.partition(':')
+    if text != 'backbone' and word != 'stages':
+        raise argparse.ArgumentTypeError(f'{text!r} is neither backbone nor stages:N, such as stages:2')
+    return text if text == 'backbone' else f'stages:{integer(0, 100)(count)}'
+
+
+def _decay(text: str) -> float:
+    """Read the decay of a moving average, a number between 0.5 and 1."""
+    try:
+        decay = float(text)
+    except ValueError:
+        decay = math.nan
+    if not 0.5 <= decay < 1:
+        raise argparse.ArgumentTypeError(f'{text!r} is not a number from 0.5 to below 1, such as 0.9998')
+    return decay
+
+
+def _trackers(text: str) -> Tuple[str, ...]:
+    """Read the names of trackers, each once, with ``:online`` or without."""
+    asked = tuple(text.split(','))
+    for one in asked:
+        name, _, how = one.partition(':')
+        if name not in TRACKERS:
+            raise argparse.ArgumentTypeError(f'{name!r} is not one of {", ".join(TRACKERS)}')
+        if how not in ('', 'online') or one.endswith(':'):
+            raise argparse.ArgumentTypeError(f'{one!r}: after the colon only {name}:online is known')
+        if one == 'tensorboard:online':
+            raise argparse.ArgumentTypeError('tensorboard writes files only; give tensorboard')
+    names = [one.partition(':')[0] for one in asked]
+    if len(set(names)) < len(names):
+        raise argparse.ArgumentTypeError(f'{text!r} names a tracker twice')
+    return asked
 
 
 def _text(text: str) -> str:
@@ -149,6 +179,15 @@ def make_parser(script: str) -> argparse.ArgumentParser:
         'N',
         f'images per card ({"what the config says" if evaluates else 2})',
     )
+    add(
+        'accumulate',
+        integer(1, 4096),
+        'N',
+        'batches of each card whose gradients are summed for one optimizer step, which is one iteration (1)',
+    )
+    add('checkpoint_activations', _switch(), '0|1', "1 computes the backbone's activations twice to save memory (0)")
+    add('freeze', _frozen, 'backbone|stages:N', 'do not train the backbone, or its stem and first N stages (none)')
+    add('memory', _one_of(('report',)), 'report', 'instead of training, measure the memory of a step and what saves it')
     loaders = (
         'loader threads per card' if evaluates else 'loader processes per card, for training and as many for validation'
     )
@@ -222,6 +261,11 @@ def make_parser(script: str) -> argparse.ArgumentParser:
     )
     add('doctor', _switch(), '0|1', '0 starts without looking the machine over (1)')
     add('on_nan', _stop_or_skip, 'stop|skip:N', 'loss or gradient that is not finite: end, or skip N such steps (stop)')
+    add('ema', _decay, 'DECAY', 'validate and save a moving average of the weights with this decay, such as 0.9998')
+    add(
+        'early_stop', integer(1, 10**6), 'N', 'end after N validations in a row without a better mIoU; full script only'
+    )
+    add('log_to', _trackers, 'NAME,...', f'trackers, local files unless NAME:online: {", ".join(TRACKERS)} (none)')
     add('on_bad_image', _stop_or_skip, 'stop|skip:N', 'an unreadable image: end, or replace N of them on a card (stop)')
     add_flag(
         'trust_checkpoint',
@@ -271,6 +315,8 @@ def parse(script: str, argv: Sequence[str]) -> Options:
     if 'tf32' in values:
         values['tf32'] = values['tf32'] == '1'
     values['compile'] = values.get('compile') == '1'
+    if 'checkpoint_activations' in values:
+        values['checkpoint_activations'] = values['checkpoint_activations'] == '1'
     values['fast'] = values.get('fast') != '0'
     values['doctor'] = values.get('doctor') != '0'
     return Options(script=script, overrides=overrides, **values)
@@ -346,6 +392,14 @@ def require_consistent(options: Options) -> None:
     if options.keep_checkpoints is not None and options.script == 'performance':
         raise console.UserError(
             '--keep_checkpoints: a performance run keeps no checkpoint', 'leave it out', console.EXIT_USAGE
+        )
+    if options.early_stop is not None and options.script == 'performance':
+        raise console.UserError(
+            '--early_stop: a performance run has a fixed length', 'leave it out', console.EXIT_USAGE
+        )
+    if options.memory is not None and options.nnodes > 1:
+        raise console.UserError(
+            '--memory=report measures one card of one machine', 'leave out --nnodes', console.EXIT_USAGE
         )
     if options.or_begin and options.work_dir is None:
         raise console.UserError(

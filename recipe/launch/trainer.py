@@ -21,7 +21,7 @@ from recipe.launch import variables, watchdog
 from recipe.launch.pulse import Heartbeat
 
 # Hook points that all ranks pass in the same order.
-_STAGES = ('before_train_iter', 'after_train_iter', 'before_val_iter', 'after_val_iter')
+_STAGES = ('before_train_iter', 'after_train_part', 'after_train_iter', 'before_val_iter', 'after_val_iter')
 
 
 def show_progress(runner_class: Any, heartbeat: Heartbeat) -> None:

@@ -15,6 +15,7 @@ from recipe.report.result import MOST_CURVE_POINTS, SCHEMA, Result, Window
 
 FIGURES = ('fps', 'miou', 'loss', 'memory', 'e2e', 'class_iou')
 REQUIRED = {'full': ('fps', 'miou'), 'performance': ('fps',)}
+ACCUMULATE = 'train_cfg.accumulate'
 NUM_POINTS = 'model.decode_head.train_cfg.num_points'
 DEFAULT_LOG_WINDOW = 10  # mmengine.runner.LogProcessor's window_size
 
@@ -76,7 +77,7 @@ def _describe(run: metrics_run.Run) -> Result:
     points = run.points
     gap = 1 if last.steps else points.largest_gap()
     versions = {**last.log.versions, **run.launcher}
-    for key in ('world_size', 'batch_size', 'device'):
+    for key in ('world_size', 'batch_size', 'accumulate', 'device'):
         versions.pop(key, None)
     warnings = list(run.warnings)
     if run.other_starts:
@@ -92,13 +93,15 @@ def _describe(run: metrics_run.Run) -> Result:
     return Result(
         schema=SCHEMA,
         run_name=run.path.resolve().name,
-        complete=planned is None or done + gap > planned,
+        complete=planned is None or done + gap > planned or last.log.early_stop_iter is not None,
         iters_done=done,
         iters_planned=planned,
         starts=len(run.starts),
         resumed_at_iter=run.resumed_at,
+        early_stop_iter=last.log.early_stop_iter,
         world_size=last.world_size,
         batch_size_per_card=last.batch_size,
+        accumulate=config_text.lookup_int(last.config, ACCUMULATE) or 1,
         global_batch=last.global_batch,
         num_points=config_text.lookup_int(last.config, NUM_POINTS),
         device=run.launcher.get('device') or last.log.device,
@@ -154,7 +157,7 @@ def _add_miou(result: Result, run: metrics_run.Run, required: bool) -> List[str]
             ]
     if required and result.complete and run.val_interval and result.iters_planned:
         # mmengine 0.10.3 validates after the last iteration only if it is a multiple of the interval.
-        due = result.iters_planned // run.val_interval * run.val_interval
+        due = (result.early_stop_iter or result.iters_planned) // run.val_interval * run.val_interval
         if last.placed_iter < due:
             return [
                 f'mIoU is missing: the validation at iteration {due} was not logged, the last one is at {last.iter}'

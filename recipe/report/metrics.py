@@ -93,6 +93,8 @@ def summary(result: Result) -> List[str]:
     planned = f' of {result.iters_planned}' if result.iters_planned else ''
     state = 'complete' if result.complete else 'INCOMPLETE'
     lines = [f'run          {result.run_name}: {state}, {result.iters_done}{planned} iterations']
+    if result.early_stop_iter is not None:
+        lines[0] += ', stopped early because mIoU did not improve'
     if result.resumed_at_iter:
         lines[0] += f', resumed after {", ".join(map(str, result.resumed_at_iter))}'
     if result.miou_last_percent is not None:
@@ -106,9 +108,10 @@ def summary(result: Result) -> List[str]:
     for name, iou in sorted(occurring.items(), key=lambda item: -item[1]):
         lines.append(f'  IoU        {name}: {iou:.2f} %')
     if result.fps_window is not None:
+        accumulated = f', {result.accumulate} accumulated batches' if result.accumulate > 1 else ''
         lines += [
             f'FPS          {result.fps_images_per_s:.2f} images/s ({result.world_size} processes x '
-            f'{result.batch_size_per_card} images)',
+            f'{result.batch_size_per_card} images{accumulated})',
             f'  window     {result.fps_window}',
             f'step time    p50 {result.step_time_p50_s:.4f} s, p95 {result.step_time_p95_s:.4f} s',
         ]

@@ -23,6 +23,11 @@ DEFINITIONS = {
         'them in its times.'
     ),
     'step_time_logged_mean_s': 'Mean of `time` over all logged training iterations, warm-up included.',
+    'early_stop_iter': 'Iteration after which --early_stop ended the training; null: it did not.',
+    'accumulate': (
+        'Batches of a card that one iteration accumulates: batch_size_per_card / accumulate images are in memory at a '
+        'time.'
+    ),
     'num_points': 'Points of each mask that the losses compare; null: the model has none.',
     'step_time_mean_s': 'Seconds of one whole training iteration, waiting for the batch included, over fps_window.',
     'step_time_p50_s': 'Median of the step times (from a log without steps.csv: of its logged means).',
@@ -83,6 +88,7 @@ class Result:
     iters_planned: Optional[int]
     starts: int
     resumed_at_iter: List[int]
+    early_stop_iter: Optional[int] = None
     miou_last_percent: Optional[float] = None
     miou_last_iter: Optional[int] = None
     miou_best_percent: Optional[float] = None
@@ -105,6 +111,7 @@ class Result:
     e2e_duration_s: Optional[float] = None
     world_size: Optional[int] = None
     batch_size_per_card: Optional[int] = None
+    accumulate: int = 1
     global_batch: Optional[int] = None
     num_points: Optional[int] = None
     device: Optional[str] = None

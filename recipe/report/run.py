@@ -240,7 +240,8 @@ def _read_start(name: str, files: Dict[str, Path]) -> Start:
 
 def _take_from_text(log: scalars.Log, text: scalars.Log) -> None:
     """Add to scalars.json the values that only the text log has."""
-    for name in ('world_size', 'device', 'versions', 'config_text', 'resumed_iter', 'seconds', 'clock_steps'):
+    names = ('world_size', 'device', 'versions', 'config_text', 'resumed_iter', 'early_stop_iter')
+    for name in (*names, 'seconds', 'clock_steps'):
         setattr(log, name, getattr(text, name))
     log.planned_iters = text.planned_iters
     log.warnings += text.warnings

@@ -76,6 +76,7 @@ class Log:
         planned_iters: Iterations that the training was to run.
         by_epoch: Whether the training counts in epochs.
         resumed_iter: Last iteration of the checkpoint that it resumed; 0 for a fresh start, None if unknown.
+        early_stop_iter: Last iteration of a training that --early_stop ended; None of any other.
         seconds: From the first to the last record, without the gaps in which the clock was set.
         clock_steps: How often the clock was set meanwhile.
     """
@@ -90,6 +91,7 @@ class Log:
     planned_iters: Optional[int] = None
     by_epoch: bool = False
     resumed_iter: Optional[int] = None
+    early_stop_iter: Optional[int] = None
     seconds: Optional[float] = None
     clock_steps: int = 0
 

@@ -36,6 +36,7 @@ _POSITION = re.compile(
 )
 _PAIR = re.compile(r'(?:^|\s)([A-Za-z_][\w./-]*): (\S+)')
 _RESUMED = re.compile(r'^resumed epoch: \d+, iter: (?P<iter>\d{1,9})')
+_EARLY_STOP = re.compile(r'^Early stop at iteration (?P<iter>\d{1,9})')  # of ResumableEarlyStoppingHook
 _SAVED = re.compile(r'^Saving checkpoint at (?P<iter>\d{1,9}) iterations')
 _MOST_LINES = 50_000  # of a config, a header or a table
 _YEAR_2000_S = 366 * 86400
@@ -116,11 +117,13 @@ class _Reader:
             raise console.UserError(
                 f'{where}: this is a text log of mmsegmentation 0.x', 'give its .log.json, which is beside it'
             )
-        resumed, saved = _RESUMED.match(message), _SAVED.match(message)
+        resumed, saved, stopped = (kind.match(message) for kind in (_RESUMED, _SAVED, _EARLY_STOP))
         if resumed:
             self.log.resumed_iter = int(resumed['iter'])
         elif saved:
             self.saved_iter = int(saved['iter'])
+        elif stopped:
+            self.log.early_stop_iter = int(stopped['iter'])
         elif not message.strip() or message.startswith('Config:'):
             self.message, self.where, self.rest = message, where, []
             self.prefix = match['prefix'] or ''

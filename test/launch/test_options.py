@@ -17,6 +17,11 @@ from recipe.launch import options
 TOOL = [sys.executable, str(paths.TOOLS / 'launch.py'), 'check']
 VALUES = {
     'batch_size': '3',
+    'accumulate': '4',
+    'freeze': 'stages:2',
+    'memory': 'report',
+    'ema': '0.9998',
+    'early_stop': '3',
     'num_workers': '0',
     'data_path': 'some/folder',
     'work_dir': 'out',
@@ -89,6 +94,32 @@ def test_a_switch_takes_no_other_word(value):
     """Ascend's scripts take each of them for a yes."""
     with pytest.raises(console.UserError, match=rf'--resume: {value!r} is not one of 0, 1, auto'):
         options.parse('full', [f'--resume={value}'])
+
+
+@pytest.mark.parametrize(
+    ('given', 'why'),
+    [
+        ('--accumulate=0', 'a whole number from 1 to 4096'),
+        ('--freeze=head', "'head' is neither backbone nor stages:N"),
+        ('--freeze=stages', "'' is not a whole number from 0"),
+        ('--memory=1', 'not one of report'),
+        ('--ema=2', "'2' is not a number from 0.5 to below 1"),
+        ('--ema=nan', "'nan' is not a number from 0.5 to below 1"),
+        ('--early_stop=0', 'a whole number from 1'),
+    ],
+)
+def test_values_of_the_options_for_memory_and_for_watching(given, why):
+    with pytest.raises(console.UserError, match=f'{given.partition("=")[0]}: .*{why}'):
+        options.parse('full', [given])
+
+
+def test_an_early_stop_needs_checkpoints_and_a_report_one_machine():
+    for script, argv, why in (
+        ('performance', ['--early_stop=3'], 'a performance run has a fixed length'),
+        ('full', ['--memory=report', '--nnodes=2'], 'measures one card of one machine'),
+    ):
+        with pytest.raises(console.UserError, match=why):
+            options.require_consistent(options.parse(script, argv))
 
 
 def test_checkpoints_to_keep():

@@ -210,3 +210,26 @@ def kill_in_call(event: str, number: int, runner: Runner) -> None:
 def at_iteration(number: int, command: str, runner: Runner) -> None:
     """A command runs before an iteration."""
     runner.register_hook(BeforeIter(number, lambda: subprocess.run(command, shell=True, check=True)))
+
+
+class AmidAccumulation(Hook):
+    """Calls a function between two parts of an iteration, counted from 1."""
+
+    def __init__(self, number: int, function) -> None:
+        self.number = number
+        self.function = function
+
+    def after_train_part(self, runner):
+        if runner.iter + 1 == self.number:
+            self.function()
+
+
+def kill_amid_accumulation(number: int, runner: Runner) -> None:
+    """Every rank dies between two parts of an iteration."""
+    runner.register_hook(AmidAccumulation(number, kill_this_process))
+
+
+def terminate_amid_accumulation(number: int, runner: Runner) -> None:
+    """A scheduler asks the process of rank 0 to end between two parts of an iteration."""
+    if runner.rank == 0:
+        runner.register_hook(AmidAccumulation(number, lambda: os.kill(os.getpid(), signal.SIGTERM)))

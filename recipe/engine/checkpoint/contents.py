@@ -76,9 +76,29 @@ def _faults(checkpoint: dict) -> Iterator[str]:
         isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in weights.items()
     ):
         yield 'holds weights that are no tensors'
+    elif 'ema_state_dict' in checkpoint and not _is_average(checkpoint['ema_state_dict'], weights):
+        yield 'holds an ema_state_dict that does not belong to its weights'
     yield from _faults_of_hub(checkpoint['message_hub'])
     if checkpoint.get('train_loop') is not None:
         yield from _faults_of_loop(checkpoint['train_loop'])
+
+
+def _is_average(average: Any, weights: dict) -> bool:
+    """Whether this is the state of a moving average of a model with such weights: ``steps`` and ``module.*``."""
+    if not isinstance(average, dict) or set(average) != {'steps', *(f'module.{name}' for name in weights)}:
+        return False
+    steps = average['steps']
+    return (
+        isinstance(steps, torch.Tensor)
+        and steps.shape == ()
+        and steps.dtype == torch.int64
+        and all(
+            isinstance(average[f'module.{name}'], torch.Tensor)
+            and average[f'module.{name}'].shape == value.shape
+            and average[f'module.{name}'].dtype == value.dtype
+            for name, value in weights.items()
+        )
+    )
 
 
 def _faults_of_hub(hub: Any) -> Iterator[str]:
@@ -93,6 +113,10 @@ def _faults_of_hub(hub: Any) -> Iterator[str]:
         ):
             yield f'holds a history of {name} that is not one of real numbers'
     for name, value in hub['runtime_info'].items():
+        if name == 'early_stopping' and not (
+            isinstance(value, list) and len(value) == 2 and is_number(value[0]) and _is_count(value[1])
+        ):
+            yield f'holds a state of {name} that is none'
         if name == 'keep_ckpt_ids' and not isinstance(value, (list, deque)):
             yield f'holds {name} that are no list'
         if name.startswith(_NUMBERS_OF_HUB) and not is_number(value):

@@ -7,7 +7,7 @@ from typing import Dict, List, Optional, Sequence, Tuple
 
 import torch
 from mmengine.dist import broadcast_object_list, is_main_process
-from mmengine.hooks import CheckpointHook
+from mmengine.hooks import CheckpointHook, EMAHook
 from mmengine.model import is_model_wrapper
 from mmseg.registry import HOOKS
 
@@ -19,6 +19,7 @@ from recipe.engine.checkpoint import (
     link_or_copy,
     misfit,
 )
+from recipe.engine.hooks.ema_hook import take_trained_weights
 from recipe.engine.loops.resumable_loop import ResumableIterBasedTrainLoop
 from recipe.engine.loops.running_statistics import share_running_statistics
 
@@ -106,7 +107,8 @@ class AtomicCheckpointHook(CheckpointHook):
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
         """Give a resumed run's train loop its saved state.
 
-        The saved optimizer state is changed to fit the parameter groups of this run.
+        The saved optimizer state is changed to fit the parameter groups of this run. If this run keeps no moving
+        average, the trained weights take the place of the average in the checkpoint.
 
         Args:
             runner (Runner): The runner of the training process.
@@ -117,6 +119,8 @@ class AtomicCheckpointHook(CheckpointHook):
         """
         if not runner._resume:
             return  # load_from takes the weights only
+        if not any(isinstance(hook, EMAHook) for hook in runner.hooks):
+            take_trained_weights(checkpoint)
         if isinstance(runner._train_loop, ResumableIterBasedTrainLoop):
             self._require_fit(runner, checkpoint)
             runner._train_loop.resumed_state = checkpoint.get('train_loop')

@@ -16,6 +16,7 @@ from mmseg.registry import LOOPS
 from recipe.data import random_state
 from recipe.data.position_seeded_dataset import PositionSeededDataset
 from recipe.data.resumable_sampler import ResumableInfiniteSampler
+from recipe.engine import accumulation
 from recipe.engine.loops.data_faults import UnreadableImages, as_one_line_error
 from recipe.engine.loops.gradient_buckets import settle_gradient_buckets
 from recipe.engine.loops.loader_deaths import send_errors_in_place_of_batches
@@ -37,6 +38,7 @@ class ResumableIterBasedTrainLoop(IterBasedTrainLoop):
     - runs the validation that was due when the run was stopped;
     - saves and exits after the current iteration on SIGTERM (exit status 143) and on SIGUSR1 (138);
     - ends with a one-line error if a loader process dies or more images than ``max_unreadable`` cannot be read;
+    - computes each batch in ``accumulate`` parts, if asked to, and takes one optimizer step for all of them;
     - writes the time of each iteration to ``vis_data/steps.csv`` of the log folder.
 
     On a CPU the resumed run is bit by bit equal to a run that was never stopped. The loop needs
@@ -52,6 +54,8 @@ class ResumableIterBasedTrainLoop(IterBasedTrainLoop):
             used from this milestone on. Defaults to None.
         max_unreadable (int): Most different images that each rank may replace because they cannot be read. Defaults to
             0: the first one ends the training.
+        accumulate (int): Parts into which each batch of a rank is split. Their gradients are summed before the
+            optimizer step. Iterations, schedules, logs and checkpoints count optimizer steps. Defaults to 1.
 
     Attributes:
         resumed_state (dict, optional): State from :meth:`state_dict` in the checkpoint that this run resumes from.
@@ -69,6 +73,7 @@ class ResumableIterBasedTrainLoop(IterBasedTrainLoop):
         val_interval: int = 1000,
         dynamic_intervals: Optional[List[Tuple[int, int]]] = None,
         max_unreadable: int = 0,
+        accumulate: int = 1,
     ) -> None:
         if not isinstance(dataloader, dict):
             raise TypeError(f'{type(self).__name__} builds the data loader from a config, but got {type(dataloader)}')
@@ -101,6 +106,7 @@ class ResumableIterBasedTrainLoop(IterBasedTrainLoop):
         self.dynamic_milestones, self.dynamic_intervals = calc_dynamic_intervals(self.val_interval, dynamic_intervals)
 
         self.resumed_state: Optional[dict] = None
+        self.accumulate = accumulate
         self._unreadable = UnreadableImages(max_unreadable)
         self._first_iter = 0
         self._training_random_state: Optional[dict] = None
@@ -181,7 +187,8 @@ class ResumableIterBasedTrainLoop(IterBasedTrainLoop):
             self._step_times.data_ready()
             if self._iter == self._first_iter > 0:
                 with self.paused(), random_state.preserved(self._device):
-                    settle_gradient_buckets(self.runner.model, self.runner.optim_wrapper, data_batch)
+                    part = accumulation.split(data_batch, self.accumulate)[0] if self.accumulate > 1 else data_batch
+                    settle_gradient_buckets(self.runner.model, self.runner.optim_wrapper, part)
             self.run_iter(data_batch)
             self._step_times.stop(self._iter)
 
@@ -194,6 +201,25 @@ class ResumableIterBasedTrainLoop(IterBasedTrainLoop):
             self._decide_current_val_interval()
             if self._validates_now():
                 self._validate()
+
+    def run_iter(self, data_batch: Any) -> None:
+        """Run one iteration: forward and backward over the batch, and one optimizer step.
+
+        Args:
+            data_batch (Any): Batch from the data loader.
+        """
+        if self.accumulate == 1:
+            super().run_iter(data_batch)
+            return
+        runner, optim_wrapper = self.runner, self.runner.optim_wrapper
+        runner.call_hook('before_train_iter', batch_idx=self._iter, data_batch=data_batch)
+        outputs = accumulation.forward_and_backward(
+            runner.model, optim_wrapper, data_batch, self.accumulate, lambda: runner.call_hook('after_train_part')
+        )
+        optim_wrapper.step()
+        optim_wrapper.zero_grad()
+        runner.call_hook('after_train_iter', batch_idx=self._iter, data_batch=data_batch, outputs=outputs)
+        self._iter += 1
 
     def _start_val_workers(self) -> None:
         """Fork the loader processes of the validation before the training.
@@ -262,7 +288,7 @@ class ResumableIterBasedTrainLoop(IterBasedTrainLoop):
         )
 
     def _stream_settings(self) -> Dict[str, Any]:
-        """Settings that decide which samples a rank gets from a given position on."""
+        """Settings that decide which samples a rank gets from a given position on, and in which parts."""
         sampler = self.dataloader.sampler
         return dict(
             seed=sampler.seed,
@@ -270,6 +296,7 @@ class ResumableIterBasedTrainLoop(IterBasedTrainLoop):
             dataset_size=sampler.size,
             batch_size=self.dataloader.batch_size,
             world_size=sampler.world_size,
+            accumulate=self.accumulate,
         )
 
     def _take_up_state(self) -> bool:
@@ -291,6 +318,7 @@ class ResumableIterBasedTrainLoop(IterBasedTrainLoop):
             self._warn('the checkpoint was not written by AtomicCheckpointHook and holds no random state')
             return False
 
+        state = {'accumulate': 1, **state}  # earlier versions did not accumulate
         sampler.start = state['position']
         sampler.seed = state['seed']
         changed = [
