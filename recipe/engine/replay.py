@@ -89,9 +89,9 @@ def _replay(dump: Dict[str, Any], device: str) -> Dict[str, Any]:
     from recipe.core import config_text
     from recipe.data import random_state
     from recipe.engine import checkpoint, components, untrusted_config  # noqa: F401  components registers the optimizer and its wrapper
-    from recipe.engine.host_read import host_read_of
     from recipe.engine.nonfinite.guarded_step import total_norm
     from recipe.engine.runner import adapt_model
+    from recipe.models.cost_faults import cost_faults_of
 
     text, state = dump['weights']['meta']['cfg'], dump['weights']['state_dict']
     trusted = checkpoint.is_trusted()
@@ -108,11 +108,12 @@ def _replay(dump: Dict[str, Any], device: str) -> Dict[str, Any]:
         config.optim_wrapper.optimizer = {'type': 'SGD', 'lr': 0.0}
     wrapper = build_optim_wrapper(model, config.optim_wrapper)
     random_state.restore(dump['random_state'], torch.device(device))
-    host_read = host_read_of(model)
-    if host_read is not None:
-        host_read.on_bad_costs = console.warn
-    with wrapper.optim_context(model):
+    faults = cost_faults_of(model)
+    with wrapper.optim_context(model), faults.tolerated() if faults else contextlib.nullcontext():
         losses = model(**model.data_preprocessor(dump['batch'], training=True), mode='loss')
+        describe = faults and faults.take()
+        if describe and describe():
+            console.warn(describe())
     total, terms = model.parse_losses(losses)
     total.backward()
     norm = total_norm([parameter for parameter in model.parameters() if parameter.grad is not None])
