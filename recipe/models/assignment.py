@@ -48,8 +48,9 @@ def solve(costs: Tensor, problems: Problems) -> Solution:
         pairs of a problem are sorted by query. And whether all costs are finite, a bool or a scalar on the device. If
         not, the pairs are meaningless.
     """
-    if not len(problems.table):
-        return _scipy(costs, problems)
+    if not problems.table[:, 1].any():
+        nothing = torch.zeros(problems.size, dtype=torch.int64, device=costs.device)
+        return nothing, nothing.clone(), True
     return _solver(costs.device)(costs, problems)
 
 

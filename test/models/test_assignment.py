@@ -104,3 +104,10 @@ def test_problems_of_layers_and_images_are_found_in_the_costs(room):
     assert problems.size == (12 if room is None else 24)
     assert problems.table[:, 4].tolist() == [0, 4, 8, 12, 16, 20]
     assert problems.table[:, 5].tolist() == ([0, 2, 2] * 2 if room is None else [0, 6, 12] * 2)
+
+
+def test_images_without_masks_need_no_solver():
+    queries, masks, usable = assignment.solve(torch.zeros(0), list_problems([0, 0], 2, 4))
+    assert len(queries) == len(masks) == 0 and usable is True
+    queries, masks, usable = assignment.solve(torch.full((96,), float('nan')), list_problems([0, 0], 2, 4, room=6))
+    assert not queries.any() and not masks.any() and len(queries) == len(masks) == 16 and usable is True
