@@ -95,6 +95,12 @@ def parse(arguments: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser.add_argument('--workers', type=integer(0), default=2, help='validation: loader processes (default: 2)')
     parser.add_argument('--cache', type=Path, help='loader: decoded cache of --data_path (default: none)')
     parser.add_argument('--samples', type=integer(1), default=32, help='loader: samples a round (default: 32)')
+    parser.add_argument(
+        '--images_per_s',
+        type=integer(1),
+        default=100,
+        help='loader: images that a card trains on in a second; says how many loader processes it needs (default: 100)',
+    )
     args = parser.parse_args(arguments)
     if args.crop is None:
         args.crop = (128, 256) if args.backbone == 'demo' else (512, 1024)
@@ -202,7 +208,7 @@ def run_loader(args: argparse.Namespace) -> Dict[str, Any]:
             root, cache = loader.drawn_scenes(Path(scratch))
         else:
             root, cache = diagnosis.require_root(str(args.data_path)), args.cache
-        report = loader.measure(root, cache, args.samples, args.repeats, args.seed)
+        report = loader.measure(root, cache, args.samples, args.repeats, args.seed, args.images_per_s)
     loader.show(report)
     return dataclasses.asdict(report)
 

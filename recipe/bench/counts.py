@@ -5,7 +5,7 @@ A host synchronisation is a place where the host cannot continue before the devi
 - *read*: a value goes to Python (``item``, ``float``, ``bool``, ``tolist`` of one element ...);
 - *dynamic shape*: the shape of a result depends on values (``nonzero``, ``unique``, ``masked_select``, indexing with a
   boolean mask, ``repeat_interleave`` by a tensor);
-- *copy to host*: ``cpu``, ``to('cpu')``, ``numpy``, ``tolist``;
+- *copy to host*: ``cpu``, ``to('cpu')`` without ``non_blocking``, ``numpy``, ``tolist``;
 - *upload*: a blocking copy from pageable host memory (``to(device)`` without ``non_blocking``,
   ``tensor(..., device=...)``, ``new_tensor``).
 
@@ -109,7 +109,7 @@ class _Calls(TorchFunctionMode):
             return function(*args, **kwargs)  # _Operators recognises these copies by their devices
         on_host = bool(sources) and all(map(_on_host, sources))
         if name in ('cpu', 'numpy', '__array__', 'tolist') or (name == 'to' and 'cpu' in (*args[1:], *kwargs.values())):
-            if not on_host:
+            if not (on_host or kwargs.get('non_blocking')):
                 self.count(DOWN, name)
             self.counted_here += 1
             try:
@@ -179,7 +179,7 @@ class _Operators(TorchDispatchMode):
     def _copy(self, name: str, args: Any, kwargs: Any, result: torch.Tensor) -> None:
         source, target = (args[1], args[0]) if name == 'copy_' else (args[0], result)
         waits = not (args[2] if name == 'copy_' and len(args) > 2 else kwargs.get('non_blocking'))
-        if source.device.type != 'cpu' and target.device.type == 'cpu':
+        if source.device.type != 'cpu' and target.device.type == 'cpu' and waits:
             self._calls.count(DOWN, name)
         elif source.device.type == 'cpu' and target.device.type != 'cpu' and waits:
             self._calls.count(UP, name)

@@ -15,6 +15,7 @@ from typing import Any, Dict, List, Optional, Tuple
 
 from recipe.core import console
 from recipe.data import layout
+from recipe.engine import size
 
 CONFIG = 'mask2former_swin-b-in22k-384x384-pre_8xb2-90k_cityscapes-512x1024.py'
 UPSTREAM, PNG, CACHE = 'upstream', 'ours', 'ours, decoded cache'
@@ -33,6 +34,8 @@ class LoaderFigures:
         wall_ms: Milliseconds of elapsed time per sample, median of the rounds' means.
         samples_per_core_s: Samples that one core loads in a second, from ``cpu_ms``.
         speedup: Against upstream, from ``cpu_ms``.
+        cores_per_card: Cores that load ``images_per_s`` images in a second.
+        workers_per_card: Loader processes for that, each busy for at most 80 % of its time.
     """
 
     side: str
@@ -42,6 +45,8 @@ class LoaderFigures:
     wall_ms: float
     samples_per_core_s: float
     speedup: float
+    cores_per_card: float
+    workers_per_card: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,16 +58,23 @@ class LoaderReport:
         pictures: How many different pictures were loaded.
         png_mb: Mean size of a picture's file in megabytes.
         decoder: Decoder of PNG files on our side.
+        images_per_s: Images that a card trains on in a second.
     """
 
     figures: List[LoaderFigures]
     pictures: int
     png_mb: float
     decoder: str
+    images_per_s: float
 
 
 def measure(
-    data_root: Path, cache: Optional[Path] = None, samples: int = 32, rounds: int = 3, seed: int = 0
+    data_root: Path,
+    cache: Optional[Path] = None,
+    samples: int = 32,
+    rounds: int = 3,
+    seed: int = 0,
+    images_per_s: float = 100,
 ) -> LoaderReport:
     """Measure the loading of training samples.
 
@@ -72,6 +84,7 @@ def measure(
         samples: Samples in a round.
         rounds: Number of timed rounds.
         seed: Seed of the random numbers.
+        images_per_s: Images that a card trains on in a second.
 
     Raises:
         console.UserError: No pictures, or our samples differ from upstream's.
@@ -88,18 +101,28 @@ def measure(
                 raise console.UserError(f"{name}: the samples are not those of upstream's pipeline")
             times[name].append(taken)
     # The first round warms up.
-    figures = [_figures(name, taken[1:], times[UPSTREAM][1:]) for name, taken in times.items()]
-    size = statistics.mean(Path(image).stat().st_size for image, _ in pairs)
-    return LoaderReport(figures, len(pairs), size / 1e6, decoder_name())
+    figures = [_figures(name, taken[1:], times[UPSTREAM][1:], images_per_s) for name, taken in times.items()]
+    mean_bytes = statistics.mean(Path(image).stat().st_size for image, _ in pairs)
+    return LoaderReport(figures, len(pairs), mean_bytes / 1e6, decoder_name(), images_per_s)
 
 
-def _figures(name: str, taken: List[Dict[str, Any]], upstream: List[Dict[str, Any]]) -> LoaderFigures:
+def _figures(
+    name: str, taken: List[Dict[str, Any]], upstream: List[Dict[str, Any]], images_per_s: float
+) -> LoaderFigures:
     cpu = [one['cpu_s'] / one['samples'] * 1e3 for one in taken]
     base = statistics.median(one['cpu_s'] / one['samples'] * 1e3 for one in upstream)
     middle = statistics.median(cpu)
     wall = statistics.median(one['wall_s'] / one['samples'] * 1e3 for one in taken)
     return LoaderFigures(
-        name, sum(one['samples'] for one in taken), middle, tuple(cpu), wall, 1e3 / middle, base / middle
+        side=name,
+        samples=sum(one['samples'] for one in taken),
+        cpu_ms=middle,
+        cpu_ms_rounds=tuple(cpu),
+        wall_ms=wall,
+        samples_per_core_s=1e3 / middle,
+        speedup=base / middle,
+        cores_per_card=images_per_s * middle / 1e3,
+        workers_per_card=size.loader_processes(images_per_s, middle / 1e3),
     )
 
 
@@ -200,7 +223,9 @@ def show(report: LoaderReport) -> None:
     table = Table(
         title=f'{report.pictures} pictures, {report.png_mb:.1f} MB each; PNG decoder of ours: {report.decoder}'
     )
-    for heading in ('pipeline', 'CPU ms/sample', 'rounds', 'wall ms', 'samples/s per core', 'speed-up'):
+    wanted = f'for {report.images_per_s:g} images/s a card'
+    headings = ('pipeline', 'CPU ms/sample', 'rounds', 'wall ms', 'samples/s per core', 'speed-up')
+    for heading in (*headings, f'cores {wanted}', f'num_workers {wanted}'):
         table.add_column(heading, justify='left' if heading == 'pipeline' else 'right')
     for one in report.figures:
         spread = f'{min(one.cpu_ms_rounds):.1f} - {max(one.cpu_ms_rounds):.1f}'
@@ -211,5 +236,7 @@ def show(report: LoaderReport) -> None:
             f'{one.wall_ms:.1f}',
             f'{one.samples_per_core_s:.1f}',
             f'{one.speedup:.1f} x',
+            f'{one.cores_per_card:.1f}',
+            str(one.workers_per_card),
         )
-    Console(width=110).print(table)
+    Console(width=120).print(table)

@@ -84,7 +84,8 @@ def judge(subject: Subject, limits: Limits) -> List[Finding]:
         subject: The training.
         limits: Limits of the machine.
     """
-    return [*_cores(subject, limits), *_shm(subject, limits), *_files(subject, limits), *_threads(subject, limits)]
+    parts = (_cores, _loader, _shm, _files, _threads)
+    return [finding for part in parts for finding in part(subject, limits)]
 
 
 def _cores(subject: Subject, limits: Limits) -> List[Finding]:
@@ -97,6 +98,35 @@ def _cores(subject: Subject, limits: Limits) -> List[Finding]:
         return [Finding('cores', OK, shown)]
     fix = f'where the cards wait for data, give --num_workers={fewer}, or this container more cores'
     return [Finding('cores', WARNING, shown, fix)]
+
+
+def _loader(subject: Subject, limits: Limits) -> List[Finding]:
+    """Compare the speed that the user wants with what the loader processes and the cores can load."""
+    cached, workers = bool(subject.asked.decoded_cache), subject.loader()['num_workers']
+    image_s = size.CACHE_S if cached else size.PNG_S
+    source = 'the decoded cache' if cached else 'PNG'
+    rate = max(1, workers) * size.BUSY / image_s
+    shown = f'{workers} processes for each card load about {rate:.0f} images/s from {source}'
+    speed = subject.images_per_s
+    if speed is None or subject.device == 'cpu':
+        return [Finding('loader', OK, shown)]
+    needed = size.loader_processes(speed, image_s)
+    cores = subject.nproc * (1 + needed)
+    shown += f'; {speed:g} images/s need {needed}, with the ranks {cores} of {limits.cores} cores'
+    if workers >= needed and limits.cores >= cores:
+        return [Finding('loader', OK, shown)]
+    if limits.cores >= cores:
+        fix = f'give --num_workers={needed}'
+    elif cached or not _cache_helps(subject, limits, speed):
+        fix = f'give this container {cores} cores'
+    else:
+        fix = 'give --decoded_cache=FOLDER, after: python tools/cityscapes.py cache --data_path ROOT'
+    return [Finding('loader', WARNING, shown, fix)]
+
+
+def _cache_helps(subject: Subject, limits: Limits, speed: float) -> bool:
+    """Whether the cores suffice with the decoded cache."""
+    return subject.nproc * (1 + size.loader_processes(speed, size.CACHE_S)) <= limits.cores
 
 
 def _mib(count: int) -> str:

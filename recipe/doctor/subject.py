@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, Mapping
+from typing import Any, Dict, Mapping, Optional
 
 from recipe.core import network
 from recipe.core.run_options import Options
@@ -20,6 +20,7 @@ class Subject:
         device: ``npu``, ``cuda`` or ``cpu``.
         nproc: Ranks on this machine.
         config: Resolved ``mmengine.Config``; None if it could not be read.
+        images_per_s: Images that each card is to train on in a second; None if the user has not said.
         root: Root of the file system to look at; tests give another one.
         env: Environment variables of the training.
     """
@@ -28,6 +29,7 @@ class Subject:
     device: str
     nproc: int
     config: Any = None
+    images_per_s: Optional[float] = None
     root: Path = Path('/')
     env: Mapping[str, str] = field(default_factory=lambda: os.environ)
 

@@ -90,9 +90,9 @@ def _replay(dump: Dict[str, Any], device: str) -> Dict[str, Any]:
     from recipe.core import config_text
     from recipe.data import random_state
     from recipe.engine import accumulation, checkpoint, components, untrusted_config  # noqa: F401  components registers the optimizer and its wrapper
-    from recipe.engine.host_read import host_read_of
     from recipe.engine.nonfinite.guarded_step import total_norm
     from recipe.engine.runner import adapt_model
+    from recipe.models.cost_faults import cost_faults_of
 
     text, state = dump['weights']['meta']['cfg'], dump['weights']['state_dict']
     trusted = checkpoint.is_trusted()
@@ -109,13 +109,16 @@ def _replay(dump: Dict[str, Any], device: str) -> Dict[str, Any]:
         config.optim_wrapper.optimizer = {'type': 'SGD', 'lr': 0.0}
     wrapper = build_optim_wrapper(model, config.optim_wrapper)
     random_state.restore(dump['random_state'], torch.device(device))
-    host_read = host_read_of(model)
-    if host_read is not None:
-        host_read.on_bad_costs = console.warn
+    faults = cost_faults_of(model)
     parts = config.get('train_cfg', {}).get('accumulate', 1)
     # A gradient scaler would scale the gradient.
     unscaled = SimpleNamespace(optim_context=wrapper.optim_context, backward=lambda loss: loss.backward())
-    terms = accumulation.forward_and_backward(model, unscaled, dump['batch'], parts)
+    with faults.tolerated() if faults else contextlib.nullcontext():
+        terms = accumulation.forward_and_backward(model, unscaled, dump['batch'], parts)
+        describe = faults and faults.take()
+        problem = describe and describe()
+        if problem:
+            console.warn(problem)
     norm = total_norm([parameter for parameter in model.parameters() if parameter.grad is not None])
     return {'losses': {name: float(value) for name, value in terms.items()}, 'grad_norm': float(norm)}
 

@@ -1,7 +1,8 @@
-"""Disk space and shared memory that a training needs."""
+"""Disk space, shared memory and loader processes that a training needs."""
 
 from __future__ import annotations
 
+import math
 from typing import Any, Tuple
 
 # A checkpoint holds each parameter and AdamW's two moments in float32.
@@ -11,6 +12,11 @@ LOG_BYTES = 64 << 20
 # An image has three bytes per pixel. Its label map has one, or eight (int64) with upstream's own transforms.
 SAMPLE_BYTES_PER_PIXEL = 3 + 8
 CROP = (512, 1024)  # (H, W) if the config names none
+# Seconds of one core to load a training image, from PNG and from the decoded cache: bench.py loader on the machine of
+# docs/performance.md.
+PNG_S, CACHE_S = 0.027, 0.009
+# Share of its time that a loader process may be busy, so that a slow image does not stop the card.
+BUSY = 0.8
 
 
 def disk_bytes(config: Any, model: Any, existing: int = 0) -> int:
@@ -48,6 +54,16 @@ def shared_memory_bytes(config: Any, batch_size: int, num_workers: int, prefetch
     # The training reads one more batch while the others wait.
     batches = num_workers * prefetch_factor + min(num_workers, 1)
     return batches * batch_size * height * width * SAMPLE_BYTES_PER_PIXEL
+
+
+def loader_processes(images_per_s: float, image_s: float) -> int:
+    """Loader processes that a card needs.
+
+    Args:
+        images_per_s: Images that the card trains on in a second.
+        image_s: Seconds of one core to load an image.
+    """
+    return max(1, math.ceil(images_per_s * image_s / BUSY))
 
 
 def crop(config: Any) -> Tuple[int, int]:

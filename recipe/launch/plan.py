@@ -18,6 +18,7 @@ class Plan:
     Attributes:
         options: What the user asked for.
         starts: Whether it will start; if not, nothing is downloaded and no progress is shown.
+        images_per_s: Images that each card is to train on in a second, of which the doctor was told.
         device: ``npu``, ``cuda`` or ``cpu``.
         nproc: Ranks on this machine.
         pins: Commits of each checkout, for versions.json.
@@ -35,6 +36,7 @@ class Plan:
 
     options: Options
     starts: bool = True
+    images_per_s: Optional[float] = None
     device: str = ''
     nproc: int = 0
     pins: Dict[str, Any] = field(default_factory=dict)
@@ -68,4 +70,4 @@ class Plan:
     @property
     def subject(self) -> Subject:
         """The training in the form that the doctor's checks take."""
-        return Subject(self.options, self.device, self.nproc, self.config)
+        return Subject(self.options, self.device, self.nproc, self.config, self.images_per_s)

@@ -7,13 +7,15 @@ Several samples add to the gradient of one value. The additions are atomic and i
 operator. Under ``torch.use_deterministic_algorithms`` they add integers, whose sum does not depend on the order.
 """
 
-from typing import Callable, Tuple
+from typing import Tuple
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import Function, once_differentiable
+
+from recipe.models.execution import as_operator
 
 # Queries per program.
 _BLOCK = 32
@@ -261,14 +263,7 @@ def _sizes(value: Tensor, locations: Tensor) -> Tuple[tuple, tuple, dict]:
     return ((triton.cdiv(num_queries, _BLOCK), bs * heads), (num_keys, num_queries, heads, dim), constants)
 
 
-def _as_operator(name: str) -> Callable:
-    """Make a function an operator, so that torch.compile does not trace it."""
-    if hasattr(torch.library, 'custom_op'):  # since torch 2.4
-        return torch.library.custom_op(f'recipe::{name}', mutates_args=())
-    return torch._dynamo.disable
-
-
-@_as_operator('deform_attn_forward')
+@as_operator('deform_attn_forward')
 def run_forward(value: Tensor, shapes: Tensor, starts: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
     """Deformable DETR (arXiv:2010.04159), equation 3.
 
@@ -292,7 +287,7 @@ def run_forward(value: Tensor, shapes: Tensor, starts: Tensor, locations: Tensor
     return out
 
 
-@_as_operator('deform_attn_backward')
+@as_operator('deform_attn_backward')
 def run_backward(
     grad: Tensor, value: Tensor, shapes: Tensor, starts: Tensor, locations: Tensor, weights: Tensor, deterministic: bool
 ) -> Tuple[Tensor, Tensor, Tensor]:

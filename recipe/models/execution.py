@@ -1,7 +1,7 @@
-"""Queries that decide whether a fast path is allowed."""
+"""Queries that decide whether a fast path is allowed, and how one is called."""
 
 from contextlib import contextmanager
-from typing import Iterator
+from typing import Callable, Iterator
 
 import torch
 from torch import nn
@@ -39,3 +39,10 @@ def kept_constants() -> Iterator[None]:
     """
     with torch.inference_mode(False), torch.no_grad():
         yield
+
+
+def as_operator(name: str) -> Callable:
+    """Make a function an operator ``recipe::name``, so that torch.compile does not trace it."""
+    if hasattr(torch.library, 'custom_op'):  # since torch 2.4
+        return torch.library.custom_op(f'recipe::{name}', mutates_args=())
+    return torch._dynamo.disable

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from recipe.models.class_maps import class_scores
 from recipe.models.compiled_parts import parts_of
+from recipe.models.cost_faults import CostFaults
 from recipe.models.decode import QueryPredictions, can_decode, decode
-from recipe.models.host_read import HostRead
 from recipe.models.loss import batched_loss, can_batch
 from recipe.models.present_classes import present_classes
 from recipe.models.static_loss import static_loss
@@ -22,12 +22,12 @@ class FastMask2FormerHead(Mask2FormerHead):
     If the decoder, the matching or a loss is of another kind, upstream's methods run.
 
     Attributes:
-        host_read: The one host read of a training step.
+        cost_faults: Decides what happens if a matching cost is not finite.
     """
 
     def set_up(self) -> None:
-        """Add the host read, which upstream's head does not have."""
-        self.host_read = HostRead()
+        """Add what upstream's head does not have."""
+        self.cost_faults = CostFaults()
 
     @property
     def decodes_at_once(self) -> bool:

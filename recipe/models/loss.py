@@ -4,8 +4,9 @@ Each ground truth mask is matched with one query if there are enough queries. So
 follow from the labels, which the host knows.
 """
 
+import math
 from functools import lru_cache
-from typing import Dict, List, Sequence, Tuple
+from typing import Dict, List, Sequence, Tuple, Union
 
 import torch
 import torch.nn.functional as F
@@ -86,8 +87,9 @@ def _match(
     num_layers, _, num_queries, _ = probabilities.shape
     device = probabilities.device
     sizes = [len(image) for image in labels]
-    classes = torch.tensor([name for image in labels for name in image], dtype=torch.long)
-    classes = classes.to(device, non_blocking=True).split(sizes)
+    names = torch.tensor([name for image in labels for name in image], dtype=torch.long)
+    names = names.to(device, non_blocking=True)
+    classes = names.split(sizes)
     matrices = []
     for image, (grid, masks) in enumerate(zip(points, gt_masks.split(sizes))):
         if not sizes[image]:
@@ -98,9 +100,7 @@ def _match(
         predicted = predictions.masks_of(image)
         logits = sample(predicted, grid.unsqueeze(1)).squeeze(2)
         matrices.append(cost_matrix(costs, probabilities[:, image], logits, targets.transpose(0, 1), classes[image]))
-    # Only here does the host wait for the device in a training step.
-    arrays = head.host_read.read(matrices)
-    return assign(arrays, labels, head.num_classes, device, head.host_read.on_bad_costs)
+    return assign(matrices, labels, names, head.num_classes, head.cost_faults)
 
 
 def _matched_masks(predictions: QueryPredictions, pairs: Pairs, counts: List[int]) -> Tensor:
@@ -173,7 +173,7 @@ def batched_loss(
     """Compute the losses of all layers.
 
     They equal those of :meth:`Mask2FormerHead.loss_by_feat` up to rounding. The same seed gives the same random points.
-    The host waits for the device once, for the costs of the matching.
+    The host does not wait for the device, unless the matching is computed there, see ``assignment``.
 
     Args:
         head: A ``Mask2FormerHead`` for which :func:`can_batch` holds.
@@ -219,17 +219,22 @@ def batched_loss(
     return name_losses(cls_losses, mask_losses, dice_losses, pairs.usable)
 
 
-def name_losses(cls_losses: Tensor, mask_losses: Tensor, dice_losses: Tensor, usable: bool) -> Dict[str, Tensor]:
+def name_losses(
+    cls_losses: Tensor, mask_losses: Tensor, dice_losses: Tensor, usable: Union[Tensor, bool]
+) -> Dict[str, Tensor]:
     """Name the losses of each layer as :meth:`Mask2FormerHead.loss_by_feat` does, the last layer first.
 
     Args:
         cls_losses: Class losses of each layer, (L,).
         mask_losses: Mask losses, (L, 1) or (L,).
         dice_losses: Dice losses, (L, 1) or (L,).
-        usable: Whether all matching costs were finite. If not, all losses become NaN.
+        usable: Whether all matching costs were finite, a bool or a scalar on the device. If not, all losses become NaN.
     """
     kinds = {'loss_cls': cls_losses, 'loss_mask': mask_losses, 'loss_dice': dice_losses}
-    layers = {kind: (losses if usable else losses * float('nan')).unbind() for kind, losses in kinds.items()}
+    if usable is not True:
+        factor = torch.where(torch.as_tensor(usable, device=cls_losses.device), 1.0, math.nan)
+        kinds = {kind: losses * factor for kind, losses in kinds.items()}
+    layers = {kind: losses.unbind() for kind, losses in kinds.items()}
     last = len(cls_losses) - 1
     order = [('', last), *((f'd{layer}.', layer) for layer in range(last))]
     return {f'{prefix}{kind}': losses[layer] for prefix, layer in order for kind, losses in layers.items()}

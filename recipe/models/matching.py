@@ -1,10 +1,7 @@
-"""Matching of queries and ground truth for all layers and images at once.
+"""Matching of queries and ground truth for all layers and images at once."""
 
-The costs stay on the device until all are computed. One copy brings them to the host, SciPy assigns the pairs there,
-and one copy brings the pairs back.
-"""
-
-from typing import Callable, List, NamedTuple, Optional, Sequence
+from functools import partial
+from typing import List, NamedTuple, Optional, Sequence, Union
 
 import numpy as np
 import torch
@@ -16,8 +13,10 @@ from mmdet.models.task_modules.assigners import (
     DiceCost,
     HungarianAssigner,
 )
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
+
+from recipe.models.assignment import Problems, solve
+from recipe.models.cost_faults import CostFaults
 
 
 class MatchCosts(NamedTuple):
@@ -39,14 +38,14 @@ class Pairs(NamedTuple):
         labels: Target class of each query; the background for queries without a pair, shape (L * B * Q).
         by_mask: Index in (L * N) of the pair of each mask and layer, shape (M * L). 0 if the mask has no pair.
         by_pair: Index in ``by_mask`` of each pair, shape (L * N).
-        usable: False if a cost was not finite. The pairs are then meaningless.
+        usable: False if a cost was not finite. The pairs are then meaningless. A bool, or a scalar on the device.
     """
 
     queries: Tensor
     labels: Tensor
     by_mask: Tensor
     by_pair: Tensor
-    usable: bool = True
+    usable: Union[Tensor, bool] = True
 
 
 def match_costs(assigner: BaseAssigner) -> Optional[MatchCosts]:
@@ -100,70 +99,84 @@ def cost_matrix(costs: MatchCosts, probabilities: Tensor, logits: Tensor, target
     )
 
 
-def _fault(cost: np.ndarray, image: int, labels: Sequence[int]) -> Optional[str]:
-    """Describe the costs (L, Q, K) that are not finite; None if all are."""
-    bad = ~np.isfinite(cost)
-    if not bad.any():
-        return None
-    layer, query, mask = first = tuple(np.argwhere(bad)[0])
-    return (
-        f'matching cost is not finite: {bad.sum()} of {bad.size} costs of '
-        f'image {image} of the batch, the first one {cost[first]} of '
-        f'prediction {layer}, query {query}, class {labels[mask]}'
-    )
+def describe_faults(costs: Sequence[Tensor], labels: Sequence[Sequence[int]]) -> Optional[str]:
+    """Describe the costs that are not finite; the host waits for them.
+
+    Args:
+        costs: Costs of each image, (L, Q, K).
+        labels: For each image the K classes.
+
+    Returns:
+        The first image with such costs, their number, and the first of them; None if all costs are finite.
+    """
+    for image, matrix in enumerate(costs):
+        cost = matrix.cpu().numpy()
+        bad = ~np.isfinite(cost)
+        if bad.any():
+            layer, query, mask = first = tuple(np.argwhere(bad)[0])
+            return (
+                f'matching cost is not finite: {bad.sum()} of {bad.size} costs of '
+                f'image {image} of the batch, the first one {cost[first]} of '
+                f'prediction {layer}, query {query}, class {labels[image][mask]}'
+            )
+    return None
 
 
 def assign(
-    costs: List[np.ndarray],
-    labels: Sequence[Sequence[int]],
-    background: int,
-    device: torch.device,
-    on_bad_costs: Optional[Callable[[str], None]] = None,
+    costs: List[Tensor], labels: Sequence[Sequence[int]], names: Tensor, background: int, faults: CostFaults
 ) -> Pairs:
     """Match queries and masks of each layer and image at the least total cost.
 
     Args:
         costs: Costs of each image, (L, Q, K).
         labels: For each image the K classes.
+        names: All classes in ``labels``, (M,), on the device of the costs.
         background: Class of queries without a pair.
-        device: Device of the result.
-        on_bad_costs: Called with a description if a cost is not finite; see :class:`HostRead`.
+        faults: Decides what happens if a cost is not finite.
 
     Returns:
-        The pairs, on the device.
+        The pairs, on the device of the costs.
 
     Raises:
-        ValueError: A cost is not finite and ``on_bad_costs`` is None; names image, prediction, query and class.
+        ValueError: A cost is not finite, and ``faults`` does not tolerate it; names image, prediction, query and class.
     """
     num_layers, num_queries, _ = costs[0].shape
-    num_images = len(costs)
-    usable = True
-    queries_of: List[List[np.ndarray]] = [[] for _ in range(num_layers)]
-    masks_of: List[List[np.ndarray]] = [[] for _ in range(num_layers)]
-    classes = np.full((num_layers, num_images, num_queries), background)
-    first_mask = 0
-    for image, cost in enumerate(costs):
-        fault = _fault(cost, image, labels[image])
-        if fault is not None:
-            if on_bad_costs is None:
-                raise ValueError(fault)
-            on_bad_costs(fault)
-            usable = False
-            cost = np.where(np.isfinite(cost), cost, 0)
-        names = np.asarray(labels[image], dtype=np.int64)
-        for layer in range(num_layers):
-            rows, columns = linear_sum_assignment(cost[layer])
-            queries_of[layer].append((layer * num_images + image) * num_queries + rows)
-            masks_of[layer].append(first_mask + columns)
-            classes[layer, image, rows] = names[columns]
-        first_mask += len(names)
-    queries = np.concatenate([q for layer in queries_of for q in layer])
-    masks = np.concatenate([m for layer in masks_of for m in layer])
-    num_pairs = len(masks) // num_layers
-    by_pair = masks * num_layers + np.arange(num_layers).repeat(num_pairs)
-    by_mask = np.zeros(first_mask * num_layers, dtype=np.int64)
-    by_mask[by_pair] = np.arange(len(by_pair))
-    parts = (queries, classes.reshape(-1), by_mask, by_pair)
-    packed = torch.from_numpy(np.concatenate(parts).astype(np.int64)).to(device, non_blocking=True)
-    rows, targets, by_mask_rows, by_pair_rows = packed.split([len(part) for part in parts])
-    return Pairs(rows, targets, by_mask_rows, by_pair_rows, usable)
+    problems = list_problems([len(image) for image in labels], num_layers, num_queries)
+    queries, masks, usable = solve(torch.cat([cost.flatten() for cost in costs]), problems)
+    usable = faults.judge(usable, partial(describe_faults, costs, labels))
+    classes = queries.new_full((num_layers * len(costs) * num_queries,), background)
+    classes.scatter_(0, queries, names.index_select(0, masks))
+    device = queries.device
+    by_pair = (masks.view(num_layers, -1) * num_layers + torch.arange(num_layers, device=device).unsqueeze(1)).flatten()
+    by_mask = queries.new_zeros(len(names) * num_layers)
+    by_mask.scatter_(0, by_pair, torch.arange(len(by_pair), device=device))
+    return Pairs(queries, classes, by_mask, by_pair, usable)
+
+
+def list_problems(sizes: Sequence[int], num_layers: int, num_queries: int, room: Optional[int] = None) -> Problems:
+    """List the assignment problems of all layers and images, sorted by layer in the result.
+
+    Args:
+        sizes: Masks of each image.
+        num_layers: L.
+        num_queries: Q.
+        room: Masks of each image with padding, K. None: none is padded.
+
+    Returns:
+        Problems with the costs of all images one after the other, each (L, Q, K). Queries are indices in (L * B * Q),
+        masks in the masks of all images.
+    """
+    masks = np.array(sizes, dtype=np.int64)
+    strides = masks if room is None else np.full_like(masks, room)
+    places = np.minimum(strides, num_queries)
+    layers, images = (grid.ravel() for grid in np.indices((num_layers, len(masks))))
+    starts = np.cumsum(strides) - strides
+    columns = (
+        (starts[images] * num_layers + layers * strides[images]) * num_queries,
+        masks[images],
+        strides[images],
+        layers * places.sum() + (np.cumsum(places) - places)[images],
+        (layers * len(masks) + images) * num_queries,
+        starts[images],
+    )
+    return Problems(np.stack(columns, axis=1), num_queries, int(num_layers * places.sum()))

@@ -4,6 +4,7 @@ Each image is padded to all classes of the head. So the shapes before and after 
 graph of torch.compile each is enough. Padding adds exactly 0 to the losses.
 """
 
+from functools import partial
 from typing import Any, Callable, Dict, List, NamedTuple, Sequence, Tuple
 
 import numpy as np
@@ -11,9 +12,10 @@ import torch
 from mmdet.utils import reduce_mean
 from torch import Tensor, nn
 
+from recipe.models.assignment import solve
 from recipe.models.decode import QueryPredictions
 from recipe.models.loss import _check_labels, _class_loss, _point_losses, can_batch, name_losses
-from recipe.models.matching import Pairs, assign, cost_matrix, match_costs
+from recipe.models.matching import cost_matrix, describe_faults, list_problems, match_costs
 from recipe.models.points import draw_points, keep_uncertain, sample
 
 # The logit of padding. Its probability is exactly 0.
@@ -170,68 +172,56 @@ def static_loss(
 
     # The draws are views whose strides depend on the number of masks. A graph needs fixed strides.
     points = [drawn.contiguous() for drawn in draws.matching]
-    # Only here does the host wait for the device in a training step.
-    host = head.host_read.read([costs(head, predictions, gt_masks, names, points)])[0]
-    pairs = assign(
-        [cost[:, :, : len(image)] for cost, image in zip(host, labels)],
-        labels,
-        head.num_classes,
-        torch.device('cpu'),
-        head.host_read.on_bad_costs,
-    )
-    padded = pad_pairs(pairs, labels, counts, num_queries, head.num_classes, num_layers, device)
+    all_costs = costs(head, predictions, gt_masks, names, points)
+    sizes = [len(image) for image in labels]
+    queries, masks, usable = solve(all_costs.flatten(), list_problems(sizes, num_layers, num_queries, num_classes))
+    real = [cost[:, :, :size] for cost, size in zip(all_costs, sizes)]
+    usable = head.cost_faults.judge(usable, partial(describe_faults, real, labels))
+    padded = pad_pairs(queries, masks, names, counts, num_layers, num_queries, num_classes)
 
     cls_losses = _class_loss(head, predictions.cls_logits, padded.labels)
     candidates, others = (_spread(drawn, padded, num_layers) for drawn in (draws.candidates, draws.others))
     mask_losses, dice_losses = point_losses(head, predictions, gt_masks, padded, candidates, others, num_masks)
-    return name_losses(cls_losses, mask_losses, dice_losses, pairs.usable)
+    return name_losses(cls_losses, mask_losses, dice_losses, usable)
 
 
 def pad_pairs(
-    pairs: Pairs,
-    labels: Sequence[Sequence[int]],
-    counts: List[int],
-    num_queries: int,
-    num_masks: int,
+    queries: Tensor,
+    masks: Tensor,
+    names: Tensor,
+    counts: Sequence[int],
     num_layers: int,
-    device: torch.device,
+    num_queries: int,
+    background: int,
 ) -> PaddedPairs:
-    """Pad the pairs of a batch.
+    """Index the pairs of a batch.
 
     Args:
-        pairs: On the host, N in each layer.
-        labels: For each image the classes of its masks.
+        queries: Index of each pair's query in (L * B * Q), shape (L * B * R).
+        masks: Index of each pair's mask in (B * S), shape (L * B * R).
+        names: Classes of the masks, (B, S).
         counts: Number of pairs of each image.
-        num_queries: Q.
-        num_masks: S, masks per image with padding.
         num_layers: L.
-        device: Device of the result.
+        num_queries: Q.
+        background: Class of queries without a pair.
 
     Returns:
-        The padded pairs. One copy brings them to the device.
+        The padded pairs, on the device of ``queries``.
     """
-    num_images, num_padded = len(labels), min(num_masks, num_queries)
-    # Padded positions of the N pairs and of the masks.
-    pair_positions = np.concatenate([np.arange(n) + image * num_padded for image, n in enumerate(counts)])
-    mask_positions = np.concatenate(
-        [np.arange(len(present)) + image * num_masks for image, present in enumerate(labels)]
-    ).astype(np.int64)
-    layer = np.arange(num_layers)[:, None]
-    rows = (layer * num_images * num_padded + pair_positions).reshape(-1)
-
-    queries = np.zeros(num_layers * num_images * num_padded, dtype=np.int64)
-    queries[rows] = pairs.queries.numpy()
-    at = pairs.by_pair.numpy()
-    by_pair = np.zeros_like(queries)
-    by_pair[rows] = mask_positions[at // num_layers] * num_layers + at % num_layers
-    by_mask = np.zeros(num_images * num_masks * num_layers, dtype=np.int64)
-    by_mask[by_pair[rows]] = rows
-    is_pair = np.zeros(num_images * num_padded, dtype=np.int64)
-    is_pair[pair_positions] = 1
-    parts = (queries, pairs.labels.numpy(), by_mask, by_pair, is_pair, pair_positions)
-    packed = torch.from_numpy(np.concatenate(parts).astype(np.int64)).to(device, non_blocking=True)
-    # Copies, because a graph also depends on the strides of a tensor.
-    return PaddedPairs(*(part.clone() for part in packed.split([len(p) for p in parts])))
+    num_images, device = len(names), queries.device
+    room = len(queries) // (num_layers * num_images)
+    taken = np.arange(room) < np.array(counts)[:, None]
+    is_pair = torch.from_numpy(taken.reshape(-1).astype(np.int64)).to(device, non_blocking=True)
+    positions = torch.from_numpy(np.flatnonzero(taken)).to(device, non_blocking=True)
+    # Padding is written into one more element at the end.
+    padding = is_pair.repeat(num_layers) == 0
+    layers = torch.arange(num_layers, device=device).repeat_interleave(num_images * room)
+    by_pair = masks * num_layers + layers
+    by_mask = queries.new_zeros(names.numel() * num_layers + 1)
+    by_mask.scatter_(0, by_pair.masked_fill(padding, len(by_mask) - 1), torch.arange(len(queries), device=device))
+    labels = queries.new_full((num_layers * num_images * num_queries + 1,), background)
+    labels.scatter_(0, queries.masked_fill(padding, len(labels) - 1), names.flatten().index_select(0, masks))
+    return PaddedPairs(queries, labels[:-1], by_mask[:-1], by_pair.masked_fill(padding, 0), is_pair, positions)
 
 
 def _spread(drawn: Tensor, padded: PaddedPairs, num_layers: int) -> Tensor:

@@ -8,34 +8,34 @@ from mmdet.models.task_modules.assigners import HungarianAssigner
 from mmengine.structures import InstanceData
 from torch import nn
 
-from recipe.models.host_read import HostRead
+from recipe.models.cost_faults import CostFaults
 
 
-def watch_matching(model: nn.Module) -> Optional[HostRead]:
+def watch_matching(model: nn.Module) -> Optional[CostFaults]:
     """Report costs that are not finite in the heads of upstream's own classes.
 
-    SciPy raises an error for them. After this call, and as long as ``on_bad_costs`` is set, the step goes on with NaN
+    SciPy raises an error for them. After this call, and as long as they are tolerated, the step goes on with NaN
     losses, so that all ranks notice. Costs that are finite are matched as before.
 
     Args:
         model: The model; it may be wrapped for distributed training.
 
     Returns:
-        The object with ``on_bad_costs``; None if no module of the model matches queries.
+        Decides whether they are tolerated; None if no module of the model matches queries.
     """
-    host_read = None
+    cost_faults = None
     for module in model.modules():
         if isinstance(getattr(module, 'assigner', None), HungarianAssigner) and hasattr(module, 'loss_by_feat'):
-            host_read = host_read or HostRead()
-            _Watch(module, host_read)
-    return host_read
+            cost_faults = cost_faults or CostFaults()
+            _Watch(module, cost_faults)
+    return cost_faults
 
 
 class _Watch:
     """Takes the place of two functions of one head: ``assigner.assign`` and ``loss_by_feat``."""
 
-    def __init__(self, head: Any, host_read: HostRead) -> None:
-        self._host_read = head.host_read = host_read
+    def __init__(self, head: Any, cost_faults: CostFaults) -> None:
+        self._cost_faults = head.cost_faults = cost_faults
         self._assign, head.assigner.assign = head.assigner.assign, self.assign
         self._loss_by_feat, head.loss_by_feat = head.loss_by_feat, self.loss_by_feat
         self._usable = True
@@ -44,10 +44,10 @@ class _Watch:
         try:
             return self._assign(pred_instances, gt_instances, *args, **kwargs)
         except ValueError as error:
-            if self._host_read.on_bad_costs is None:
+            if not self._cost_faults.tolerates:
                 raise
-            self._host_read.on_bad_costs(f'matching cost is not finite: {error}')
-            self._usable = False
+            fault = f'matching cost is not finite: {error}'
+            self._usable = self._cost_faults.judge(False, lambda: fault)
         # Any pairs will do, because the losses become NaN.
         zeros = InstanceData(**{name: torch.zeros_like(value) for name, value in pred_instances.items()})
         return self._assign(zeros, gt_instances, *args, **kwargs)

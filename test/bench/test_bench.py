@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from recipe.bench import cli, memory, report
+import cityscapes_sets
+from recipe.bench import cli, loader, memory, report
 from recipe.bench import counts as bench_counts
 
 TOOL = Path(__file__).resolve().parents[2] / 'tools/bench.py'
@@ -39,6 +40,7 @@ def counted(function):
         (lambda x: x.cpu().numpy(), {DOWN: 1}),
         (lambda x: x.tolist(), {DOWN: 1}),
         (lambda x: x.to('cpu').sum().item(), {DOWN: 1}),
+        (lambda x: x.to('cpu', non_blocking=True).tolist(), {}),  # read later, see LateValues
         (lambda x: torch.tensor([1, 2], device=DEVICE), {UP: 1}),
         (lambda x: torch.tensor([1, 2]).to(DEVICE), {UP: 1}),
         (lambda x: torch.tensor([1, 2]).to(DEVICE, non_blocking=True), {}),
@@ -117,6 +119,20 @@ def test_bad_options_are_refused_in_one_line(arguments, says):
     done = subprocess.run([sys.executable, str(TOOL), *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert says in done.stderr and 'Traceback' not in done.stderr
+
+
+@pytest.mark.trains  # it takes as long as a training
+def test_the_loader_says_how_many_processes_a_card_needs(tmp_path, capsys):
+    root = cityscapes_sets.make_prepared(tmp_path / 'data')
+    found = loader.measure(root, samples=1, rounds=1, images_per_s=5000)
+    assert [one.side for one in found.figures] == [loader.UPSTREAM, loader.PNG]
+    for one in found.figures:
+        assert one.cores_per_card == pytest.approx(5000 / one.samples_per_core_s)
+        assert one.workers_per_card - 1 < one.cores_per_card / 0.8 <= one.workers_per_card
+    loader.show(found)
+    shown = capsys.readouterr().out
+    assert str(found.figures[1].workers_per_card) in shown and '5000' in shown
+    assert cli.parse(['loader', '--images_per_s=50']).images_per_s == 50
 
 
 def test_defaults_follow_the_backbone():

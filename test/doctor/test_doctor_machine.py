@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from recipe.core import imported_packages, network
+from recipe.core import console, imported_packages, network
 from recipe.doctor import clock, sources
 from recipe.doctor import limits as doctor_limits
 from recipe.doctor import network as doctor_network
@@ -16,7 +17,7 @@ from recipe.doctor.finding import FAILURE, OK, WARNING
 from recipe.doctor.limits import Limits
 from recipe.doctor.subject import Subject
 from recipe.engine import size as run_size
-from recipe.launch import options
+from recipe.launch import examine, options
 
 CONFIG = {
     'model': {'data_preprocessor': {'size': (512, 1024)}},
@@ -72,6 +73,49 @@ def test_without_loader_processes_little_is_needed():
     config = {**CONFIG, 'train_dataloader': {'batch_size': 2, 'num_workers': 0}}
     few = Limits(cores=8, shm_bytes=None, files=1024, threads=2000)
     assert set(levels(few, subject(config=config)).values()) == {OK}
+
+
+@pytest.mark.parametrize(
+    ('speed', 'cores', 'workers', 'cached', 'level', 'said'),
+    [
+        (None, 192, 2, False, OK, '2 processes for each card load about 59 images/s from PNG'),
+        (100, 192, 4, False, OK, '100 images/s need 4, with the ranks 40 of 192 cores'),
+        (100, 192, 2, False, WARNING, 'give --num_workers=4'),
+        (100, 32, 2, False, WARNING, '--decoded_cache=FOLDER'),  # 40 cores from PNG, 24 with the cache
+        (100, 32, 2, True, OK, '2 processes for each card load about 178 images/s from the decoded cache'),
+        (100, 16, 2, False, WARNING, 'give this container 40 cores'),  # the cache would not do either
+        (100, 16, 2, True, WARNING, 'give this container 24 cores'),
+    ],
+)
+def test_a_card_of_a_given_speed_needs_loader_processes_and_cores(speed, cores, workers, cached, level, said):
+    config = {**CONFIG, 'train_dataloader': {'batch_size': 2, 'num_workers': workers}}
+    argv = ['--decoded_cache=there'] if cached else []
+    of = replace(subject(config=config, argv=argv), images_per_s=speed)
+    given = Limits(**{**vars(PLENTY), 'cores': cores})
+    (found,) = (one for one in doctor_limits.judge(of, given) if one.check == 'loader')
+    assert found.level == level
+    assert said in (found.fix or found.found), found
+
+
+def test_the_loader_processes_of_a_card_are_busy_for_at_most_80_percent():
+    assert [run_size.loader_processes(speed, 0.01) for speed in (1, 80, 81, 800)] == [1, 1, 2, 10]
+
+
+@pytest.mark.parametrize(
+    'argv', [['--images_per_s', '100'], ['--images_per_s=100', '--json'], ['performance', '--images_per_s=100']]
+)
+def test_the_doctor_takes_a_speed_in_both_forms(argv):
+    asked, _, speed = examine.parse([*argv, '--', 'seed=--images_per_s=3'])
+    assert speed == 100 and asked.overrides == ['seed=--images_per_s=3']
+    assert examine.parse([])[2] is None
+
+
+@pytest.mark.parametrize(
+    'argv', [['--images_per_s=fast'], ['--images_per_s=0'], ['--images_per_s'], ['--images_per_s=nan']]
+)
+def test_a_speed_that_is_none_is_refused(argv):
+    with pytest.raises(console.UserError, match='not a positive number'):
+        examine.parse(argv)
 
 
 def test_on_a_cpu_loaders_and_ranks_share_the_cores_as_they_always_do():

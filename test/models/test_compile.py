@@ -14,7 +14,6 @@ from recipe.engine import compile_hook
 from recipe.models import accelerate, compiled_parts
 from recipe.models import static_loss as static
 from recipe.models.decode import decode
-from recipe.models.matching import Pairs
 
 pytestmark = pytest.mark.trains
 
@@ -74,11 +73,14 @@ def test_the_loss_in_fixed_shapes_is_the_loss(model, classes):
 
 
 def test_more_classes_than_queries_are_padded():
-    pairs = Pairs(*map(torch.tensor, ([0, 1], [5, 6, 4], [0, 1, 0, 0, 0], [1, 0])))  # masks 1 and 0 of 3, one layer
-    padded = static.pad_pairs(pairs, [[5, 6, 7], []], [2, 0], 2, 4, 1, torch.device('cpu'))
+    # One layer, two queries, four places for masks: masks 1 and 0 of the three of the first image, none of the second.
+    names = torch.tensor([[5, 6, 7, 0], [0, 0, 0, 0]])
+    padded = static.pad_pairs(torch.tensor([0, 1, 0, 0]), torch.tensor([1, 0, 0, 0]), names, [2, 0], 1, 2, 19)
     assert padded.is_pair.tolist() == [1, 1, 0, 0]
+    assert padded.pairs.tolist() == [0, 1]
     assert padded.queries.tolist() == [0, 1, 0, 0]
-    assert padded.by_pair.tolist()[:2] == [1, 0]
+    assert padded.labels.tolist() == [6, 5, 19, 19]
+    assert padded.by_pair.tolist() == [1, 0, 0, 0]
     assert padded.by_mask.tolist() == [1, 0, 0, 0, 0, 0, 0, 0]
 
 

@@ -1,28 +1,19 @@
 """Deformable attention in Triton without a GPU: in its interpreter, as machine code, and which kernel is chosen."""
 
-import os
-import subprocess
 import sys
-from importlib import metadata
 from pathlib import Path
 
 import pytest
 import torch
 
+import triton_process
 from recipe.models import deform_attn
 
 CASES = Path(__file__).resolve().parents[1] / 'support' / 'triton_kernel_cases.py'
 CPU = torch.device('cpu')
 
 
-def _triton():
-    try:
-        return tuple(int(part) for part in metadata.version('triton').split('.')[:2])
-    except metadata.PackageNotFoundError:
-        return ()
-
-
-pytestmark = pytest.mark.skipif(_triton() < (3, 2), reason=f'needs triton 3.2 or newer, found {_triton() or "none"}')
+pytestmark = triton_process.needs_triton
 # For a GPU that is not there: the kernels as machine code of the A100 and the H100.
 COMPILE = """
 import triton
@@ -46,20 +37,9 @@ print('compiled')
 """
 
 
-def run_without_gpu(*arguments, **environment):
-    """Run Python in a process of its own: Triton decides on interpretation when it is first imported."""
-    kept = {name: text for name, text in os.environ.items() if name != 'TRITON_INTERPRET'}
-    return subprocess.run(
-        [sys.executable, *arguments], capture_output=True, text=True, env={**kept, **environment}, timeout=1200
-    )
-
-
 @pytest.mark.trains  # it takes as long as a training
 def test_the_kernels_compute_what_the_pytorch_form_does():
-    pytest.importorskip('triton')
-    done = run_without_gpu('-m', 'pytest', '-q', '-p', 'no:cacheprovider', str(CASES), TRITON_INTERPRET='1')
-    assert done.returncode == 0, done.stdout[-4000:]
-    assert ' passed' in done.stdout and 'skipped' not in done.stdout
+    triton_process.interpret(CASES)
 
 
 def test_without_triton_there_is_one_warning_and_the_pytorch_form(monkeypatch):
@@ -95,6 +75,5 @@ def test_an_unknown_kernel_is_refused(monkeypatch):
 @pytest.mark.trains
 def test_the_kernels_compile_for_gpus():
     """Types and masks that the interpreter is lax about."""
-    pytest.importorskip('triton')
-    done = run_without_gpu('-c', COMPILE)
+    done = triton_process.run('-c', COMPILE)
     assert 'compiled' in done.stdout, done.stderr[-2000:]

@@ -3,9 +3,8 @@
 import math
 import os.path as osp
 from functools import partial
-from typing import Any, Callable, Optional
+from typing import Any, Callable, NamedTuple, Optional
 
-import torch
 from mmengine.dist import all_gather_object, get_world_size
 from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper
@@ -13,13 +12,30 @@ from mmseg.registry import HOOKS
 
 from recipe.core.exit_status import NONFINITE
 from recipe.data import random_state
-from recipe.engine.host_read import host_read_of
+from recipe.engine.late_values import LateValues
 from recipe.engine.nonfinite import BadStep, GuardedStep, write_dump, write_weights
 from recipe.engine.nonfinite.dump import weights_name
 from recipe.engine.termination import TrainingEnded
+from recipe.models.cost_faults import CostFaults, cost_faults_of
 from recipe.models.upstream_matching import watch_matching
 
 SKIPPED, OVERFLOWS = 'nonfinite_skipped', 'amp_overflows'
+
+
+class _Pending(NamedTuple):
+    """A step that was taken, or skipped by the device.
+
+    Attributes:
+        step: What a replay needs.
+        norm: Norm of its gradient.
+        outputs: Its loss terms by name, on the device.
+        describe: Describes the matching costs that were not finite; None if all were.
+    """
+
+    step: BadStep
+    norm: LateValues
+    outputs: Optional[dict]
+    describe: Optional[Callable[[], Optional[str]]]
 
 
 @HOOKS.register_module()
@@ -31,9 +47,9 @@ class NonFiniteGuardHook(Hook):
     paths of its images, the losses and the random state. Rank 0 also writes the weights. With ``max_skips`` the first
     such steps of a run are skipped with a warning only.
 
-    The host does not wait for the device. The gradient norm is the same on all ranks and decides on the device. The
-    host reads it together with the matching costs of the next iteration, or before a checkpoint or a validation. See
-    :mod:`recipe.engine.nonfinite.guarded_step`.
+    The host does not wait for the device. The gradient norm is the same on all ranks and decides on the device. It is
+    copied to the host in the background. The host looks at it just before the step of the next iteration, or before a
+    checkpoint or a validation. See :mod:`recipe.engine.nonfinite.guarded_step`.
 
     With a gradient scaler (fp16) a gradient that is not finite usually means that the scale is too large. The scaler
     skips the step and lowers the scale, and the hook counts these overflows. ``max_overflows`` in a row end the
@@ -53,14 +69,12 @@ class NonFiniteGuardHook(Hook):
         self.max_overflows = max_overflows
         self._overflows_in_a_row = 0
         self._guard: Optional[GuardedStep] = None
-        # The model's host read of each iteration, None if it has none.
-        self._host_read: Optional[Any] = None
+        # None if the model matches nothing.
+        self._cost_faults: Optional[CostFaults] = None
         # The iteration in progress.
         self._step: Optional[BadStep] = None
-        self._bad_costs: Optional[str] = None
-        # The last step, until the host has read its gradient norm.
-        self._pending: Optional[Callable] = None
-        self._pending_norm: Optional[torch.Tensor] = None
+        # The last step, until the host has looked at its gradient norm.
+        self._pending: Optional[_Pending] = None
 
     def before_train(self, runner) -> None:
         """Guard the optimizer.
@@ -72,13 +86,8 @@ class NonFiniteGuardHook(Hook):
             runner.logger.warning(f'{type(self).__name__} does nothing: it takes one optimizer, and there are several.')
             return
         if self._guard is None:
-            # If no matching ran since the last step, its norm has not been read yet: settle() reads it.
             self._guard = GuardedStep(runner.optim_wrapper, partial(self.settle, runner))
-            self._host_read = host_read_of(runner.model) or watch_matching(runner.model)
-
-    def _note_bad_costs(self, fault: str) -> None:
-        if self._bad_costs is None:
-            self._bad_costs = fault
+            self._cost_faults = cost_faults_of(runner.model) or watch_matching(runner.model)
 
     def before_train_iter(self, runner, batch_idx: int, data_batch: Any = None) -> None:
         """Keep the batch and the random state, which a replay needs.
@@ -88,16 +97,15 @@ class NonFiniteGuardHook(Hook):
             batch_idx (int): The iteration, counted from 0.
             data_batch (Any): Data from dataloader. Defaults to None.
         """
-        self._bad_costs = None
         if self._guard is not None:
-            if self._host_read is not None:
-                self._host_read.on_bad_costs = self._note_bad_costs
+            if self._cost_faults is not None:
+                self._cost_faults.tolerates = True
             self._step = BadStep(
                 batch_idx + 1, data_batch, random_state.capture(next(runner.model.parameters()).device)
             )
 
     def after_train_iter(self, runner, batch_idx: int, data_batch: Any = None, outputs: Optional[dict] = None) -> None:
-        """Queue the gradient norm for the next host read.
+        """Send the gradient norm to the host.
 
         Args:
             runner (Runner): The runner of the training process.
@@ -107,41 +115,33 @@ class NonFiniteGuardHook(Hook):
         """
         if self._guard is None:
             return
-        if self._host_read is not None:  # outside an iteration, costs that are not finite raise an error
-            self._host_read.on_bad_costs = None
+        describe = None
+        if self._cost_faults is not None:  # outside an iteration, costs that are not finite raise an error
+            self._cost_faults.tolerates = False
+            describe = self._cost_faults.take()
         norm = self._guard.take_norm()
         step = self._step
         assert step is not None, 'before_train_iter notes the step'
-        step.note = self._bad_costs
         if norm is None:  # gradients are being accumulated
             return
-        self.settle(runner)  # a gradient scaler's step does not call before_step
-
-        def arrived(values) -> None:
-            self._pending = None
-            self._judge(runner, step, outputs, float(values[0]))
-
-        self._pending, self._pending_norm = arrived, norm.reshape(1)
-        if self._host_read is not None and norm.device == next(runner.model.parameters()).device:
-            self._host_read.join(self._pending_norm, arrived)
+        self.settle(runner)  # a gradient scaler without clipping calls nothing before its step
+        self._pending = _Pending(step, LateValues(norm.reshape(1)), outputs, describe)
         if not (self._guard.on_device or self._guard.scales):
             self.settle(runner)  # the norm is on the host already
 
     def settle(self, runner) -> None:
-        """Read the last step's gradient norm, if it is pending, and act on it. The host waits for the device.
+        """Look at the last step's gradient norm, if it is pending, and act on it.
 
-        Called before the parameters are saved or validated.
+        Called before the next step, and before the parameters are saved or validated. The host waits until the device
+        has computed the norm.
 
         Args:
             runner (Runner): The runner of the training process.
         """
-        arrived, norm = self._pending, self._pending_norm
-        if arrived is None:
-            return
-        assert norm is not None, 'a step is pending together with its norm'
-        if self._host_read is not None:
-            self._host_read.leave(arrived)
-        arrived(norm.tolist())
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            (norm,) = pending.norm.read()
+            self._judge(runner, pending, norm)
 
     def before_val_epoch(self, runner) -> None:
         """Settle the last step before the validation."""
@@ -151,7 +151,7 @@ class NonFiniteGuardHook(Hook):
         """Settle the last step of the training."""
         self.settle(runner)
 
-    def _judge(self, runner, step: BadStep, outputs: Any, norm: float) -> None:
+    def _judge(self, runner, pending: '_Pending', norm: float) -> None:
         """Skip the step or end the training if the norm is not finite; the same on all ranks."""
         if math.isfinite(norm):
             self._overflows_in_a_row = 0
@@ -159,6 +159,7 @@ class NonFiniteGuardHook(Hook):
         guard = self._guard
         assert guard is not None, 'only a guarded step is judged'
         info = runner.message_hub
+        step = pending.step
         if guard.scales:
             self._overflows_in_a_row += 1
             count = info.runtime_info.get(OVERFLOWS, 0) + 1
@@ -172,7 +173,8 @@ class NonFiniteGuardHook(Hook):
                 return
         guard.retract()
         step.grad_norm = norm
-        step.losses = {name: float(value) for name, value in (outputs or {}).items()}
+        step.losses = {name: float(value) for name, value in (pending.outputs or {}).items()}
+        step.note = pending.describe() if pending.describe is not None else None
         what = self._describe(runner.rank, step)
         skipped = info.runtime_info.get(SKIPPED, 0)
         if skipped < self.max_skips and not guard.scales:

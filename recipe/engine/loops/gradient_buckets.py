@@ -1,15 +1,15 @@
 """Gives a resumed run the order in which DDP sums gradients after its first iteration."""
 
 import copy
-from contextlib import contextmanager
-from typing import Any, ContextManager, Iterator
+from contextlib import nullcontext
+from typing import Any, ContextManager
 
 import torch
 from mmengine.dist import get_world_size
 from mmengine.optim import OptimWrapper
 from torch.nn.parallel import DistributedDataParallel
 
-from recipe.engine.host_read import host_read_of
+from recipe.models.cost_faults import cost_faults_of
 
 
 class _BackwardOnly:
@@ -49,23 +49,10 @@ def settle_gradient_buckets(model: torch.nn.Module, optim_wrapper: OptimWrapper,
     if not isinstance(model, DistributedDataParallel) or get_world_size() < 3 or not on_cpu:
         return
     buffers = [buffer.clone() for buffer in model.buffers()]
-    with _bad_costs_ignored(model):
+    faults = cost_faults_of(model)
+    with faults.tolerated() if faults else nullcontext():
         model.train_step(copy.deepcopy(data_batch), _BackwardOnly(optim_wrapper))
     optim_wrapper.zero_grad()
     with torch.no_grad():
         for buffer, value in zip(model.buffers(), buffers):
             buffer.copy_(value)
-
-
-@contextmanager
-def _bad_costs_ignored(model: torch.nn.Module) -> Iterator[None]:
-    """Let the matching go on if its costs are not finite."""
-    host_read = host_read_of(model)
-    if host_read is None:
-        yield
-        return
-    before, host_read.on_bad_costs = host_read.on_bad_costs, lambda fault: None
-    try:
-        yield
-    finally:
-        host_read.on_bad_costs = before

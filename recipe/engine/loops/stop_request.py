@@ -7,6 +7,8 @@ from typing import Any, Dict, Optional
 import torch
 from mmengine.dist import all_reduce, get_world_size
 
+from recipe.engine.late_values import LateValues
+
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 
@@ -24,8 +26,9 @@ class StopRequest:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._asked = 0
-        # The host waits for an accelerator when it reads the answer.
+        # On an accelerator, the ranks communicate rarely and the host reads the answer later, so it does not wait.
         self._interval = 1 if device.type == 'cpu' else 5
+        self._answer: Optional[LateValues] = None
 
     def __enter__(self) -> 'StopRequest':
         # Python allows signal handlers to be set in its main thread only.
@@ -46,16 +49,20 @@ class StopRequest:
         """The signal that any rank has received, if any. It is a collective.
 
         Args:
-            iteration (int): Iterations done so far. On accelerators the ranks communicate every fifth iteration only.
+            iteration (int): Iterations done so far. On accelerators the ranks communicate every fifth iteration only,
+                and the answer is returned in the iteration after it.
 
         Returns:
             signal.Signals, optional: The signal. If ranks received different ones, the one with the highest number.
         """
         asked = self._asked
         if get_world_size() > 1:
-            if iteration % self._interval:
-                return None
-            shared = torch.tensor(asked, device=self._device)
-            all_reduce(shared, op='max')
-            asked = int(shared)
+            answer, self._answer = self._answer, None
+            if iteration % self._interval == 0:
+                shared = torch.full((1,), asked, device=self._device)
+                all_reduce(shared, op='max')
+                self._answer = LateValues(shared)
+                if self._device.type == 'cpu':
+                    answer = self._answer
+            asked = int(answer.read()[0]) if answer is not None else 0
         return signal.Signals(asked) if asked else None

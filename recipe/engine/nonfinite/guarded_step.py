@@ -56,6 +56,8 @@ class GuardedStep:
         """``clip`` that also records the norm that it returns."""
 
         def noting(*args: Any, **kwargs: Any) -> Tensor:
+            if self.scales:  # its optimizer's step is not wrapped
+                self._before_step()
             self._norm = torch.as_tensor(clip(*args, **kwargs)).detach()
             return self._norm
 
