@@ -52,9 +52,10 @@ def names_of_file(classes: Optional[List[str]], count: int) -> List[str]:
     """
     if classes is not None and len(classes) == count:
         return classes
-    from recipe.evaluate import classes as cityscapes
+    from mmseg.datasets import CityscapesDataset
 
-    return list(cityscapes.NAMES) if count == cityscapes.COUNT else unnamed(count)
+    cityscapes = list(CityscapesDataset.METAINFO['classes'])
+    return cityscapes if count == len(cityscapes) else unnamed(count)
 
 
 def names_of_config(config: Any, count: int) -> List[str]:

@@ -167,7 +167,7 @@ def _classes(content: Any) -> Optional[List[str]]:
 def _hf_classes(config: Dict[str, Any]) -> Optional[List[str]]:
     """Names of the classes in Hugging Face's config."""
     labels = config.get('id2label')
-    named = [labels.get(str(number)) for number in range(len(labels))] if isinstance(labels, dict) else []
+    named: List[Any] = [labels.get(str(number)) for number in range(len(labels))] if isinstance(labels, dict) else []
     return named if named and all(isinstance(name, str) for name in named) else None
 
 

@@ -259,8 +259,8 @@ def _class_rows(plan: Plan, start: Any) -> Any:
 
     given, model = plan.options.class_map, plan.model.state_dict()
     old, new = class_rows.count(start.weights), class_rows.count(model)
-    same_width = old and new and all(start.weights[n].shape[1:] == model[n].shape[1:] for n in class_rows.EMBEDDING)
-    if not same_width:
+    embedding = class_rows.EMBEDDING
+    if not old or not new or any(start.weights[name].shape[1:] != model[name].shape[1:] for name in embedding):
         if given is not None:
             raise console.UserError(
                 '--class_map: --init_from and the model have no class embeddings of one width', 'leave it out'

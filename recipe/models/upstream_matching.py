@@ -47,7 +47,8 @@ class _Watch:
             if not self._cost_faults.tolerates:
                 raise
             fault = f'matching cost is not finite: {error}'
-            self._usable = self._cost_faults.judge(False, lambda: fault)
+            self._cost_faults.judge(False, lambda: fault)
+            self._usable = False
         # Any pairs will do, because the losses become NaN.
         zeros = InstanceData(**{name: torch.zeros_like(value) for name, value in pred_instances.items()})
         return self._assign(zeros, gt_instances, *args, **kwargs)
