@@ -7,6 +7,7 @@
     python tools/bench.py validation                               # images per second, prediction and metric included
     python tools/bench.py guards                                   # ours with and without its guards
     python tools/bench.py parts --backbone=base --crop=512x1024    # what each part for CPUs alone gains
+    python tools/bench.py roofline --backbone=base --device=npu    # kernels and bytes of a card, without a card
 
 "Ours" is the recipe. Upstream is the patched checkouts without the recipe: its own model, loop, hooks and AdamW. A test
 shows that on a CPU they compute what the unpatched upstream computes, bit for bit.
@@ -60,7 +61,7 @@ def parse(arguments: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument('mode', choices=['step', 'profile', 'loader', 'validation', 'guards', 'parts'])
+    parser.add_argument('mode', choices=['step', 'profile', 'loader', 'validation', 'guards', 'parts', 'roofline'])
     parser.add_argument('--device', choices=['auto', 'npu', 'cuda', 'cpu'], default='auto')
     parser.add_argument(
         '--backbone', choices=list(BACKBONES), default='demo', help='demo: the model of configs/demo.py'
@@ -106,6 +107,10 @@ def parse(arguments: Optional[Sequence[str]] = None) -> argparse.Namespace:
         parser.error(f"--upstream_amp={args.upstream_amp}: upstream's trainer refuses it on a CPU")
     if args.mode == 'parts' and devices.likely_device(args.device) != 'cpu':
         parser.error('parts: measures what serves a CPU alone; give --device=cpu')
+    if args.mode == 'roofline' and (args.device == 'cpu' or args.amp == 'fp16'):
+        parser.error(
+            'roofline: models a GPU or an NPU, in float32 or bf16; give --device=cuda or --device=npu, --amp=bf16'
+        )
     return args
 
 
@@ -266,6 +271,17 @@ def run_parts(args: argparse.Namespace) -> Dict[str, Any]:
     return result
 
 
+def run_roofline(args: argparse.Namespace) -> Dict[str, Any]:
+    """Record the kernels of both sides; see ``recipe.bench.roofline``."""
+    from recipe.bench import roofline
+
+    set_up_process(args)
+    kind = devices.likely_device(args.device)
+    result = roofline.run(args, 'cuda' if kind == 'cpu' else kind, *model_options(args), make_batch(args))
+    roofline.show(result)
+    return result
+
+
 SIDES = ('upstream', 'ours')
 _COMPILED = {'upstream': ('both',), 'ours': ('ours', 'both')}
 
@@ -305,7 +321,8 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     """Run the command line; see the module's docstring."""
     args = parse(arguments)
     imported_packages.require()
-    device, _ = devices.find(args.device)
+    # A roofline needs no device.
+    device = args.device if args.mode == 'roofline' else devices.find(args.device)[0]
     result = {
         'step': run_step,
         'profile': run_profile,
@@ -313,6 +330,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         'validation': run_validation,
         'guards': run_guards,
         'parts': run_parts,
+        'roofline': run_roofline,
     }[args.mode](args)
     settings = {
         name: getattr(args, name)
@@ -322,6 +340,6 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     result['command'] = ['python', 'tools/bench.py', *(sys.argv[1:] if arguments is None else arguments)]
     if args.json:
         args.json.write_text(json.dumps(result, indent=2) + '\n')
-    if args.mode not in ('loader', 'guards', 'parts'):
+    if args.mode not in ('loader', 'guards', 'parts', 'roofline'):
         bench_report.show(result)
     return 0

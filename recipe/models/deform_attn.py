@@ -15,6 +15,8 @@ from mmcv.ops.multi_scale_deform_attn import (
 from mmcv.utils.ext_loader import check_ops_exist
 from torch import Tensor
 
+from recipe.models.execution import device_kind
+
 # Dtypes of the compiled operator on each kind of device. Other dtypes are computed in float32 and cast back. On CUDA
 # the operator takes float16 too, but its coordinates are then float16 as well, with steps of 1/16 of a pixel at the end
 # of a map of 128 pixels.
@@ -155,11 +157,11 @@ def multi_scale_deformable_attn(
     Raises:
         ImportError: ``value`` is on an NPU and mx_driving is not installed.
     """
-    if value.device.type == 'cuda' and _takes_triton(value):
+    if device_kind(value.device) == 'cuda' and _takes_triton(value):
         # Autocast would cast the float32 operands down again.
-        with torch.autocast('cuda', enabled=False):
+        with torch.autocast(value.device.type, enabled=False):
             return _triton_attn(value, spatial_shapes, level_start_index, sampling_locations, attention_weights)
-    attention, dtypes = _implementation(value.device.type)
+    attention, dtypes = _implementation(device_kind(value.device))
     shapes: Union[Tensor, Shapes] = spatial_shapes
     if attention is _pytorch_attn and host_shapes is not None:
         shapes = host_shapes
