@@ -69,7 +69,7 @@ def test_upstream_s_questions_are_answered():
     """Upstream reads values, and gets the shapes that an iteration on the CPU had."""
     found = trace('cuda', upstream=True)
     ours = trace('cuda')
-    assert found.copies['read'] > 50 > ours.copies['read'] + ours.copies['to host']
+    assert found.copies['read'] > 20 > ours.copies['read'] + ours.copies['to host']
     assert len(found.found) > 1.5 * len(ours.found)
     assert {one.phase for one in found.found} == set(roofline.PHASES)
 
