@@ -8,6 +8,7 @@
     python tools/bench.py guards                                   # ours with and without its guards
     python tools/bench.py parts --backbone=base --crop=512x1024    # what each part for CPUs alone gains
     python tools/bench.py size --backbone=swin-t                   # parameters, multiplications, memory of a step
+    python tools/bench.py roofline --backbone=base --device=npu    # kernels and bytes of a card, without a card
 
 "Ours" is the recipe. Upstream is the patched checkouts without the recipe: its own model, loop, hooks and AdamW. A test
 shows that on a CPU they compute what the unpatched upstream computes, bit for bit.
@@ -57,7 +58,9 @@ def parse(arguments: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument('mode', choices=['step', 'profile', 'loader', 'validation', 'guards', 'parts', 'size'])
+    parser.add_argument(
+        'mode', choices=['step', 'profile', 'loader', 'validation', 'guards', 'parts', 'size', 'roofline']
+    )
     parser.add_argument('--device', choices=['auto', 'npu', 'cuda', 'cpu'], default='auto')
     parser.add_argument(
         '--backbone',
@@ -112,6 +115,10 @@ def parse(arguments: Optional[Sequence[str]] = None) -> argparse.Namespace:
         parser.error(f"--upstream_amp={args.upstream_amp}: upstream's trainer refuses it on a CPU")
     if args.mode == 'parts' and devices.likely_device(args.device) != 'cpu':
         parser.error('parts: measures what serves a CPU alone; give --device=cpu')
+    if args.mode == 'roofline' and (args.device == 'cpu' or args.amp == 'fp16'):
+        parser.error(
+            'roofline: models a GPU or an NPU, in float32 or bf16; give --device=cuda or --device=npu, --amp=bf16'
+        )
     return args
 
 
@@ -287,6 +294,25 @@ def run_size(args: argparse.Namespace) -> Dict[str, Any]:
     return result
 
 
+def run_roofline(args: argparse.Namespace) -> Dict[str, Any]:
+    """Record the kernels of both sides; see ``recipe.bench.roofline``."""
+    import torch
+
+    version = tuple(map(int, torch.__version__.split('.')[:2]))
+    if version < (2, 6):
+        raise console.UserError(
+            f'roofline needs torch 2.6, and this is torch {torch.__version__}',
+            'set up another environment: bash tools/setup.sh --stack=cpu',
+        )
+    from recipe.bench import roofline
+
+    set_up_process(args)
+    kind = devices.likely_device(args.device)
+    result = roofline.run(args, 'cuda' if kind == 'cpu' else kind, *model_options(args), make_batch(args))
+    roofline.show(result)
+    return result
+
+
 SIDES = ('upstream', 'ours')
 _COMPILED = {'upstream': ('both',), 'ours': ('ours', 'both')}
 
@@ -326,7 +352,8 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     """Run the command line; see the module's docstring."""
     args = parse(arguments)
     imported_packages.require()
-    device, _ = devices.find(args.device)
+    # A roofline needs no device.
+    device = args.device if args.mode == 'roofline' else devices.find(args.device)[0]
     result = {
         'step': run_step,
         'profile': run_profile,
@@ -335,6 +362,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         'guards': run_guards,
         'parts': run_parts,
         'size': run_size,
+        'roofline': run_roofline,
     }[args.mode](args)
     settings = {
         name: getattr(args, name)
@@ -344,6 +372,6 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     result['command'] = ['python', 'tools/bench.py', *(sys.argv[1:] if arguments is None else arguments)]
     if args.json:
         args.json.write_text(json.dumps(result, indent=2) + '\n')
-    if args.mode not in ('loader', 'guards', 'parts', 'size'):
+    if args.mode not in ('loader', 'guards', 'parts', 'size', 'roofline'):
         bench_report.show(result)
     return 0

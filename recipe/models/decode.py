@@ -5,7 +5,8 @@ Resizing is linear. So the mask features are resized once per level, and the att
 computed from them.
 """
 
-from typing import Any, Callable, List, NamedTuple, Sequence
+import contextlib
+from typing import Any, Callable, ContextManager, List, NamedTuple, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from recipe.models.encoder_geometry import unpadded_encoding
+from recipe.models.execution import autocasts, device_kind
 from recipe.models.masked_attention import Keys, decoder_layer, is_fusible, is_plain, project_keys, self_positions
 
 
@@ -76,10 +78,12 @@ class _AttentionMasks:
     def __init__(self, head: nn.Module, mask_features: Tensor, sizes: List[torch.Size]):
         mask_embed: Any = head.mask_embed
         self.steps = [_detached(module) for module in (head.transformer_decoder.post_norm, *mask_embed)]
+        mask_features = mask_features.detach()
+        if not autocasts(mask_features.device.type):
+            mask_features = mask_features.to(head.query_feat.weight.dtype)
         # (B, C, h * w) for each level
         self.features = [
-            F.interpolate(mask_features.detach(), size, mode='bilinear', align_corners=False).flatten(2)
-            for size in sizes
+            F.interpolate(mask_features, size, mode='bilinear', align_corners=False).flatten(2) for size in sizes
         ]
 
     def __call__(self, query: Tensor, level: int) -> Tensor:
@@ -133,6 +137,17 @@ def _level_keys(head: nn.Module, memories: Sequence[Tensor]) -> List[Keys]:
     return keys
 
 
+def _rows_in_float32(device: torch.device) -> ContextManager[None]:
+    """Context in which the products of the queries are in float32, on an accelerator.
+
+    The queries of a batch are few hundred rows. Their products cost nothing, and the casts that autocast makes for each
+    of them are several hundred kernels. Keys, values and their attention stay in half precision.
+    """
+    if device_kind(device) == 'cpu' or not autocasts(device.type):
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, enabled=False)
+
+
 def decode(head: nn.Module, x: Sequence[Tensor]) -> QueryPredictions:
     """Run pixel decoder and transformer decoder.
 
@@ -147,22 +162,23 @@ def decode(head: nn.Module, x: Sequence[Tensor]) -> QueryPredictions:
     mask_features, memories = head.pixel_decoder(x)
     keys = _level_keys(head, memories)
     num_levels = head.num_transformer_feat_level
-    attention_masks = _AttentionMasks(head, mask_features, [m.shape[-2:] for m in memories[:num_levels]])
+    with _rows_in_float32(mask_features.device):
+        attention_masks = _AttentionMasks(head, mask_features, [m.shape[-2:] for m in memories[:num_levels]])
 
-    query = head.query_feat.weight.repeat(batch_size, 1)
-    query_pos = head.query_embed.weight.repeat(batch_size, 1)
-    positions = self_positions(query_pos)
-    queries = [query]
-    for i, layer in enumerate(head.transformer_decoder.layers):
-        allowed = attention_masks(query, i % num_levels)
-        query = decoder_layer(layer, query, query_pos, positions, keys[i], allowed)
-        queries.append(query)
+        query = head.query_feat.weight.repeat(batch_size, 1)
+        query_pos = head.query_embed.weight.repeat(batch_size, 1)
+        positions = self_positions(query_pos)
+        queries = [query]
+        for i, layer in enumerate(head.transformer_decoder.layers):
+            allowed = attention_masks(query, i % num_levels)
+            query = decoder_layer(layer, query, query_pos, positions, keys[i], allowed)
+            queries.append(query)
 
-    # (L * B * Q, C): all layers at once
-    stacked = head.transformer_decoder.post_norm(torch.cat(queries))
-    shape = (len(queries), batch_size, -1)
-    cls_logits = head.cls_embed(stacked)
-    mask_embeds = head.mask_embed(stacked)
+        # (L * B * Q, C): all layers at once
+        stacked = head.transformer_decoder.post_norm(torch.cat(queries))
+        shape = (len(queries), batch_size, -1)
+        cls_logits = head.cls_embed(stacked)
+        mask_embeds = head.mask_embed(stacked)
     return QueryPredictions(
         cls_logits.view(*shape, cls_logits.shape[-1]), mask_embeds.view(*shape, mask_embeds.shape[-1]), mask_features
     )

@@ -13,7 +13,11 @@ from mmcv.ops.multi_scale_deform_attn import (
     mx_driving_deformable_attn,
 )
 from mmcv.utils.ext_loader import check_ops_exist
-from torch import Tensor
+from torch import Tensor, nn
+
+from recipe.models.encoder_attention import EncoderAttention, Sampling
+from recipe.models.execution import autocast_dtype, device_kind, is_compiling, is_plain, kept_constants
+from recipe.models.half_parameters import in_dtype
 
 # Dtypes of the compiled operator on each kind of device. Other dtypes are computed in float32 and cast back. On CUDA
 # the operator takes float16 too, but its coordinates are then float16 as well, with steps of 1/16 of a pixel at the end
@@ -70,6 +74,16 @@ class FastMultiScaleDeformableAttention(MultiScaleDeformableAttention):
         assert reference_points is not None and spatial_shapes is not None and level_start_index is not None
         value = query if value is None else value
         identity = query if identity is None else identity
+        if (
+            value is query
+            and identity is query
+            and query_pos is not None
+            and key_padding_mask is None
+            and host_shapes is not None
+            and reference_points.shape[-1] == 2
+            and self._is_one_function(query)
+        ):
+            return self._encode(query, query_pos, reference_points, spatial_shapes, level_start_index, host_shapes)
         if query_pos is not None:
             query = query + query_pos
         if not self.batch_first:
@@ -100,6 +114,55 @@ class FastMultiScaleDeformableAttention(MultiScaleDeformableAttention):
         if not self.batch_first:
             output = output.permute(1, 0, 2)
         return self.dropout(output) + identity
+
+    def _is_one_function(self, query: Tensor) -> bool:
+        """Whether :class:`EncoderAttention` computes the same for a self attention, on an accelerator."""
+        projections = (self.value_proj, self.sampling_offsets, self.attention_weights, self.output_proj)
+        return (
+            device_kind(query.device) != 'cpu'
+            and torch.is_grad_enabled()
+            and not is_compiling()
+            and self.batch_first
+            and not (self.training and self.dropout.p > 0)
+            and query.dtype == self.value_proj.weight.dtype
+            and all(type(one) is nn.Linear and one.bias is not None and is_plain(one) for one in projections)
+            and is_plain(self.dropout)
+        )
+
+    def _encode(
+        self, query: Tensor, query_pos: Tensor, points: Tensor, shapes: Tensor, starts: Tensor, host_shapes: Shapes
+    ) -> Tensor:
+        """Run the attention and its projections as one function."""
+        dtype = autocast_dtype(query.device.type) or query.dtype
+
+        def attend(value: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
+            return multi_scale_deformable_attn(value, shapes, starts, locations, weights, self.im2col_step, host_shapes)
+
+        def parameters(layer: nn.Module, kind: torch.dtype) -> Tuple[Tensor, Tensor]:
+            return in_dtype(layer.weight, kind), in_dtype(layer.bias, kind)
+
+        return EncoderAttention.apply(
+            query,
+            query_pos,
+            points,
+            *parameters(self.value_proj, dtype),
+            # Half precision would move the places of the samples.
+            *parameters(self.sampling_offsets, query.dtype),
+            *parameters(self.attention_weights, dtype),
+            *parameters(self.output_proj, dtype),
+            Sampling(
+                attend,
+                (self.num_heads, self.num_levels, self.num_points),
+                _inverse_sizes(tuple(map(tuple, host_shapes)), query.dtype, query.device),
+            ),
+        )
+
+
+@lru_cache(maxsize=16)
+def _inverse_sizes(shapes: Tuple[Tuple[int, ...], ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return 1 / (w, h) of each level, (levels, 1, 2)."""
+    with kept_constants():
+        return torch.tensor([[[1 / w, 1 / h]] for h, w in shapes], dtype=dtype).to(device)
 
 
 def _locations(reference_points: Tensor, offsets: Tensor, spatial_shapes: Tensor) -> Tensor:
@@ -155,11 +218,11 @@ def multi_scale_deformable_attn(
     Raises:
         ImportError: ``value`` is on an NPU and mx_driving is not installed.
     """
-    if value.device.type == 'cuda' and _takes_triton(value):
+    if device_kind(value.device) == 'cuda' and _takes_triton(value):
         # Autocast would cast the float32 operands down again.
-        with torch.autocast('cuda', enabled=False):
+        with torch.autocast(value.device.type, enabled=False):
             return _triton_attn(value, spatial_shapes, level_start_index, sampling_locations, attention_weights)
-    attention, dtypes = _implementation(value.device.type)
+    attention, dtypes = _implementation(device_kind(value.device))
     shapes: Union[Tensor, Shapes] = spatial_shapes
     if attention is _pytorch_attn and host_shapes is not None:
         shapes = host_shapes

@@ -1,10 +1,34 @@
 """Queries that decide whether a fast path is allowed, and how one is called."""
 
+import threading
 from contextlib import contextmanager
-from typing import Callable, Iterator
+from typing import Callable, Iterator, Optional
 
 import torch
 from torch import nn
+
+# The kind of device whose path tensors on ``meta`` take.
+_meta = threading.local()
+
+
+def device_kind(device: torch.device) -> str:
+    """Return the type of a device. For ``meta`` it is the one that :func:`meta_stands_for` names, if any."""
+    return getattr(_meta, 'kind', device.type) if device.type == 'meta' else device.type
+
+
+@contextmanager
+def meta_stands_for(kind: str) -> Iterator[None]:
+    """Context in which models on ``meta`` take the path of a kind of device, ``cuda`` or ``npu``.
+
+    A step on ``meta`` computes nothing. It shows which operators an accelerator would run.
+    """
+    before = dict(_meta.__dict__)
+    _meta.kind = kind
+    try:
+        yield
+    finally:
+        _meta.__dict__.clear()
+        _meta.__dict__.update(before)
 
 
 def autocasts(device_type: str) -> bool:
@@ -16,6 +40,17 @@ def autocasts(device_type: str) -> bool:
             return torch.is_autocast_cpu_enabled()
         module = torch if device_type == 'cuda' else getattr(torch, device_type)
         return module.is_autocast_enabled()
+
+
+def autocast_dtype(device_type: str) -> Optional[torch.dtype]:
+    """Return the half type of autocast for a kind of device, also in torch 2.1; None if autocast is off."""
+    if not autocasts(device_type):
+        return None
+    if hasattr(torch, 'get_autocast_dtype'):
+        return torch.get_autocast_dtype(device_type)
+    if device_type == 'cpu':
+        return torch.get_autocast_cpu_dtype()
+    return torch.get_autocast_gpu_dtype() if device_type == 'cuda' else getattr(torch, device_type).get_autocast_dtype()
 
 
 def is_compiling() -> bool:

@@ -14,7 +14,8 @@ from mmcv.cnn.bricks.wrappers import Linear
 from torch import Tensor, nn
 from torch.autograd.function import Function, once_differentiable
 
-from recipe.models.execution import autocasts, is_compiling, is_plain
+from recipe.models.execution import autocast_dtype, device_kind, is_compiling, is_plain
+from recipe.models.half_parameters import in_dtype
 
 
 class FastFFN(FFN):
@@ -40,8 +41,8 @@ def feed_forward(layers: nn.Sequential, x: Tensor, norm: Optional[nn.Module] = N
     """Run the layers of an :class:`FFN`, after a norm if one is given.
 
     Two linear layers with a ReLU or GELU between them run as one function if nothing is dropped and there are no hooks.
-    Its backward pass computes the activation and the norm again. It has no second derivative. Under autocast, under
-    torch.compile and without gradients the modules run one by one.
+    Its backward pass computes the activation and the norm again. It has no second derivative. Without gradients, under
+    torch.compile, and under autocast on a CPU the modules run one by one.
 
     Args:
         layers: ``FFN.layers``.
@@ -51,22 +52,24 @@ def feed_forward(layers: nn.Sequential, x: Tensor, norm: Optional[nn.Module] = N
     Returns:
         Shape (..., C).
     """
-    parts = _two_layers(layers)
+    parts = two_layers(layers)
+    half = autocast_dtype(x.device.type)
     if (
         parts is None
         or not torch.is_grad_enabled()
         or is_compiling()
-        or autocasts(x.device.type)
+        or (half is not None and device_kind(x.device) == 'cpu')
         or not (norm is None or is_layer_norm(norm, x))
         or x.dtype != parts[0].weight.dtype
     ):
         return layers(x if norm is None else norm(x))
     first, second, is_gelu = parts
     of_norm = (None, None, 0.0) if norm is None else (norm.weight, norm.bias, norm.eps)
-    return _FeedForward.apply(x, first.weight, first.bias, second.weight, second.bias, is_gelu, *of_norm)
+    weights = (in_dtype(one, half or x.dtype) for one in (first.weight, first.bias, second.weight, second.bias))
+    return _FeedForward.apply(x, *weights, is_gelu, *of_norm)
 
 
-def _two_layers(layers: nn.Sequential) -> Optional[Tuple[nn.Linear, nn.Linear, bool]]:
+def two_layers(layers: nn.Sequential) -> Optional[Tuple[nn.Linear, nn.Linear, bool]]:
     """Return both linear layers and whether the activation is GELU; None if the layers are of other kinds."""
     if len(layers) != 3 or not isinstance(layers[0], nn.Sequential) or len(layers[0]) != 3:
         return None
@@ -128,13 +131,16 @@ class _FeedForward(Function):
         norm_bias: Optional[Tensor],
         eps: float,
     ) -> Tensor:
-        """Compute act(norm(x) W1^T + b1) W2^T + b2."""
-        ctx.is_gelu, ctx.eps = is_gelu, eps
+        """Compute act(norm(x) W1^T + b1) W2^T + b2 in the dtype of the weights."""
+        ctx.is_gelu, ctx.eps, ctx.dtype = is_gelu, eps, x.dtype
         mean = rstd = None
         rows = _as_rows(x)
+        if norm_weight is None:
+            rows = rows.to(weight1.dtype)
         inner = rows
         if norm_weight is not None:
             inner, mean, rstd = torch.native_layer_norm(rows, rows.shape[-1:], norm_weight, norm_bias, eps)
+            inner = inner.to(weight1.dtype)
         hidden = torch.addmm(bias1, inner, weight1.t())
         # The gradient of ReLU needs only its result, so the input can be overwritten.
         active = F.gelu(hidden) if is_gelu else hidden.relu_()
@@ -148,7 +154,7 @@ class _FeedForward(Function):
         """Return the gradients of the input and of all parameters."""
         rows, hidden, weight1, weight2, mean, rstd, norm_weight, norm_bias = ctx.saved_tensors
         shape = grad.shape
-        grad = _as_rows(grad)
+        grad = _as_rows(grad).to(weight1.dtype)
         active = F.gelu(hidden) if ctx.is_gelu else hidden
         grad_weight2, grad_bias2 = grad.t() @ active, grad.sum(0)
         grad = grad @ weight2
@@ -160,8 +166,9 @@ class _FeedForward(Function):
         inner = rows
         if norm_weight is not None:
             inner = torch.native_layer_norm(rows, rows.shape[-1:], norm_weight, norm_bias, ctx.eps)[0]
+            inner = inner.to(weight1.dtype)
         grad_weight1 = grad.t() @ inner
-        grad = grad @ weight1
+        grad = (grad @ weight1).to(ctx.dtype)
         grad_norm_weight = grad_norm_bias = None
         if norm_weight is not None:
             grad, grad_norm_weight, grad_norm_bias = torch.ops.aten.native_layer_norm_backward(

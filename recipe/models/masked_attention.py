@@ -129,11 +129,15 @@ def cross_attention(attention: nn.Module, query: Tensor, query_pos: Tensor, keys
     Returns:
         Queries plus the output of the attention, (B * Q, C).
     """
+    # With autocast off, the queries may be in float32 and the keys in half precision.
     q = F.linear(query + query_pos, keys.query_weight, keys.query_bias)
     out = F.scaled_dot_product_attention(
-        _heads(q, len(allowed), attention.num_heads), keys.key, keys.value, attn_mask=allowed.unsqueeze(1)
+        _heads(q.to(keys.key.dtype), len(allowed), attention.num_heads),
+        keys.key,
+        keys.value,
+        attn_mask=allowed.unsqueeze(1),
     )
-    return _project_out(attention, out, query)
+    return _project_out(attention, out.to(q.dtype), query)
 
 
 def self_attention(attention: nn.Module, query: Tensor, positions: Tensor, batch_size: int) -> Tensor:

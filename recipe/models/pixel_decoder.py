@@ -5,9 +5,10 @@ from typing import List, Tuple
 import torch
 import torch.nn.functional as F
 from mmdet.models.layers import MSDeformAttnPixelDecoder
-from torch import Tensor
+from torch import Tensor, nn
 
 from recipe.models.encoder_geometry import encoder_geometry
+from recipe.models.half_parameters import half_type, parameters_cast
 
 
 class FastMSDeformAttnPixelDecoder(MSDeformAttnPixelDecoder):
@@ -36,16 +37,24 @@ class FastMSDeformAttnPixelDecoder(MSDeformAttnPixelDecoder):
         query = torch.cat(inputs, dim=1)
         embeds = self.level_encoding.weight.unbind()
         query_pos = torch.cat([position + embed for position, embed in zip(geometry.positional_encodings, embeds)], 1)
-        memory = self.encoder(
-            query=query,
-            query_pos=query_pos.expand(batch_size, -1, -1),
-            key_padding_mask=None,
-            spatial_shapes=geometry.spatial_shapes,
-            reference_points=geometry.reference_points.expand(batch_size, -1, -1, -1),
-            level_start_index=geometry.level_start_index,
-            valid_ratios=query.new_ones((batch_size, self.num_encoder_levels, 2)),
-            host_shapes=shapes,
-        )
+        # Those of sampling_offsets stay as they are: the places of the samples are never in half precision.
+        cast = [
+            one
+            for name, layer in self.encoder.named_modules()
+            if isinstance(layer, nn.Linear) and not name.endswith('sampling_offsets')
+            for one in layer.parameters()
+        ]
+        with parameters_cast([cast], half_type(query.device)):
+            memory = self.encoder(
+                query=query,
+                query_pos=query_pos.expand(batch_size, -1, -1),
+                key_padding_mask=None,
+                spatial_shapes=geometry.spatial_shapes,
+                reference_points=geometry.reference_points.expand(batch_size, -1, -1, -1),
+                level_start_index=geometry.level_start_index,
+                valid_ratios=query.new_ones((batch_size, self.num_encoder_levels, 2)),
+                host_shapes=shapes,
+            )
         # (B, keys, c) -> (B, c, h, w) for each level
         parts = memory.permute(0, 2, 1).split([h * w for h, w in shapes], dim=-1)
         outs = [part.reshape(batch_size, -1, h, w) for part, (h, w) in zip(parts, shapes)]

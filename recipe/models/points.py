@@ -62,8 +62,8 @@ def draw_points(
     for parts in zip(*(draw.unbind() for draw in draws)):
         for part in parts:
             if part.numel():
-                part.uniform_()
-    *matching, candidates, others = (draw.mul_(2.0).sub_(1.0) for draw in draws)
+                part.uniform_(-1.0, 1.0)
+    *matching, candidates, others = draws
     return PointDraws(matching, candidates.flatten(0, 1), others.flatten(0, 1))
 
 
@@ -98,6 +98,6 @@ def keep_uncertain(masks: Tensor, candidates: Tensor, others: Tensor, num_points
     """
     num_uncertain = num_points - others.shape[1]
     logits = sample(masks.unsqueeze(1), candidates.unsqueeze(1))[:, 0, 0]
-    index = logits.abs_().neg_().topk(num_uncertain, dim=1, sorted=False)[1]
+    index = logits.abs_().topk(num_uncertain, dim=1, largest=False, sorted=False)[1]
     uncertain = candidates.gather(1, index.unsqueeze(-1).expand(-1, -1, 2))
     return torch.cat((uncertain, others), dim=1)

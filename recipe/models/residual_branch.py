@@ -51,9 +51,19 @@ def paths_drawn(drops: Sequence[nn.Module], x: Tensor) -> Iterator[None]:
         _drawn.by_module = {}
 
 
+def has_drawn(drop: nn.Module) -> bool:
+    """Return whether :func:`paths_drawn` drew for a DropPath, and its factors were not taken yet."""
+    return drop in getattr(_drawn, 'by_module', {})
+
+
 def drops_paths(module: nn.Module) -> bool:
     """Return whether a module is a DropPath that drops in its present mode."""
     return bool(type(module) is DropPath and module.training and module.drop_prob > 0)
+
+
+def drawn_for(drop: nn.Module) -> Any:
+    """Take the factors of a DropPath that :func:`paths_drawn` drew, (B, 1, 1); None if it drew none."""
+    return getattr(_drawn, 'by_module', {}).pop(drop, None)
 
 
 def add_branch(x: Tensor, branch: Callable[[Tensor], Tensor], drop: nn.Module) -> Tensor:
@@ -72,7 +82,7 @@ def add_branch(x: Tensor, branch: Callable[[Tensor], Tensor], drop: nn.Module) -
     Returns:
         Shape of ``x``.
     """
-    drawn = getattr(_drawn, 'by_module', {}).pop(drop, None)
+    drawn = drawn_for(drop)
     if not _computes_kept_samples(x):
         if drawn is None:
             return x + drop(branch(x))

@@ -2,16 +2,21 @@
 
 from typing import List, Optional, Tuple
 
+import torch
 import torch.utils.checkpoint as cp
+from mmcv.cnn.bricks.drop import DropPath
 from mmcv.cnn.bricks.transformer import FFN
 from mmseg.models.backbones.swin import ShiftWindowMSA, SwinBlock, SwinTransformer, WindowMSA
 from torch import Tensor, nn
 
-from recipe.models.execution import is_compiling, is_plain
-from recipe.models.feed_forward import FastFFN, feed_forward
-from recipe.models.residual_branch import add_branch, paths_drawn
+from recipe.models.execution import device_kind, is_compiling, is_plain
+from recipe.models.feed_forward import FastFFN, feed_forward, is_layer_norm, two_layers
+from recipe.models.half_parameters import half_type, in_dtype, linear_parameters, parameters_cast
+from recipe.models.residual_branch import add_branch, drawn_for, drops_paths, has_drawn, paths_drawn
+from recipe.models.swin_branches import AttentionBranch, Branch, MLPBranch
 from recipe.models.window_attention import window_attention
 from recipe.models.window_attention_cpu import CPUWindowMSA, Windows, fits_cpu_window_msa
+from recipe.models.window_maps import window_maps
 
 
 class FastWindowMSA(WindowMSA):
@@ -52,11 +57,15 @@ class FastWindowMSA(WindowMSA):
             )
         if norm is not None:
             x = norm(x)
-        N = window_size**2
-        # (num_heads, N, N). The backward pass of this gather adds rows.
-        position_bias = self.relative_position_bias_table.t().index_select(1, index).view(-1, N, N)
-        x = window_attention(self.qkv(x), self.qkv.bias, position_bias, hw_shape, window_size, shift_size, self.scale)
+        bias = self.position_bias(window_size)
+        x = window_attention(self.qkv(x), self.qkv.bias, bias, hw_shape, window_size, shift_size, self.scale)
         return self.proj(x)
+
+    def position_bias(self, window_size: int) -> Tensor:
+        """Return the bias of each pair of positions, (num_heads, N, N), where N is ``window_size ** 2``."""
+        N = window_size**2
+        # The backward pass of this gather adds rows.
+        return self.relative_position_bias_table.t().index_select(1, self.position_index).view(-1, N, N)
 
 
 class FastShiftWindowMSA(ShiftWindowMSA):
@@ -119,11 +128,61 @@ class FastSwinBlock(SwinBlock):
         if not self.splits_branches:
             return super().forward(x, hw_shape)
 
+        if self._has_one_function_a_branch(x):
+            return self._run_branches(x, hw_shape)
+
         def run(x: Tensor) -> Tensor:
             x = add_branch(x, lambda y: self.attn.attend(y, hw_shape, self.norm1), self.attn.drop)
             return add_branch(x, self._feed_forward, self.ffn.dropout_layer)
 
         return cp.checkpoint(run, x) if self.with_cp and x.requires_grad else run(x)
+
+    def _has_one_function_a_branch(self, x: Tensor) -> bool:
+        """Whether the functions of ``swin_branches`` compute the same: on an accelerator, for the usual block."""
+        msa, drops = self.attn.w_msa, (self.attn.drop, self.ffn.dropout_layer)
+        layers = two_layers(self.ffn.layers)
+        return (
+            device_kind(x.device) != 'cpu'
+            and torch.is_grad_enabled()
+            and not is_compiling()
+            and not self.with_cp
+            and x.dtype in (msa.qkv.weight.dtype, half_type(x.device))
+            and all(type(layer) is nn.Linear and is_plain(layer) for layer in (msa.qkv, msa.proj))
+            and msa.qkv.bias is not None
+            and layers is not None
+            and layers[2]
+            and all(is_layer_norm(norm, x) for norm in (self.norm1, self.norm2))
+            and type(self.ffn.gamma2) is nn.Identity
+            and all(type(drop) in (DropPath, nn.Identity) for drop in drops)
+            and all(has_drawn(drop) or not drops_paths(drop) for drop in drops)
+        )
+
+    def _run_branches(self, x: Tensor, hw_shape: Tuple[int, int]) -> Tensor:
+        """Run both branches as one function each."""
+        msa, norm1, norm2 = self.attn.w_msa, self.norm1, self.norm2
+        # Under autocast the tokens come in half precision from the merging of patches. Their sums stay in float32.
+        x = x.to(msa.qkv.weight.dtype)
+        dtype = half_type(x.device) or x.dtype
+        maps = window_maps((int(hw_shape[0]), int(hw_shape[1])), self.attn.window_size, self.attn.shift_size, x.device)
+        x = AttentionBranch.apply(
+            x,
+            norm1.weight,
+            norm1.bias,
+            *(in_dtype(one, dtype) for one in (msa.qkv.weight, msa.qkv.bias)),
+            msa.position_bias(self.attn.window_size),
+            *(in_dtype(one, dtype) for one in (msa.proj.weight, msa.proj.bias)),
+            drawn_for(self.attn.drop),
+            Branch(norm1.eps, maps, msa.scale, dtype),
+        )
+        first, second, _ = two_layers(self.ffn.layers)
+        return MLPBranch.apply(
+            x,
+            norm2.weight,
+            norm2.bias,
+            *(in_dtype(one, dtype) for one in (first.weight, first.bias, second.weight, second.bias)),
+            drawn_for(self.ffn.dropout_layer),
+            Branch(norm2.eps, None, 1.0, dtype),
+        )
 
     def _feed_forward(self, x: Tensor) -> Tensor:
         return self.ffn.gamma2(feed_forward(self.ffn.layers, x, self.norm2))
@@ -152,8 +211,13 @@ class FastSwinTransformer(SwinTransformer):
         Returns:
             For each of these stages (B, C, h, w).
         """
-        with paths_drawn(self._drop_paths(), x):
+        with paths_drawn(self._drop_paths(), x), parameters_cast(self._groups(), half_type(x.device)):
             return super().forward(x)
+
+    def _groups(self) -> List[List[nn.Parameter]]:
+        """Parameters of the linear layers in blocks, at most six blocks a group."""
+        blocks = [list(stage.blocks[i : i + 6]) for stage in self.stages for i in range(0, len(stage.blocks), 6)]
+        return [[one for block in group for one in linear_parameters(block)] for group in blocks]
 
     def _drop_paths(self) -> List[nn.Module]:
         """Return the DropPaths in the order of their use; [] if the order is not known."""

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import Function, once_differentiable
 
+from recipe.models.execution import device_kind
 from recipe.models.window_maps import WindowMaps, window_maps
 
 
@@ -52,7 +53,7 @@ def window_attention(
     bias = position_bias.unsqueeze(0)
     if maps.mask is not None:
         bias = bias + maps.mask.unsqueeze(1)
-    if qkv.device.type == 'npu':
+    if device_kind(qkv.device) == 'npu':
         out = _composed(q, k, v, bias, scale)
     else:
         bias = (

@@ -52,6 +52,16 @@ def guard_fused_adamw(base: type) -> type:
             """Whether ``found_inf`` is obeyed; False with ``amsgrad``."""
             return not any(group['amsgrad'] for group in self.param_groups)
 
+        def load_state_dict(self, state_dict: Dict[str, Any]) -> None:
+            """Load a state, also one of torch's AdamW, from a training on another kind of device.
+
+            torch's AdamW counts its steps in tensors, and the base class adds to the tensor of a group's first
+            parameter twice a step. So the counts become numbers, which the base class copies.
+            """
+            super().load_state_dict(state_dict)
+            for state in self.state.values():
+                state['step'] = int(state['step'])
+
         @torch.no_grad()
         def step(self, closure: Any = None) -> Any:
             """Take a step, unless ``found_inf`` is 1."""

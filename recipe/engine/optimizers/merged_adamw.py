@@ -8,6 +8,7 @@ from mmengine.utils import digit_version
 
 from recipe.engine.optimizers.guarded_adamw import guarded
 from recipe.engine.optimizers.merged_groups import merge_groups, remember_members
+from recipe.models.execution import device_kind
 
 
 @OPTIMIZERS.register_module()
@@ -61,5 +62,5 @@ def _device_type(groups: List[Any]) -> str:
     for group in groups:
         params = group['params'] if isinstance(group, dict) else group
         for param in [params] if torch.is_tensor(params) else params:
-            return param.device.type
+            return device_kind(param.device)
     return 'cpu'

@@ -1,0 +1,377 @@
+"""The two branches of a Swin block as one function each, for accelerators.
+
+Single operators would write and read many intermediate tensors in device memory, which limits a step. The two functions
+compute the same with fewer of them: the windows are read from the projected tokens by one gather, the gradients of q, k
+and v are gathered into one tensor, and the bias and the mask are rounded before they are repeated.
+"""
+
+from typing import Any, Callable, Dict, NamedTuple, Optional, Tuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import Function, once_differentiable
+
+from recipe.models.execution import device_kind, kept_constants
+from recipe.models.window_maps import WindowMaps
+
+# Rows of a batch by window maps and batch size; a dict as in window_maps.
+_kept: Dict[tuple, Tuple[Any, WindowMaps]] = {}
+_MAX_KEPT = 64
+
+
+class Rows(NamedTuple):
+    """Index maps of all images of a batch, between rows of tokens and rows of windows.
+
+    Attributes:
+        to_windows: Token row of each window row, shape (B * nW * N, ), int64. Padding has the row B * L, the last one.
+        to_tokens: Window row of each token row, shape (B * L, ), int64.
+    """
+
+    to_windows: Tensor
+    to_tokens: Tensor
+
+
+def _keep(key: tuple, maps: WindowMaps, make: Callable[[], Any]) -> Any:
+    """Return what was kept for a key; make it first if there is nothing."""
+    if key not in _kept:
+        if len(_kept) >= _MAX_KEPT:
+            _kept.pop(next(iter(_kept)))
+        with kept_constants():
+            # The maps are kept too, so that no other tensor gets their id.
+            _kept[key] = make(), maps
+    return _kept[key][0]
+
+
+def batch_rows(maps: WindowMaps, batch_size: int) -> Rows:
+    """Return the maps of a batch; they are kept, and must not be changed in place."""
+    return _keep((id(maps.to_windows), batch_size), maps, lambda: _make_rows(maps, batch_size))
+
+
+def _make_rows(maps: WindowMaps, batch_size: int) -> Rows:
+    L, n = maps.to_tokens.numel(), maps.to_windows.numel()
+    image = torch.arange(batch_size, device=maps.to_windows.device)[:, None]
+    rows = (maps.to_windows.flatten() + image * L).masked_fill(maps.is_padding.flatten(), batch_size * L)
+    return Rows(rows.flatten(), (maps.to_tokens + image * n).flatten())
+
+
+class HeadRows(NamedTuple):
+    """Index maps of rows of D numbers, one for each head; int32.
+
+    A token has 3 * heads such rows in qkv, and ``heads`` in the result of the attention.
+
+    Attributes:
+        qkv: Row of qkv for (3, G, heads, N), where G is the number of windows of the batch.
+        out: Row of the result for (G, heads, N).
+        qkv_tokens: Row of (3, G, heads, N) for each row of qkv, without padding.
+        out_tokens: Row of (G, heads, N) for each row of the result, without padding.
+    """
+
+    qkv: Tensor
+    out: Tensor
+    qkv_tokens: Tensor
+    out_tokens: Tensor
+
+
+def head_rows(maps: WindowMaps, batch_size: int, heads: int) -> HeadRows:
+    """Return the maps of the rows of heads; they are kept, and must not be changed in place."""
+    return _keep((id(maps.to_windows), batch_size, heads), maps, lambda: _make_head_rows(maps, batch_size, heads))
+
+
+def _make_head_rows(maps: WindowMaps, batch_size: int, heads: int) -> HeadRows:
+    rows = batch_rows(maps, batch_size)
+    N = maps.to_windows.shape[1]
+    G = rows.to_windows.numel() // N
+    head = torch.arange(heads, device=rows.to_windows.device)
+    part = torch.arange(3, device=rows.to_windows.device)
+    windows = rows.to_windows.view(G, 1, N)
+    out = windows * heads + head[:, None]
+    qkv = (windows * 3 + part[:, None, None, None]) * heads + head[:, None]
+    window, offset = rows.to_tokens // N, rows.to_tokens % N
+    out_tokens = (window[:, None] * heads + head) * N + offset[:, None]
+    qkv_tokens = part[:, None] * (G * heads * N) + out_tokens[:, None]
+    return HeadRows(*(one.flatten().int() for one in (qkv, out, qkv_tokens, out_tokens)))
+
+
+class Branch(NamedTuple):
+    """What a branch needs besides its tensors.
+
+    Attributes:
+        eps: Of the norm.
+        maps: ``WindowMaps`` of the attention; None for the MLP.
+        scale: Of q k^T.
+        dtype: Dtype of products: that of autocast, or of the tokens.
+    """
+
+    eps: float
+    maps: Any
+    scale: float
+    dtype: torch.dtype
+
+
+class _FusedAttention:
+    """Attention in the windows by ``scaled_dot_product_attention``, and its backward pass.
+
+    Args:
+        qkv: Rows of tokens and of a padding token, (B * L + 1, 3 * C).
+        position_bias: (heads, N, N).
+        branch: The branch.
+        batch_size: B.
+
+    Attributes:
+        attended: Result, (B * L, C).
+    """
+
+    def __init__(self, qkv: Tensor, position_bias: Tensor, branch: Branch, batch_size: int) -> None:
+        maps = branch.maps
+        heads, N = position_bias.shape[:2]
+        C = qkv.shape[1] // 3
+        self.maps, self.batch_size = maps, batch_size
+        rows = batch_rows(maps, batch_size)
+        windows = qkv.index_select(0, rows.to_windows)
+        # Shifted windows have one mask for all images, so each image is attended alone: nothing is repeated.
+        self.groups = 1 if maps.mask is None else batch_size
+        # (3, groups, windows, heads, N, D)
+        parts = windows.view(self.groups, -1, N, 3, heads, C // heads).permute(3, 0, 1, 4, 2, 5)
+        with torch.enable_grad():
+            self.bias = position_bias.detach().to(branch.dtype).requires_grad_()
+            shown = self.bias[None] if maps.mask is None else self.bias[None] + maps.mask[:, None].to(branch.dtype)
+            self.leaves = [[part[group].detach().requires_grad_() for part in parts] for group in range(self.groups)]
+            self.outs = [
+                F.scaled_dot_product_attention(
+                    *leaves, attn_mask=shown.expand(leaves[0].shape[0], -1, -1, -1), scale=branch.scale
+                )
+                for leaves in self.leaves
+            ]
+        self.attended = qkv.new_empty(len(qkv) - 1, C)
+        for out, target in zip(self.outs, self.attended.view(self.groups, -1, C)):
+            torch.index_select(out.detach().transpose(1, 2).reshape(-1, C), 0, self._to_tokens(rows), out=target)
+
+    def _to_tokens(self, rows: Rows) -> Tensor:
+        return rows.to_tokens if self.groups == 1 else self.maps.to_tokens
+
+    def backward(self, grad: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
+        """Compute gradients; once.
+
+        Args:
+            grad: Gradient of ``attended``, and a last row of zeros for padding, (B * L + 1, C).
+
+        Returns:
+            Gradients of the tokens' qkv, (B * L, 3 * C), of the qkv bias through padding and tokens, (3 * C, ), and of
+            the position bias.
+        """
+        rows = batch_rows(self.maps, self.batch_size)
+        C = grad.shape[1]
+        heads, N = self.bias.shape[:2]
+        window_grad = grad.index_select(0, rows.to_windows).view(self.groups, -1, N, heads, C // heads)
+        *grads, bias_grad = torch.autograd.grad(
+            self.outs,
+            [leaf for leaves in self.leaves for leaf in leaves] + [self.bias],
+            list(window_grad.transpose(2, 3).unbind()),
+        )
+        del window_grad, self.outs, self.leaves
+        qkv_grad = grad.new_empty(len(grad) - 1, 3 * C)
+        sums = []
+        for group, target in enumerate(qkv_grad.view(self.groups, -1, 3, C)):
+            for part in range(3):
+                flat = grads[3 * group + part].transpose(1, 2).reshape(-1, C)
+                torch.index_select(flat, 0, self._to_tokens(rows), out=target[:, part])
+                sums.append(flat.sum(0))
+        totals = torch.cat(sums).view(self.groups, 3 * C)
+        return qkv_grad, totals[0] if self.groups == 1 else totals.sum(0), bias_grad
+
+
+class _ComposedAttention:
+    """Attention in the windows from single operators, for an NPU; as :class:`_FusedAttention`.
+
+    The fused attention of torch_npu takes a bias, but its gradient is not proven. Each head of each row is gathered
+    to where the products of matrices need it, so that no tensor is transposed in memory.
+    """
+
+    def __init__(self, qkv: Tensor, position_bias: Tensor, branch: Branch, batch_size: int) -> None:
+        maps = branch.maps
+        heads, N = position_bias.shape[:2]
+        C = qkv.shape[1] // 3
+        self.index = head_rows(maps, batch_size, heads)
+        self.scale, self.shape = branch.scale, (batch_size, -1, heads, N, N)
+        # (3, G * heads, N, D)
+        self.parts = qkv.view(-1, C // heads).index_select(0, self.index.qkv).view(3, -1, N, C // heads)
+        q, k, v = self.parts
+        bias = position_bias.to(branch.dtype)
+        if maps.mask is not None:
+            bias = bias + maps.mask[:, None].to(branch.dtype)
+        attn = torch.add(bias, torch.bmm(q, k.transpose(1, 2)).view(self.shape), alpha=branch.scale)
+        self.attn = torch._softmax(attn, -1, False).view(-1, N, N)
+        out = torch.bmm(self.attn, v).view(-1, C // heads)
+        self.attended = out.index_select(0, self.index.out_tokens).view(-1, C)
+
+    def backward(self, grad: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
+        """As that of :class:`_FusedAttention`."""
+        q, k, v = self.parts
+        N, D = q.shape[1:]
+        out_grad = grad.view(-1, D).index_select(0, self.index.out).view_as(q)
+        attn_grad = torch._softmax_backward_data(torch.bmm(out_grad, v.transpose(1, 2)), self.attn, -1, self.attn.dtype)
+        bias_grad = attn_grad.view(self.shape).sum((0, 1))
+        grads = torch.empty_like(self.parts)
+        torch.bmm(attn_grad, k, out=grads[0])
+        torch.bmm(attn_grad.transpose(1, 2), q, out=grads[1])
+        grads[:2].mul_(self.scale)
+        torch.bmm(self.attn.transpose(1, 2), out_grad, out=grads[2])
+        del self.attn, self.parts
+        heads = self.shape[2]
+        sums = grads.view(3, -1, heads, N, D).sum((1, 3)).flatten()
+        return grads.view(-1, D).index_select(0, self.index.qkv_tokens).view(-1, 3 * heads * D), sums, bias_grad
+
+
+def _scaled(grad: Tensor, drawn: Optional[Tensor], dtype: torch.dtype) -> Tensor:
+    """Return the gradient of a branch as rows, in the dtype of its products."""
+    if drawn is not None:
+        # One kernel multiplies and rounds.
+        grad = (
+            torch.mul(grad, drawn, out=grad.new_empty(grad.shape, dtype=dtype)) if dtype != grad.dtype else grad * drawn
+        )
+    return grad.reshape(-1, grad.shape[-1]).to(dtype)
+
+
+def _sum(x: Tensor, branch: Tensor, drawn: Optional[Tensor]) -> Tensor:
+    """Compute x + drawn * branch, in the dtype of x."""
+    branch = branch.view_as(x)
+    return x + branch if drawn is None else torch.addcmul(x, branch, drawn)
+
+
+class AttentionBranch(Function):
+    """x + drawn * proj(window attention(norm(x))), (B, L, C) -> (B, L, C); no second derivative."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        norm_weight: Tensor,
+        norm_bias: Tensor,
+        qkv_weight: Tensor,
+        qkv_bias: Tensor,
+        position_bias: Tensor,
+        proj_weight: Tensor,
+        proj_bias: Tensor,
+        drawn: Optional[Tensor],
+        branch: Branch,
+    ) -> Tensor:
+        """Weights and biases of the products have the dtype of ``branch``."""
+        with torch.autocast(x.device.type, enabled=False):
+            B, L, C = x.shape
+            tokens = x.reshape(-1, C)
+            inner, mean, rstd = torch.native_layer_norm(tokens, (C,), norm_weight, norm_bias, branch.eps)
+            inner = inner.to(branch.dtype)
+            # The extra last row is the qkv of a padding token: a token of zeros, so the bias.
+            qkv = inner.new_empty(B * L + 1, 3 * C)
+            torch.addmm(qkv_bias, inner, qkv_weight.t(), out=qkv[:-1])
+            qkv[-1].copy_(qkv_bias)
+            kind = _ComposedAttention if device_kind(x.device) == 'npu' else _FusedAttention
+            attention = kind(qkv, position_bias, branch, B)
+            del qkv
+            attended = attention.attended
+            result = torch.addmm(proj_bias, attended, proj_weight.t())
+            ctx.save_for_backward(
+                tokens, mean, rstd, inner, attended, norm_weight, norm_bias, qkv_weight, proj_weight, drawn
+            )
+            ctx.attention = attention
+            ctx.branch, ctx.position_dtype = branch, position_bias.dtype
+            return _sum(x, result, drawn)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple:
+        """Return the gradients of x, of the parameters and of the position bias."""
+        tokens, mean, rstd, inner, attended, norm_weight, norm_bias, qkv_weight, proj_weight, drawn = ctx.saved_tensors
+        B, L, C = grad.shape
+        with torch.autocast(grad.device.type, enabled=False):
+            out_grad = _scaled(grad, drawn, inner.dtype)
+            grad_proj_weight, grad_proj_bias = out_grad.t() @ attended, out_grad.sum(0)
+            # The extra last row is the gradient of padding, 0.
+            projected = out_grad.new_empty(B * L + 1, C)
+            torch.mm(out_grad, proj_weight, out=projected[:-1])
+            projected[-1].zero_()
+            del out_grad
+            qkv_grad, grad_qkv_bias, grad_bias = ctx.attention.backward(projected)
+            ctx.attention = None
+            grad_qkv_weight, grad_inner = qkv_grad.t() @ inner, qkv_grad @ qkv_weight
+            grad_tokens, grad_norm_weight, grad_norm_bias = torch.ops.aten.native_layer_norm_backward(
+                grad_inner.to(tokens.dtype), tokens, (C,), mean, rstd, norm_weight, norm_bias, [True, True, True]
+            )
+        return (
+            grad_tokens.view_as(grad).add_(grad),
+            grad_norm_weight,
+            grad_norm_bias,
+            grad_qkv_weight,
+            grad_qkv_bias,
+            grad_bias.to(ctx.position_dtype),
+            grad_proj_weight,
+            grad_proj_bias,
+            None,
+            None,
+        )
+
+
+class MLPBranch(Function):
+    """x + drawn * (gelu(norm(x) W1^T + b1) W2^T + b2), (B, L, C) -> (B, L, C); no second derivative.
+
+    It keeps the result of the norm and both sides of GELU, which ``_FeedForward`` computes again.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        norm_weight: Tensor,
+        norm_bias: Tensor,
+        weight1: Tensor,
+        bias1: Tensor,
+        weight2: Tensor,
+        bias2: Tensor,
+        drawn: Optional[Tensor],
+        branch: Branch,
+    ) -> Tensor:
+        """Weights and biases of the products have the dtype of ``branch``."""
+        with torch.autocast(x.device.type, enabled=False):
+            tokens = x.reshape(-1, x.shape[-1])
+            inner, mean, rstd = torch.native_layer_norm(tokens, tokens.shape[-1:], norm_weight, norm_bias, branch.eps)
+            inner = inner.to(branch.dtype)
+            hidden = torch.addmm(bias1, inner, weight1.t())
+            active = F.gelu(hidden)
+            result = torch.addmm(bias2, active, weight2.t())
+            ctx.save_for_backward(
+                tokens, mean, rstd, inner, hidden, active, norm_weight, norm_bias, weight1, weight2, drawn
+            )
+            return _sum(x, result, drawn)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple:
+        """Return the gradients of x and of the parameters."""
+        tokens, mean, rstd, inner, hidden, active, norm_weight, norm_bias, weight1, weight2, drawn = ctx.saved_tensors
+        with torch.autocast(grad.device.type, enabled=False):
+            out_grad = _scaled(grad, drawn, inner.dtype)
+            grad_weight2, grad_bias2 = out_grad.t() @ active, out_grad.sum(0)
+            hidden_grad = torch.ops.aten.gelu_backward(out_grad @ weight2, hidden)
+            grad_weight1, grad_bias1 = hidden_grad.t() @ inner, hidden_grad.sum(0)
+            grad_tokens, grad_norm_weight, grad_norm_bias = torch.ops.aten.native_layer_norm_backward(
+                (hidden_grad @ weight1).to(tokens.dtype),
+                tokens,
+                tokens.shape[-1:],
+                mean,
+                rstd,
+                norm_weight,
+                norm_bias,
+                [True, True, True],
+            )
+        return (
+            grad_tokens.view_as(grad).add_(grad),
+            grad_norm_weight,
+            grad_norm_bias,
+            grad_weight1,
+            grad_bias1,
+            grad_weight2,
+            grad_bias2,
+            None,
+            None,
+        )
