@@ -51,7 +51,7 @@ class Answers(TorchDispatchMode):
         recorded: Answers by operator, from :func:`record`, in order; each is used once.
     """
 
-    def __init__(self, recorded: Dict[str, Sequence[Answer]]) -> None:
+    def __init__(self, recorded: Mapping[str, Sequence[Answer]]) -> None:
         super().__init__()
         self._recorded = {name: deque(answers) for name, answers in recorded.items()}
 
@@ -290,7 +290,7 @@ class _CombinedAdamW(torch.optim.Optimizer):
             self.combined_grads_indexed_by_group.append([flat])
             self.combined_param_states_indexed_by_group.append([states])
 
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]  # no closure is used
         self._maybe_init_combined_params_and_grads()
         for index in range(len(self.param_groups)):
             self._group_step(index)  # type: ignore[attr-defined]  # of the guarded subclass

@@ -138,7 +138,7 @@ class FastMultiScaleDeformableAttention(MultiScaleDeformableAttention):
         def attend(value: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
             return multi_scale_deformable_attn(value, shapes, starts, locations, weights, self.im2col_step, host_shapes)
 
-        def parameters(layer: nn.Module, kind: torch.dtype) -> Tuple[Tensor, Tensor]:
+        def parameters(layer: Any, kind: torch.dtype) -> Tuple[Tensor, Tensor]:
             return in_dtype(layer.weight, kind), in_dtype(layer.bias, kind)
 
         return EncoderAttention.apply(

@@ -139,9 +139,9 @@ class _FusedAttention:
             self.leaves = [[part[group].detach().requires_grad_() for part in parts] for group in range(self.groups)]
             self.outs = [
                 F.scaled_dot_product_attention(
-                    *leaves, attn_mask=shown.expand(leaves[0].shape[0], -1, -1, -1), scale=branch.scale
+                    q, k, v, attn_mask=shown.expand(len(q), -1, -1, -1), scale=branch.scale
                 )
-                for leaves in self.leaves
+                for q, k, v in self.leaves
             ]
         self.attended = qkv.new_empty(len(qkv) - 1, C)
         for out, target in zip(self.outs, self.attended.view(self.groups, -1, C)):
