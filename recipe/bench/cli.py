@@ -273,6 +273,14 @@ def run_parts(args: argparse.Namespace) -> Dict[str, Any]:
 
 def run_roofline(args: argparse.Namespace) -> Dict[str, Any]:
     """Record the kernels of both sides; see ``recipe.bench.roofline``."""
+    import torch
+
+    version = tuple(map(int, torch.__version__.split('.')[:2]))
+    if version < (2, 6):
+        raise console.UserError(
+            f'roofline needs torch 2.6, and this is torch {torch.__version__}',
+            'set up another environment: bash tools/setup.sh --stack=cpu',
+        )
     from recipe.bench import roofline
 
     set_up_process(args)

@@ -111,6 +111,8 @@ def test_the_worst_term_is_found_and_a_missing_one_is_the_worst():
         (['step', '--json=/nowhere/x.json'], 'does not exist'),
         (['step', '--device=cpu', '--upstream_amp=fp16'], "upstream's trainer refuses it on a CPU"),
         (['step', '--upstream_amp=bf16'], 'invalid choice'),
+        (['roofline', '--device=cpu'], 'models a GPU or an NPU'),
+        (['roofline', '--amp=fp16'], 'models a GPU or an NPU'),
     ],
 )
 def test_bad_options_are_refused_in_one_line(arguments, says):
