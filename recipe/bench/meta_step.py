@@ -20,7 +20,7 @@ import os
 import sys
 import types
 from collections import deque
-from typing import Any, Callable, ClassVar, Dict, Iterator, List, Sequence, Tuple, Union
+from typing import Any, Callable, ClassVar, Dict, Iterator, List, Mapping, Sequence, Tuple, Union
 from unittest import mock
 
 import torch
@@ -430,7 +430,7 @@ def record(config: str, overrides: Dict[str, Any], batch: Dict[str, List[Tensor]
     return recording.answers
 
 
-def _no_communication(state, bucket):  # type: ignore[no-untyped-def]  # DDP refuses annotations that are strings
+def _no_communication(state, bucket):  # DDP refuses annotations that are strings
     """Hook of DDP in place of the all-reduce."""
     future: Any = torch.futures.Future()
     future.set_result(bucket.buffer())

@@ -95,7 +95,7 @@ def summary(record: kernels.Kernels, kind: str, images: int) -> Dict[str, Any]:
         images: Images in the iteration.
     """
     found, least = record.found, kernels.fused(record.found)
-    parts = {}
+    parts: Dict[str, Dict[str, Any]] = {}
     for part, phases in by_part(found).items():
         parts[part] = {phase: _numbers(phases[phase]) for phase in PHASES}
         parts[part]['fused_bytes'] = moved([one for one in least if one.part == part])

@@ -76,7 +76,7 @@ def in_dtype(parameter: Tensor, dtype: torch.dtype) -> Tensor:
     return parameter.to(dtype) if cast is None or cast.dtype != dtype else cast
 
 
-def linear_parameters(module: nn.Module) -> List[Tensor]:
+def linear_parameters(module: nn.Module) -> List[nn.Parameter]:
     """Return weights and biases of the linear layers of a module."""
-    layers = (layer for layer in module.modules() if isinstance(layer, nn.Linear))
+    layers: Any = (layer for layer in module.modules() if isinstance(layer, nn.Linear))
     return [one for layer in layers for one in (layer.weight, layer.bias) if one is not None]

@@ -174,7 +174,9 @@ class FastSwinBlock(SwinBlock):
             drawn_for(self.attn.drop),
             Branch(norm1.eps, maps, msa.scale, dtype),
         )
-        first, second, _ = two_layers(self.ffn.layers)
+        layers = two_layers(self.ffn.layers)
+        assert layers is not None, 'checked before'
+        first, second, _ = layers
         return MLPBranch.apply(
             x,
             norm2.weight,

@@ -138,9 +138,7 @@ class _FusedAttention:
             shown = self.bias[None] if maps.mask is None else self.bias[None] + maps.mask[:, None].to(branch.dtype)
             self.leaves = [[part[group].detach().requires_grad_() for part in parts] for group in range(self.groups)]
             self.outs = [
-                F.scaled_dot_product_attention(
-                    q, k, v, attn_mask=shown.expand(len(q), -1, -1, -1), scale=branch.scale
-                )
+                F.scaled_dot_product_attention(q, k, v, attn_mask=shown.expand(len(q), -1, -1, -1), scale=branch.scale)
                 for q, k, v in self.leaves
             ]
         self.attended = qkv.new_empty(len(qkv) - 1, C)
