@@ -1,14 +1,14 @@
 """The recipe's trainer against upstream's, in one process: same weights, same batches, A B A B.
 
     python tools/bench.py step                                     # the demo's small model
-    python tools/bench.py step --backbone=base --crop=512x1024     # the recipe's size; needs much memory on a CPU
-    python tools/bench.py profile --backbone=base --crop=512x1024  # operators, host synchronisations, peak memory
+    python tools/bench.py step --backbone=swin-b --crop=512x1024   # the recipe's size; needs much memory on a CPU
+    python tools/bench.py profile --backbone=swin-b --crop=512x1024  # operators, host synchronisations, peak memory
     python tools/bench.py loader                                   # samples per second and core, with and without cache
     python tools/bench.py validation                               # images per second, prediction and metric included
     python tools/bench.py guards                                   # ours with and without its guards
-    python tools/bench.py parts --backbone=base --crop=512x1024    # what each part for CPUs alone gains
+    python tools/bench.py parts --backbone=swin-b --crop=512x1024    # what each part for CPUs alone gains
     python tools/bench.py size --backbone=swin-t                   # parameters, multiplications, memory of a step
-    python tools/bench.py roofline --backbone=base --device=npu    # kernels and bytes of a card, without a card
+    python tools/bench.py roofline --backbone=swin-b --device=npu    # kernels and bytes of a card, without a card
 
 "Ours" is the recipe. Upstream is the patched checkouts without the recipe: its own model, loop, hooks and AdamW. A test
 shows that on a CPU they compute what the unpatched upstream computes, bit for bit.

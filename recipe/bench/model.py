@@ -9,7 +9,7 @@ from typing import Any, Dict, List, Optional, Tuple
 import torch
 
 from recipe.core.paths import ROOT
-from recipe.engine.random_batch import random_batch, samples
+from recipe.data.random_batch import random_batch, samples
 
 __all__ = [
     'build',

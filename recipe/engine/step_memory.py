@@ -34,8 +34,8 @@ def measure(config: Any, device: str) -> Dict[str, int]:
     from mmengine.registry import init_default_scope
     from mmseg.registry import MODELS
 
+    from recipe.data.random_batch import random_batch, samples
     from recipe.engine import accumulation, classes, components, size  # noqa: F401  components registers the optimizer
-    from recipe.engine.random_batch import random_batch, samples
     from recipe.engine.runner import adapt_model
 
     init_default_scope(config.get('default_scope', 'mmseg'))

@@ -213,6 +213,9 @@ class FastSwinTransformer(SwinTransformer):
         Returns:
             For each of these stages (B, C, h, w).
         """
+        if is_compiling():  # the compiler fuses the casts
+            with paths_drawn(self._drop_paths(), x):
+                return super().forward(x)
         with paths_drawn(self._drop_paths(), x), parameters_cast(self._groups(), half_type(x.device)):
             return super().forward(x)
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 import cityscapes_sets
-from recipe.bench import cli, loader, memory, report
+from recipe.bench import cli, loader, report
 from recipe.bench import counts as bench_counts
+from recipe.engine import peak_memory
 
 TOOL = Path(__file__).resolve().parents[2] / 'tools/bench.py'
 READ, SHAPE, DOWN, UP = bench_counts.READ, bench_counts.SHAPE, bench_counts.DOWN, bench_counts.UP
@@ -86,7 +87,7 @@ def test_peak_memory_is_that_of_the_step():
         torch.ones(50_000_000)  # 200 MB, freed at once
 
     gc.collect()
-    first, second = (memory.peak('cpu', function) for function in (step, lambda: None))
+    first, second = (peak_memory.peak('cpu', function) for function in (step, lambda: None))
     assert first['above_before_bytes'] == pytest.approx(200e6, rel=0.2)
     assert second['above_before_bytes'] < 50e6
 

@@ -136,8 +136,8 @@ def test_by_hand_every_fault_is_listed_as_json(tmp_path):
     answer = json.loads(done.stdout)
     assert answer['worst'] == FAILURE
     found = {row['check']: row for row in answer['findings']}
-    assert (found['data path']['level'], found['model']['level']) == (FAILURE, OK)
-    assert 'has neither leftImg8bit/' in found['data path']['found']
+    assert (found['data set']['level'], found['model']['level']) == (FAILURE, OK)
+    assert 'has neither leftImg8bit/' in found['data set']['found']
     assert set(found) >= {'checkouts', 'device', 'config', 'packages', '/dev/shm', 'clock', 'run folder', 'disk'}
     assert all(set(row) == {'check', 'level', 'found', 'fix'} for row in answer['findings'])
     assert not list(tmp_path.iterdir())

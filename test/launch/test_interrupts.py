@@ -81,7 +81,7 @@ def start(folder, text, work_dir=True):
     """A start up to the moment in which the config is written, which takes seconds."""
     plan = Plan(Options(script='full', work_dir=str(folder) if work_dir else None))
     plan.folder, plan.device, plan.nproc = folder, 'cpu', 1
-    plan.config = SimpleNamespace(train_dataloader={'batch_size': 2}, pretty_text=text)
+    plan.config = SimpleNamespace(train_dataloader={'batch_size': 2}, train_cfg={}, pretty_text=text)
     with cli.hold_folder(plan), interrupts.caught(interrupts.BEFORE):
         cli.write_run_files(plan, ['--seed=1'])
         as_mmengine()

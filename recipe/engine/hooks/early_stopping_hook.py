@@ -49,7 +49,8 @@ class ResumableEarlyStoppingHook(EarlyStoppingHook):
             runner (Runner): The runner of the training process.
             metrics (dict, optional): Results of the validation. Defaults to None.
         """
-        super().after_val_epoch(runner, metrics or {})
+        # A float32 would swallow min_delta, so an equal score would count as a better one.
+        super().after_val_epoch(runner, {name: float(value) for name, value in (metrics or {}).items()})
         runner.message_hub.update_info(_STATE, [float(self.best_score), self.wait_count])
         if self.wait_count >= self.patience:
             self._stop(runner)
