@@ -32,7 +32,7 @@ main() {
     exit 1
   fi
   mkdir -p "$out"
-  local size=(--device=cuda --backbone=base --crop=512x1024 --warmup=3 --repeats=20)
+  local size=(--device=cuda --backbone=swin-b --crop=512x1024 --warmup=3 --repeats=20)
   nvidia-smi >"$out/nvidia-smi.txt"
   MMCV_DEFORM_ATTN=triton "$python" - <<'END' || failed+=('Triton kernel')
 import torch
@@ -49,7 +49,7 @@ END
   measure batch8_bf16 step "${size[@]}" --batch=8 --amp=bf16
   measure batch8_bf16_graphs step "${size[@]}" --batch=8 --amp=bf16 --compile=ours
   measure memory_batch2_bf16_against_amp profile "${size[@]}" --batch=2 --amp=bf16 --upstream_amp=fp16 --trace="$out/trace"
-  measure validation validation --device=cuda --backbone=base --crop=512x1024 --images=50 --repeats=3 --workers=8 \
+  measure validation validation --device=cuda --backbone=swin-b --crop=512x1024 --images=50 --repeats=3 --workers=8 \
     ${data:+"--data_path=$data"}
   for kernel in pytorch triton; do
     MMCV_DEFORM_ATTN=$kernel measure "attention_$kernel" step "${size[@]}" --batch=2 --amp=bf16

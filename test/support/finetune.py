@@ -68,7 +68,13 @@ def command(kind: str, checkpoint: Path, data: Path, out: Path, seed: int, max_i
     """The launcher's command line of one training on one process."""
     return [
         *('--demo', f'--data_path={data}', f'--seed={seed}', f'--max_iters={max_iters}', f'--val_interval={max_iters}'),
-        *('--nproc=1', '--num_workers=0', f'--work_dir={out / kind.replace(" ", "_")}_{seed}', '--doctor=0'),
+        *(
+            '--nproc=1',
+            '--batch_size=4',
+            '--num_workers=0',
+            f'--work_dir={out / kind.replace(" ", "_")}_{seed}',
+            '--doctor=0',
+        ),
         *options(kind, checkpoint, out),
         *('--', 'model.decode_head.num_classes=7'),
     ]
