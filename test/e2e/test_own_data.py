@@ -63,7 +63,7 @@ def test_from_a_folder_to_figures_by_class_name(sandbox: Sandbox, kind: str) -> 
         str(root / 'images/val/s100.jpg'),
         '--device=cpu',
     ]
-    predict += [f'--checkpoint={run}', f'--out={sandbox.home / "predicted"}', f'--classes={names[1]}']
+    predict += [f'--checkpoint={run}', f'--out={sandbox.home / f"predicted_{kind}"}', f'--classes={names[1]}']
     predicted = subprocess.run(predict, env=sandbox.env, capture_output=True, text=True, check=False)
     assert predicted.returncode == 0, predicted.stderr
 
