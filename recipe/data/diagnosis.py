@@ -28,6 +28,19 @@ class Diagnosis(NamedTuple):
     fix: str
 
 
+def require_folder(given: str) -> Path:
+    """Check that ``--data_path`` names a folder, of whatever layout; returns it, absolute.
+
+    Raises:
+        console.UserError: Names the folder and what is wrong with it.
+    """
+    root = inputs.absolute(given)
+    fault = _root_fault(root)
+    if fault is not None:
+        raise console.UserError(f'--data_path: {root}: {fault[0]}', fault[1])
+    return root
+
+
 def require_root(given: Optional[str], needs_labels: bool = True) -> Path:
     """Find the data root. Only the root and its two top folders are looked at. Runs in a bare Python.
 

@@ -13,13 +13,11 @@ import io
 import json
 import os
 import shlex
-import struct
-import zlib
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from recipe.core import console, files, json_files
-from recipe.data import exif_orientation, layout
+from recipe.data import exif_orientation, layout, picture_faults
 
 CACHE_NAME = '.verify_cache.json'
 _CACHE_FORMAT = 3
@@ -102,32 +100,18 @@ def read(job: Job) -> Finding:
     from PIL import Image
 
     try:
-        data = Path(job.path).read_bytes()
-    except OSError as error:
-        return Finding(fault=_unreadable(job.path, error))
-    if not data:
-        return Finding(fault='empty file (0 bytes); copy or unpack it again')
-    try:
-        with Image.open(io.BytesIO(data)) as picture:
-            kind = picture.format
-            picture.verify()  # checksums of all chunks, up to the end mark
-        with Image.open(io.BytesIO(data)) as picture:
-            picture.load()
-            mode, size = _mode(picture.mode, data), picture.size
-            counts = picture.histogram() if job.is_label and mode in ('L', 'P') else []
-            turned = exif_orientation.turned(picture)
-    except Image.UnidentifiedImageError:
-        begin = f'no picture begins with {data[:12]!r}'
-        return Finding(fault=f'damaged or truncated picture ({begin}); copy or unpack it again')
-    except Image.DecompressionBombError as error:
-        return Finding(fault=f'has too many pixels ({error}); make it smaller')
-    except (OSError, SyntaxError, ValueError, EOFError, MemoryError, OverflowError, struct.error, zlib.error) as error:
-        if 'MAX_TEXT' in str(error):  # Pillow's limits of the text in a PNG file
-            return Finding(
-                fault='the picture is whole, but holds more text (metadata) than Pillow reads; '
-                f'remove the text: exiftool -all= {shlex.quote(job.path)}'
-            )
-        return Finding(fault=f'damaged or truncated picture ({console.reason(error)}); copy or unpack it again')
+        data = picture_faults.content(job.path)
+        with picture_faults.described(data, job.path):
+            with Image.open(io.BytesIO(data)) as picture:
+                kind = picture.format
+                picture.verify()  # checksums of all chunks, up to the end mark
+            with Image.open(io.BytesIO(data)) as picture:
+                picture.load()
+                mode, size = _mode(picture.mode, data), picture.size
+                counts = picture.histogram() if job.is_label and mode in ('L', 'P') else []
+                turned = exif_orientation.turned(picture)
+    except picture_faults.PictureError as error:
+        return Finding(fault=str(error))
     if kind != 'PNG':
         return Finding(fault=f'holds {kind} data, not PNG; unpack the original')
     if turned:
@@ -180,12 +164,6 @@ def or_remake(label: str) -> str:
 def _named(values: List[int]) -> str:
     shown = ', '.join(str(value) for value in values[:8])
     return shown if len(values) <= 8 else f'{shown} and {len(values) - 8} more'
-
-
-def _unreadable(path: str, error: OSError) -> str:
-    if Path(path).is_symlink() and not Path(path).exists():
-        return f'broken symbolic link to {os.readlink(path)}; mend the link or copy the file'
-    return f'cannot be read ({console.reason(error)}); check its permissions and the disk'
 
 
 class Cache:
@@ -250,14 +228,15 @@ def _digest(entries: Any, expected: Any) -> str:
     return hashlib.sha256(json.dumps([entries, expected], sort_keys=True).encode()).hexdigest()
 
 
-def cache_path(root: Path, given: Optional[Path] = None) -> Path:
-    """Return the file for a data set's facts: as given, under its root, or under the user's cache folder.
+def cache_path(root: Path, given: Optional[Path] = None, name: str = CACHE_NAME) -> Path:
+    """Return the file for what a check found out: as given, under its root, or under the user's cache folder.
 
     The user's folder is used if the root is read-only.
     """
     if given is not None:
         return given
     if os.access(str(root), os.W_OK):
-        return root / CACHE_NAME
+        return root / name
     base = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache')
-    return base / 'cityscapes_verify' / (hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16] + '.json')
+    folder = 'cityscapes_verify' if name == CACHE_NAME else 'dataset_verify'
+    return base / folder / (hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16] + '.json')

@@ -10,6 +10,7 @@ from typing import Callable, Dict, Sequence, Tuple
 
 import numpy as np
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 SIZE = (128, 64)
 
@@ -241,6 +242,14 @@ def _other_palette(path: Path) -> Fault:
     return path, 'unknown value: it holds '
 
 
+def _with_long_text(path: Path) -> Fault:
+    """A whole PNG with more metadata than Pillow reads."""
+    text = PngInfo()
+    text.add_text('notes', 'x' * (2 << 20), zip=True)
+    Image.open(path).save(path, 'PNG', pnginfo=text)
+    return path, 'holds more text (metadata) than Pillow reads'
+
+
 BROKEN: Dict[str, Callable[[Path], Fault]] = {
     'no label': _no_label,
     'a folder in place of a label': _folder_for_a_label,
@@ -255,7 +264,7 @@ BROKEN: Dict[str, Callable[[Path], Fault]] = {
     'an empty label': lambda root: _written(_label(root), b'', 'empty file (0 bytes)'),
     'half a label': lambda root: _written(_label(root), _label(root).read_bytes()[:60], 'unreadable label: damaged'),
     'a page in place of a label': lambda root: _written(
-        _label(root), b'<html>log in</html>', 'unreadable label: no picture begins'
+        _label(root), b'<html>log in</html>', 'unreadable label: damaged or truncated picture (no picture begins'
     ),
     'a damaged label': lambda root: _damaged(_label(root)),
     'a label that promises too much': lambda root: _bomb(_label(root)),
@@ -285,12 +294,14 @@ BROKEN: Dict[str, Callable[[Path], Fault]] = {
         'unknown value: it holds ',
     ),
     'an empty picture': lambda root: _written(_image(root), b'', 'empty file (0 bytes)'),
+    'a picture with a long text': lambda root: _with_long_text(_image(root)),
+    'a label with a long text': lambda root: _with_long_text(_label(root)),
     'half a picture': lambda root: _written(_image(root), _image(root).read_bytes()[:900], 'unreadable: damaged'),
     'a text in place of a picture': lambda root: _written(
-        _image(root), b'\x1b[31mno', 'unreadable: no picture begins with'
+        _image(root), b'\x1b[31mno', 'unreadable: damaged or truncated picture (no picture begins with'
     ),
     'zeros in place of a picture': lambda root: _written(
-        _image(root), bytes(999), 'unreadable: no picture begins with'
+        _image(root), bytes(999), 'unreadable: damaged or truncated picture (no picture begins with'
     ),
     'a picture of 16 bits': lambda root: _replaced(
         _image(root), np.zeros((64, 128), np.uint16), 'wrong kind of picture: it has Pillow mode I'

@@ -4,58 +4,46 @@ from __future__ import annotations
 
 import functools
 import io
-import struct
-import zlib
 from pathlib import Path
-from typing import Any, Optional, Sequence, Tuple
+from typing import Any, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
 from recipe.core import console
+from recipe.data import picture_faults
+from recipe.data.picture_faults import PictureError
 from recipe.data.sets.file import UNKNOWN
 
 # Factor by which Pillow multiplies the values of grey PNG files with few bits.
 _MULTIPLIED = {2: 85, 4: 17}
 _LOSSY = ('JPEG', 'MPO', 'JPEG2000')
-PICTURE_ERRORS = (
-    *(OSError, SyntaxError, ValueError, EOFError, MemoryError, OverflowError, IndexError),
-    *(struct.error, zlib.error),
-)
 
 
-class LabelError(ValueError):
+class LabelError(PictureError):
     """A file is no label of its coding; the message says why, in a few words without a path."""
 
 
-def read(data: bytes, is_rgb: bool) -> np.ndarray:
+def read(data: bytes, is_rgb: bool, path: Union[str, Path] = 'FILE') -> np.ndarray:
     """Read what the pixels of a label hold.
 
     Args:
         data: The file.
         is_rgb: Whether classes are colours; otherwise they are the numbers of a grey picture or of a palette.
+        path: The file, for the command that mends it.
 
     Returns:
         Numbers as ``file.code_of`` makes them, uint8, uint16 or int32, (H, W).
 
     Raises:
-        LabelError: It is damaged, or its pixels hold something else.
+        PictureError: It is damaged, or its pixels hold something else.
     """
     from PIL import Image
 
-    try:
-        with Image.open(io.BytesIO(data)) as picture:
-            if picture.format in _LOSSY:
-                raise LabelError(f'holds {picture.format} data, which changes the values of pixels; bring the original')
-            picture.load()
-            return _codes(picture, data, is_rgb)
-    except LabelError:
-        raise
-    except Image.UnidentifiedImageError:
-        raise LabelError(f'damaged or no picture (it begins with {data[:12]!r}); copy or unpack it again') from None
-    except Image.DecompressionBombError as error:
-        raise LabelError(f'has too many pixels ({error})') from None
-    except PICTURE_ERRORS as error:
-        raise LabelError(f'damaged or truncated ({console.reason(error)}); copy or unpack it again') from None
+    with picture_faults.described(data, path), Image.open(io.BytesIO(data)) as picture:
+        if picture.format in _LOSSY:
+            raise LabelError(f'holds {picture.format} data, which changes the values of pixels; bring the original')
+        picture.load()
+        return _codes(picture, data, is_rgb)
 
 
 def _codes(picture: Any, data: bytes, is_rgb: bool) -> np.ndarray:
@@ -135,7 +123,7 @@ class Decoder:
         """Train ids of a label file, uint8 (H, W); 255 is ignored.
 
         Raises:
-            LabelError: It is damaged, or holds a value that the set does not name.
+            PictureError: It is damaged, or holds a value that the set does not name.
         """
         return self.train_ids(read(data, self._is_rgb))
 
@@ -163,5 +151,5 @@ class Decoder:
             return self.decode(Path(path).read_bytes())
         except OSError as error:
             raise console.UserError(f'cannot read {path}: {console.reason(error)}') from None
-        except LabelError as error:
+        except PictureError as error:
             raise console.UserError(f'{path}: {error}') from None

@@ -7,16 +7,15 @@ import io
 import os
 import shlex
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Dict, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 
-from recipe.core import console
-from recipe.data import exif_orientation
+from recipe.data import exif_orientation, picture_faults
 from recipe.data.sets import coding
 
 _GOOD_MODES = ('RGB', 'L', 'RGBA', 'P', 'LA', 'PA', 'CMYK')
+_MISSING = 'missing file: there is no such file; bring it, or take its name off the list'
 _MOST_COLOURS = 4096  # of a file; one with more is no label
 
 
@@ -64,22 +63,19 @@ def image(path: str) -> Image:
     """Read a whole picture."""
     from PIL import Image as Pillow
 
-    data, fault = _bytes(path)
-    if fault:
-        return Image(fault=fault)
     try:
-        with Pillow.open(io.BytesIO(data)) as picture:
-            picture.verify()  # checksums, where the format has any
-        with Pillow.open(io.BytesIO(data)) as picture:
-            picture.load()
-            size, mode = picture.size, picture.mode
-            turned = exif_orientation.turned(picture)
-    except Pillow.UnidentifiedImageError:
-        return Image(fault=f'unreadable: no picture begins with {data[:12]!r}; copy or unpack it again')
-    except Pillow.DecompressionBombError as error:
-        return Image(fault=f'unreadable: has too many pixels ({error}); make it smaller')
-    except coding.PICTURE_ERRORS as error:
-        return Image(fault=f'unreadable: damaged or truncated ({console.reason(error)}); copy or unpack it again')
+        data = _content(path)
+        with picture_faults.described(data, path):
+            with Pillow.open(io.BytesIO(data)) as picture:
+                picture.verify()  # checksums, where the format has any
+            with Pillow.open(io.BytesIO(data)) as picture:
+                picture.load()
+                size, mode = picture.size, picture.mode
+                turned = exif_orientation.turned(picture)
+    except FileNotFoundError:
+        return Image(fault=_MISSING)
+    except picture_faults.PictureError as error:
+        return Image(fault=f'unreadable: {error}')
     if mode not in _GOOD_MODES:
         return Image(fault=f'wrong kind of picture: it has Pillow mode {mode}; save it with 8 bits a channel')
     if turned:
@@ -95,10 +91,10 @@ def size_of(path: str) -> Optional[Tuple[int, int]]:
     from PIL import Image as Pillow
 
     try:
-        with Pillow.open(path) as picture:
+        with picture_faults.described(b'', path), Pillow.open(path) as picture:
             size: Tuple[int, int] = picture.size
             return size
-    except (Pillow.DecompressionBombError, *coding.PICTURE_ERRORS):
+    except picture_faults.PictureError:
         return None
 
 
@@ -106,22 +102,16 @@ def label(job: LabelJob) -> Label:
     """Read a whole label and count what its pixels hold."""
     from PIL import Image as Pillow
 
-    data, fault = _bytes(job.path)
-    if fault:
-        return Label(fault=fault)
     try:
-        with Pillow.open(io.BytesIO(data)) as picture:
+        data = _content(job.path)
+        with picture_faults.described(data, job.path), Pillow.open(io.BytesIO(data)) as picture:
             mode = picture.mode
         is_rgb = job.is_rgb if job.is_rgb is not None else mode in ('RGB', 'RGBA')
-        codes = coding.read(data, is_rgb)
-    except coding.LabelError as error:
+        codes = coding.read(data, is_rgb, job.path)
+    except FileNotFoundError:
+        return Label(fault=_MISSING)
+    except picture_faults.PictureError as error:
         return Label(fault=f'unreadable label: {error}')
-    except Pillow.UnidentifiedImageError:
-        return Label(fault=f'unreadable label: no picture begins with {data[:12]!r}; copy or unpack it again')
-    except Pillow.DecompressionBombError as error:
-        return Label(fault=f'unreadable label: has too many pixels ({error}); make it smaller')
-    except coding.PICTURE_ERRORS as error:
-        return Label(fault=f'unreadable label: {console.reason(error)}; copy or unpack it again')
     if is_rgb:
         values, counts = np.unique(codes, return_counts=True)
     else:  # numbers of 8 or 16 bits, which are counted faster
@@ -150,17 +140,8 @@ def _palette(data: bytes, values: List[int]) -> Dict[int, Tuple[int, int, int]]:
     }
 
 
-def _bytes(path: str) -> Tuple[bytes, Optional[str]]:
-    """Content of a file, and what is wrong with it."""
-    if Path(path).is_symlink() and not Path(path).exists():
-        return (
-            b'',
-            f'unreadable: broken symbolic link to {os.readlink(path)}',
-        )
-    try:
-        data = Path(path).read_bytes()
-    except FileNotFoundError:
-        return b'', 'missing file: there is no such file; bring it, or take its name off the list'
-    except OSError as error:
-        return b'', f'unreadable: {console.reason(error)}; check its permissions and the disk'
-    return data, None if data else 'unreadable: empty file (0 bytes); copy or unpack it again'
+def _content(path: str) -> bytes:
+    """Content of a file; FileNotFoundError if neither it nor a link of its name is there."""
+    if not os.path.lexists(path):
+        raise FileNotFoundError(path)
+    return picture_faults.content(path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import os
 import re
 from pathlib import Path
 from typing import Dict, Iterator, List, NamedTuple, Sequence, Tuple
@@ -70,7 +69,7 @@ def find(root: Path, split: Split, image_suffixes: Sequence[str], label_suffix: 
         for stem, path in stems.items():
             if not is_chosen(prefix + stem, split):
                 continue
-            pair = Pair(prefix + stem, path, there.get(stem) or os.path.join(str(labels), stem + label_suffix))  # noqa: PTH118
+            pair = Pair(prefix + stem, path, there.get(stem) or str(labels / f'{stem}{label_suffix}'))
             (pairs if stem in there else lone).append(pair)
         others += [path for stem, path in there.items() if stem not in stems and is_chosen(prefix + stem, split)]
     return Found(sorted(pairs, key=lambda pair: pair.image), lone, others)

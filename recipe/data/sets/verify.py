@@ -6,33 +6,23 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import os
 import shlex
 import time
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Set, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Set, Tuple
 
 import numpy as np
 
 from recipe.core import console, files, json_files
-from recipe.data import parallel
+from recipe.data import facts, parallel
 from recipe.data.sets import coding, look, pairs
 from recipe.data.sets.file import IGNORED, DataSet, value_text
+from recipe.data.verify import Fault
 
 CACHE_NAME = '.dataset_verify_cache.json'
 _CACHE_FORMAT = 1
 _MOST_CACHE_BYTES = 1 << 30
 SPLITS = ('train', 'val')
-
-
-class Fault(NamedTuple):
-    """One fault: the file or folder, and what is wrong, beginning with the name of the fault."""
-
-    path: str
-    message: str
-
-    def __str__(self) -> str:
-        return f'{self.path}: {self.message}'
 
 
 @dataclasses.dataclass
@@ -242,12 +232,7 @@ class _Cache:
 
     def __init__(self, data: DataSet) -> None:
         self._is_rgb = data.coding == 'rgb'
-        if os.access(str(data.root), os.W_OK):
-            self._path = data.root / CACHE_NAME
-        else:
-            base = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache')
-            digest = hashlib.sha256(str(data.root.resolve()).encode()).hexdigest()[:16]
-            self._path = base / 'dataset_verify' / f'{digest}.json'
+        self._path = facts.cache_path(data.root, name=CACHE_NAME)
         self._entries: Dict[str, List[Any]] = {}
         self._stamps: Dict[str, Tuple[int, int]] = {}
         with contextlib.suppress(OSError, json_files.JsonError, KeyError):

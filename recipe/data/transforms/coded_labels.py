@@ -6,7 +6,8 @@ from mmcv.transforms import BaseTransform
 from mmengine import fileio
 from mmseg.registry import TRANSFORMS
 
-from recipe.data.sets.coding import Decoder, LabelError
+from recipe.data.picture_faults import PictureError
+from recipe.data.sets.coding import Decoder
 from recipe.data.transforms import png
 
 
@@ -50,7 +51,7 @@ class LoadCodedAnnotations(BaseTransform):
         path = results['seg_map_path']
         try:
             results['gt_seg_map'] = self._decode(fileio.get(path, backend_args=self.backend_args))
-        except LabelError as error:
+        except PictureError as error:
             raise ValueError(f'cannot read {path}: {error}') from None
         results['seg_fields'].append('gt_seg_map')
         return results
