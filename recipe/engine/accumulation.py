@@ -34,7 +34,7 @@ class _OnePart:
 
 
 def forward_and_backward(
-    model: nn.Module, optim_wrapper: Any, batch: Any, count: int, after_part: Callable[[], None] = lambda: None
+    model: Any, optim_wrapper: Any, batch: Any, count: int, after_part: Callable[[], None] = lambda: None
 ) -> Dict[str, Tensor]:
     """Run forward and backward over the parts of a batch. The caller takes the step.
 
@@ -50,11 +50,12 @@ def forward_and_backward(
         Scalars for the log, without gradient: sums over the parts, which are the values of the whole batch.
     """
     parts = split(batch, count)
-    shares = LossShares(model.module if is_model_wrapper(model) else model, parts)  # type: ignore[arg-type]
+    segmentor: Any = model.module if is_model_wrapper(model) else model
+    shares = LossShares(segmentor, parts)
     scalars: List[Dict[str, Tensor]] = []
     for number, part in enumerate(parts):
         with shares.of_part(number):
-            terms = model.train_step(part, _OnePart(optim_wrapper, number == count - 1))  # type: ignore[operator]
+            terms = model.train_step(part, _OnePart(optim_wrapper, number == count - 1))
         scalars.append(terms if isinstance(terms, StackedScalars) else {k: v.detach() for k, v in terms.items()})
         if number < count - 1:
             after_part()
@@ -84,9 +85,14 @@ def split(batch: Any, count: int) -> List[Any]:
 
 def _sums(scalars: List[Dict[str, Tensor]]) -> Dict[str, Tensor]:
     """Add the scalars of all parts, name by name."""
-    if all(isinstance(one, StackedScalars) and list(one) == list(scalars[0]) for one in scalars):
-        stacked = torch.stack([one.stacked for one in scalars]).sum(0)  # type: ignore[attr-defined]
+    stacks = [one.stacked for one in scalars if isinstance(one, StackedScalars) and list(one) == list(scalars[0])]
+    if len(stacks) == len(scalars):
+        stacked = torch.stack(stacks).sum(0)
         sums = StackedScalars(zip(scalars[0], stacked.unbind()))
         sums.stacked = stacked
         return sums
-    return {name: sum(one[name] for one in scalars if name in one) for one in scalars for name in one}  # type: ignore[misc]
+    sums_by_name: Dict[str, Any] = {}
+    for one in scalars:
+        for name, value in one.items():
+            sums_by_name[name] = sums_by_name[name] + value if name in sums_by_name else value
+    return sums_by_name

@@ -1,4 +1,6 @@
-"""Sets the precision of float32 products, whose default differs between devices."""
+"""Sets how torch rounds: the precision of float32 products, and the order of sums on a CPU."""
+
+from typing import Any
 
 import torch
 
@@ -19,3 +21,12 @@ def set_tf32(device: str, allowed: bool) -> None:
     elif device == 'npu':
         torch.npu.matmul.allow_hf32 = allowed
         torch.npu.conv.allow_hf32 = allowed
+
+
+def make_sums_repeatable() -> None:
+    """Have several threads of a CPU add up the gradient of an indexed table in one order."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    if hasattr(torch.utils, 'deterministic'):  # since torch 2.2
+        # Filling only helps to find uses of uninitialized memory, and costs time.
+        deterministic: Any = torch.utils.deterministic
+        deterministic.fill_uninitialized_memory = False

@@ -91,6 +91,7 @@ def _replay(dump: Dict[str, Any], device: str) -> Dict[str, Any]:
     from recipe.data import random_state
     from recipe.engine import accumulation, checkpoint, components, untrusted_config  # noqa: F401  components registers the optimizer and its wrapper
     from recipe.engine.nonfinite.guarded_step import total_norm
+    from recipe.engine.precision import make_sums_repeatable
     from recipe.engine.runner import adapt_model
     from recipe.models.cost_faults import cost_faults_of
 
@@ -104,7 +105,7 @@ def _replay(dump: Dict[str, Any], device: str) -> Dict[str, Any]:
     model.load_state_dict(state)
     model.to(device).train()
     if device == 'cpu':
-        torch.use_deterministic_algorithms(True, warn_only=True)
+        make_sums_repeatable()
     if not trusted:  # only the precision of the wrapper matters, so any known optimizer will do
         config.optim_wrapper.optimizer = {'type': 'SGD', 'lr': 0.0}
     wrapper = build_optim_wrapper(model, config.optim_wrapper)

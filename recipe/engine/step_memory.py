@@ -97,13 +97,12 @@ def main() -> None:
     from mmengine.config import Config
     from mmseg.engine.device import prepare_device
 
-    from recipe.engine.precision import set_tf32
+    from recipe.engine.precision import make_sums_repeatable, set_tf32
 
     config = Config.fromfile(sys.argv[1])
     device = prepare_device(config, sys.argv[2])
     if device == 'cpu':
-        torch.use_deterministic_algorithms(True, warn_only=True)  # as the training's loop does
-        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+        make_sums_repeatable()
     if config.get('allow_tf32') is not None:
         set_tf32(device, config.allow_tf32)
     print(json.dumps(measure(config, device)))

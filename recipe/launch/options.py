@@ -482,6 +482,8 @@ def read(script: str, argv: Sequence[str]) -> Options:
     # The data sets of another config may have another layout; the checks know it once they have read the config.
     elif not options.uses_demo_data and (options.config is None or script == 'evaluate'):
         diagnosis.require_root(options.data_path, options.needs_labels)
+    elif options.data_path is not None:
+        diagnosis.require_folder(options.data_path)
     if options.checkpoint is not None and not inputs.absolute(options.checkpoint).is_dir():
         inputs.require_file('--checkpoint', options.checkpoint)
     if options.submission is not None and options.is_first_node:

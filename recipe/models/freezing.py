@@ -20,11 +20,11 @@ def freeze_backbone(model: nn.Module) -> None:
 
 
 @lru_cache(maxsize=None)
-def _always_evaluating(base: type) -> type:
+def _always_evaluating(base: Any) -> type:
     """A subclass that stays in evaluation mode: without dropout, and its batch norms keep their statistics."""
 
     def train(self: Any, mode: bool = True) -> Any:
-        return base.train(self, False)  # type: ignore[attr-defined]
+        return base.train(self, False)
 
     return type(
         f'Frozen{base.__name__}', (base,), {'train': train, '__doc__': f'A {base.__name__} that is not trained.'}

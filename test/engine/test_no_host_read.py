@@ -14,6 +14,7 @@ from mmengine.logging import MessageHub
 from mmengine.optim import build_optim_wrapper
 
 import triton_process
+from random_mask2former import TINY
 from recipe.bench import model as bench_model
 from recipe.engine.hooks import nonfinite_guard_hook
 from recipe.engine.hooks.deferred_runtime_info_hook import DeferredRuntimeInfoHook
@@ -26,13 +27,6 @@ from recipe.models.cost_faults import CostFaults
 from recipe.models.decode import decode
 
 pytestmark = pytest.mark.trains
-SMALL = {
-    'decode_head.num_queries': 20,
-    'decode_head.train_cfg.num_points': 64,
-    'decode_head.transformer_decoder.num_layers': 1,
-    'decode_head.pixel_decoder.encoder.num_layers': 1,
-    'backbone.depths': [2, 1, 1, 1],
-}
 
 
 class FusedOnMeta(torch.optim.SGD):
@@ -69,7 +63,7 @@ def iterate(monkeypatch):
     # torch knows no autocast for the meta device.
     monkeypatch.setattr(torch, 'is_autocast_enabled', lambda *device: False)
     monkeypatch.setattr(torch, 'autocast', lambda *args, **kwargs: contextlib.nullcontext())
-    built = bench_model.build(overrides=SMALL)
+    built = bench_model.build(overrides=TINY)
     accelerate(built)
     built.to('meta').train()
 

@@ -56,10 +56,10 @@ def test_a_folder_of_any_name_reaches_the_checks_as_it_is(tmp_path, name):
     assert [path.name for path in tmp_path.iterdir()] == [name]
     # and the same names, one letter off, are refused in one line
     bad = subprocess.run(
-        [*command, f'--pretrained={data}x'], capture_output=True, text=True, cwd=str(tmp_path), check=False
+        [*command, f'--data_path={data}x'], capture_output=True, text=True, cwd=str(tmp_path), check=False
     )
     assert bad.returncode == console.EXIT_FAILURE
-    assert bad.stderr.startswith('error: --pretrained: ')
+    assert bad.stderr.startswith('error: --data_path: ') and 'x: no such folder; ' in bad.stderr
     assert bad.stderr.count('\n') == 1
 
 

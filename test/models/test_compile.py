@@ -8,6 +8,7 @@ import pytest
 import torch
 from mmengine.registry import HOOKS
 
+from random_mask2former import TINY
 from recipe.bench import model as bench_model
 from recipe.bench import trainer as bench_trainer
 from recipe.engine import compile_hook
@@ -17,13 +18,6 @@ from recipe.models.decode import decode
 
 pytestmark = pytest.mark.trains
 
-SMALL = {
-    'decode_head.num_queries': 20,
-    'decode_head.train_cfg.num_points': 64,
-    'decode_head.transformer_decoder.num_layers': 1,
-    'decode_head.pixel_decoder.encoder.num_layers': 1,
-    'backbone.depths': [2, 1, 1, 1],  # with and without a shift of the windows
-}
 EVERY = list(range(19))
 # Classes of both images: none, one, all, and some of them.
 CLASSES = [([], [3]), (EVERY, [0, 1, 2]), ([5, 6, 7, 9], [2, 11]), ([], [])]
@@ -37,7 +31,7 @@ def batch(classes, seed=1):
 def model():
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
-    built = bench_model.build(overrides=SMALL)
+    built = bench_model.build(overrides=TINY)
     accelerate(built)
     yield built
     torch._dynamo.reset()
@@ -133,7 +127,7 @@ def test_names_predictions_and_copies_are_the_models_own(model):
 def test_a_training_in_graphs_is_the_training(monkeypatch):
     """Code of the compiler, with the trainer's hooks, optimizer and drop path."""
     torch._dynamo.reset()
-    overrides = {f'model.{key}': value for key, value in SMALL.items()}
+    overrides = {f'model.{key}': value for key, value in TINY.items()}
     overrides['model.backbone.drop_path_rate'] = 0.3
     trainers = [
         bench_trainer.Trainer(overrides={**overrides, **extra})
@@ -156,7 +150,7 @@ def test_a_training_in_graphs_is_the_training(monkeypatch):
 def test_an_npu_and_another_head_are_refused_in_one_line():
     with pytest.raises(ValueError, match='not tried on an NPU'):
         compile_hook.refuse_on('npu')
-    model = bench_model.build(overrides=SMALL)
+    model = bench_model.build(overrides=TINY)
     with pytest.raises(ValueError, match=r'Mask2FormerHead of this config cannot be compiled.* --fast=1'):
         compiled_parts.compile_parts(model)
     accelerate(model)

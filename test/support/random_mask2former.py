@@ -17,6 +17,14 @@ SMALL = {  # one block with a shifted window is left
     'decode_head.transformer_decoder.num_layers': 2,
 }
 
+TINY = {  # few queries and points, one layer; windows with and without a shift
+    'decode_head.num_queries': 20,
+    'decode_head.train_cfg.num_points': 64,
+    'decode_head.transformer_decoder.num_layers': 1,
+    'decode_head.pixel_decoder.encoder.num_layers': 1,
+    'backbone.depths': [2, 1, 1, 1],
+}
+
 
 def random_model(config: str, overrides: Dict[str, Any]) -> Any:
     """A model in eval mode. A freshly made one has zeros, ones and equal biases, which would hide a wrong name."""

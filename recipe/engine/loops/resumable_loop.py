@@ -23,6 +23,7 @@ from recipe.engine.loops.loader_deaths import send_errors_in_place_of_batches
 from recipe.engine.loops.running_statistics import share_running_statistics
 from recipe.engine.loops.step_times import StepTimes
 from recipe.engine.loops.stop_request import StopRequest
+from recipe.engine.precision import make_sums_repeatable
 
 
 @LOOPS.register_module()
@@ -157,12 +158,7 @@ class ResumableIterBasedTrainLoop(IterBasedTrainLoop):
         # as a big epoch and execute the corresponding hook.
         self.runner.call_hook('before_train_epoch')
         if self._device.type == 'cpu' and not torch.are_deterministic_algorithms_enabled():
-            # Otherwise several threads add up the gradient of an indexed table in an order that varies.
-            torch.use_deterministic_algorithms(True, warn_only=True)
-            if hasattr(torch.utils, 'deterministic'):  # since torch 2.2
-                # Filling only helps to find uses of uninitialized memory, and costs time.
-                deterministic: Any = torch.utils.deterministic
-                deterministic.fill_uninitialized_memory = False
+            make_sums_repeatable()
         self._step_times = StepTimes(
             osp.join(self.runner.log_dir, 'vis_data', 'steps.csv') if is_main_process() else None
         )
