@@ -64,12 +64,13 @@ def pytest_report_header() -> str:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup() -> None:
-    """Seed what a test and its fixtures draw from, whichever tests ran before."""
+    """Seed what a test and its fixtures draw from, and choose operators as a new process does, whichever tests ran before."""
     random.seed(SEED)
     if 'numpy' in sys.modules:
         sys.modules['numpy'].random.seed(SEED)
     if 'torch' in sys.modules:
         sys.modules['torch'].manual_seed(SEED)
+        sys.modules['torch'].use_deterministic_algorithms(False)  # a training on a CPU turns them on
 
 
 @pytest.fixture(autouse=True)

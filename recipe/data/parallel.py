@@ -63,7 +63,11 @@ def _run(
     executor = concurrent.futures.ProcessPoolExecutor(workers, context, _start_worker)
     try:
         chunk = max(1, min(32, len(jobs) // (workers * 8)))
-        return _collect(executor.map(work, jobs, chunksize=chunk), len(jobs), bar)
+        parts = [jobs[first : first + chunk] for first in range(0, len(jobs), chunk)]
+        # Not executor.map: after a failure it cancels what waits, and then its thread may print a traceback of its own
+        # (InvalidStateError) once the workers are stopped below.
+        futures = [executor.submit(_work_on, work, part) for part in parts]
+        return _collect((result for future in futures for result in future.result()), len(jobs), bar)
     except concurrent.futures.process.BrokenProcessPool:
         raise console.UserError(
             f'{title}: a worker process was killed, perhaps for want of memory',
@@ -77,6 +81,10 @@ def _run(
         raise
     finally:
         executor.shutdown(wait=True)
+
+
+def _work_on(work: Callable[[Job], Result], jobs: Sequence[Job]) -> List[Result]:
+    return [work(job) for job in jobs]
 
 
 def _collect(results: Iterator[Result], total: int, bar: Optional[ProgressBar]) -> List[Result]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import stat
 import subprocess
 import sys
+import threading
 import types
 import zipfile
 from pathlib import Path
@@ -206,6 +208,16 @@ def test_a_failed_write_keeps_the_old_file(tmp_path: Path) -> None:
 def test_a_worker_that_dies_ends_the_run_with_one_line() -> None:
     with pytest.raises(console.UserError, match='jobs: a worker process was killed'):
         parallel.run(os._exit, [9, 9], 'jobs', workers=2, progress=False)
+
+
+def test_a_job_that_fails_raises_its_error_and_no_thread_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers are stopped while the others' jobs wait; Python's pool must not print a traceback over that."""
+    of_threads: list = []
+    monkeypatch.setattr(threading, 'excepthook', of_threads.append)
+    for _ in range(3):
+        with pytest.raises(ValueError, match='math domain error'):
+            parallel.run(math.sqrt, [-1, *range(2000)], 'jobs', workers=2, progress=False)
+    assert not of_threads
 
 
 def test_results_come_in_order_from_several_processes(capsys: pytest.CaptureFixture) -> None:
