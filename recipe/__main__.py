@@ -25,4 +25,6 @@ if __name__ == '__main__':
     name = sys.argv.pop(1) if len(sys.argv) > 1 else ''
     if name not in PROGRAMS:
         sys.exit(f'usage: python recipe {"|".join(PROGRAMS)} ARGUMENTS')
+    if name != 'check':
+        importlib.import_module('recipe.core.left_out').leave_out_transformers()
     sys.exit(importlib.import_module(PROGRAMS[name]).main())

@@ -64,7 +64,7 @@ def pytest_report_header() -> str:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup() -> None:
-    """Seed what a test and its fixtures draw from, and choose operators as a new process does, whichever tests ran before."""
+    """Seed what a test and its fixtures draw from, and choose operators anew, whichever tests ran before."""
     random.seed(SEED)
     if 'numpy' in sys.modules:
         sys.modules['numpy'].random.seed(SEED)

@@ -119,8 +119,8 @@ main() {
     release) tests=(test --ignore=test/npu) ;;
   esac
   part 'lint' lint "$python"
-  # Two at a time: most tests use one core or wait. The tests of a file stay together because they share fixtures.
-  part 'tests' "$python" -m pytest -n 2 --dist loadfile "${tests[@]}" "$@"
+  # One more than CI has cores, with one thread each: many tests wait. Those of a file share fixtures and stay together.
+  part 'tests' env OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" "$python" -m pytest -n 3 --dist loadfile "${tests[@]}" "$@"
   case $tier in
     default) part 'NPU' npu ;;
     release)

@@ -274,10 +274,9 @@ class _CombinedAdamW(torch.optim.Optimizer):
         self.combined_grads_indexed_by_group: List[List[Tensor]] = []
         self.combined_param_states_indexed_by_group: List[List[Dict[str, Any]]] = []
         self.grads_all_group_combined: List[Tensor] = []
+        self.is_params_grads_combined = False
 
     def _maybe_init_combined_params_and_grads(self) -> None:
-        if self.combined_params_indexed_by_group:
-            return
         sizes = [sum(x.numel() for x in group['params']) for group in self.param_groups]
         grads = torch.empty(sum(sizes), device='meta')
         self.grads_all_group_combined = [grads]
@@ -289,16 +288,11 @@ class _CombinedAdamW(torch.optim.Optimizer):
             self.combined_params_indexed_by_group.append([torch.empty(size, device='meta')])
             self.combined_grads_indexed_by_group.append([flat])
             self.combined_param_states_indexed_by_group.append([states])
+        self.is_params_grads_combined = True
 
     def step(self, closure: Any = None) -> None:  # type: ignore[override]  # no closure is used
-        self._maybe_init_combined_params_and_grads()
         for index in range(len(self.param_groups)):
             self._group_step(index)  # type: ignore[attr-defined]  # of the guarded subclass
-
-    def zero_grad(self, set_to_none: bool = False) -> None:
-        self._maybe_init_combined_params_and_grads()
-        for grads in self.grads_all_group_combined:
-            grads.zero_()
 
 
 class _Finite:
@@ -401,8 +395,8 @@ def trace(
     """
     answers = record(config, overrides, batch) if upstream else {}
     wrapper = dict(
-        type='MMDistributedDataParallel', broadcast_buffers=False, gradient_as_bucket_view=kind != 'npu',
-        device_ids=None,
+        type='MMDistributedDataParallel', broadcast_buffers=False, device_ids=None,
+        gradient_as_bucket_view=not (upstream and kind == 'npu'),
     )  # fmt: skip
     overrides = {**overrides, 'launcher': 'pytorch', 'model_wrapper_cfg': wrapper}
     with accelerator(kind), _AutocastMode():

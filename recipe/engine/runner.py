@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from recipe.core import run_folder
 from recipe.data.position_seeded_dataset import PositionSeededDataset
 from recipe.data.unreadable import FileNamingDataset
+from recipe.engine.optimizers.merged_adamw import MergedAdamW
 from recipe.models import accelerate
 from recipe.models.freezing import freeze_backbone
 
@@ -25,13 +26,14 @@ _NAME_BYTES = 32
 
 @RUNNERS.register_module()
 class RecipeRunner(Runner):
-    """mmengine's runner, with four additions.
+    """mmengine's runner, with five additions.
 
     It
 
     - leaves the config file that the launcher wrote alone;
     - puts the fast modules into the model, unless the config has ``fast=False``;
     - names the file of a sample that cannot be read;
+    - has DDP keep gradients in its buckets, also on an NPU, if the optimizer is the recipe's;
     - gives each start its own log folder. Its name sorts after the names of all earlier starts: ``20260101_120000``, or
       ``20260101_120000_002`` if there is a folder of this second or a later one. mmengine names the folder by the
       second of the start, so two starts in one second would overwrite each other's files.
@@ -63,6 +65,13 @@ class RecipeRunner(Runner):
             parts = ', '.join(f'{count} {name}' for name, count in replaced.items())
             self.logger.info(f'fast modules (--fast=0 leaves them out): {parts or "none fits this model"}')
         return model
+
+    def wrap_model(self, model_wrapper_cfg: Optional[Dict], model: nn.Module) -> nn.Module:
+        """Wrap the model for distributed training."""
+        optimizer = (self.cfg.get('optim_wrapper') or {}).get('optimizer') or {}
+        if model_wrapper_cfg and optimizer.get('type') in ('MergedAdamW', MergedAdamW):
+            model_wrapper_cfg = {**model_wrapper_cfg, 'gradient_as_bucket_view': True}
+        return super().wrap_model(model_wrapper_cfg, model)
 
     @staticmethod
     def build_dataloader(

@@ -16,6 +16,8 @@ from mmcv.utils.mx_driving_import import import_mx_driving
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from recipe.models.execution import to_device
+
 # The result of a solver: query and mask of each pair, and whether the costs are finite.
 Solution = Tuple[Tensor, Tensor, Union[Tensor, bool]]
 
@@ -136,7 +138,7 @@ def _scipy(costs: Tensor, problems: Problems) -> Solution:
         queries, masks = linear_sum_assignment(matrix)
         at = slice(row[3], row[3] + len(queries))
         pairs[0, at], pairs[1, at] = queries + row[4], masks + row[5]
-    queries, masks = torch.from_numpy(pairs).to(costs.device, non_blocking=True)
+    queries, masks = to_device(torch.from_numpy(pairs), costs.device)
     return queries, masks, usable
 
 
@@ -144,7 +146,7 @@ def _triton(costs: Tensor, problems: Problems) -> Solution:
     """Solve with one launch of the kernel."""
     from recipe.models import assignment_triton
 
-    table = torch.from_numpy(problems.table).to(costs.device, non_blocking=True)
+    table = to_device(torch.from_numpy(problems.table), costs.device)
     most = int(problems.table[:, 1].max())
     queries, masks, finite = assignment_triton.run(costs, table, problems.num_queries, most, problems.size)
     return queries, masks, finite.all()
@@ -161,5 +163,5 @@ def _mx_driving(costs: Tensor, problems: Problems) -> Solution:
             found[row[3]] = queries, masks = hungarian_match(matrix.contiguous())
             added[:, row[3] : row[3] + len(queries)] = [[row[4]], [row[5]]]
     pairs = [torch.cat([found[at][kind] for at in sorted(found)]) for kind in (0, 1)]
-    queries, masks = torch.from_numpy(added).to(costs.device, non_blocking=True) + torch.stack(pairs)
+    queries, masks = to_device(torch.from_numpy(added), costs.device) + torch.stack(pairs)
     return queries, masks, finite.all()

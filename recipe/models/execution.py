@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import Callable, Iterator, Optional
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 # The kind of device whose path tensors on ``meta`` take.
 _meta = threading.local()
@@ -74,6 +74,13 @@ def kept_constants() -> Iterator[None]:
     """
     with torch.inference_mode(False), torch.no_grad():
         yield
+
+
+def to_device(values: Tensor, device: torch.device) -> Tensor:
+    """Copy a tensor of the host to a device. The host goes on meanwhile, which takes pinned memory."""
+    if device.type not in ('cpu', 'meta'):
+        values = values.pin_memory()
+    return values.to(device, non_blocking=True)
 
 
 def as_operator(name: str) -> Callable:

@@ -11,6 +11,7 @@ from recipe.models.class_maps import class_scores
 from recipe.models.compiled_parts import parts_of
 from recipe.models.cost_faults import CostFaults
 from recipe.models.decode import QueryPredictions, can_decode, decode
+from recipe.models.execution import to_device
 from recipe.models.loss import batched_loss, can_batch
 from recipe.models.present_classes import present_classes
 from recipe.models.static_loss import static_loss
@@ -103,8 +104,6 @@ def _class_masks(maps: Sequence[Tensor], classes: Sequence[Sequence[int]]) -> Te
     """Make a float32 mask of each class of each map (1, H, W); M masks in all, (M, H, W)."""
     device = maps[0].device
     sizes = [len(names) for names in classes]
-    names = torch.tensor([name for image in classes for name in image], dtype=maps[0].dtype).to(
-        device, non_blocking=True
-    )
+    names = to_device(torch.tensor([name for image in classes for name in image], dtype=maps[0].dtype), device)
     masks = [label_map == part.view(-1, 1, 1) for label_map, part in zip(maps, names.split(sizes))]
     return torch.cat(masks).float()

@@ -16,7 +16,7 @@ from mmdet.utils import reduce_mean
 from torch import Tensor, nn
 
 from recipe.models.decode import QueryPredictions
-from recipe.models.execution import kept_constants
+from recipe.models.execution import kept_constants, to_device
 from recipe.models.matching import MatchCosts, Pairs, assign, cost_matrix, match_costs
 from recipe.models.points import draw_points, keep_uncertain, sample
 
@@ -87,8 +87,7 @@ def _match(
     num_layers, _, num_queries, _ = probabilities.shape
     device = probabilities.device
     sizes = [len(image) for image in labels]
-    names = torch.tensor([name for image in labels for name in image], dtype=torch.long)
-    names = names.to(device, non_blocking=True)
+    names = to_device(torch.tensor([name for image in labels for name in image], dtype=torch.long), device)
     classes = names.split(sizes)
     matrices = []
     for image, (grid, masks) in enumerate(zip(points, gt_masks.split(sizes))):

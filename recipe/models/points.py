@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from recipe.models.execution import device_kind
+
 
 class PointDraws(NamedTuple):
     """All random points of one loss.
@@ -38,7 +40,8 @@ def draw_points(
     """Draw random points in the order of the layer-by-layer loss.
 
     That loss calls ``torch.rand`` layer by layer: once for each image, then twice for all matched masks of the batch.
-    The draws here have the same order and sizes, so the same seed gives the same points.
+    The draws here have the same order and sizes, so the same seed gives the same points. Only CUDA draws the points of
+    all layers at once: it would give other points anyway, as the draws before these differ from upstream's there.
 
     Args:
         num_layers: L, predictions per query.
@@ -59,7 +62,8 @@ def draw_points(
     shapes: List[Tuple[int, ...]] = [(num_points, 2)] * num_images
     shapes += [(num_masks, num_sampled, 2), (num_masks, num_others, 2)]
     draws = [torch.empty(num_layers, *shape, device=device) for shape in shapes]
-    for parts in zip(*(draw.unbind() for draw in draws)):
+    rounds = [draws] if device_kind(device) == 'cuda' else zip(*(draw.unbind() for draw in draws))
+    for parts in rounds:
         for part in parts:
             if part.numel():
                 part.uniform_(-1.0, 1.0)

@@ -20,8 +20,9 @@ _drawn = threading.local()
 def paths_drawn(drops: Sequence[nn.Module], x: Tensor) -> Iterator[None]:
     """Draw for all DropPaths of a forward pass before it begins.
 
-    Each DropPath draws one number per sample and computes a factor from it. Here the numbers are drawn in the same
-    order from the same generator, and all factors are computed at once.
+    Each DropPath draws one number per sample and computes a factor from it. Here all numbers are drawn at once, in the
+    same order from the same generator, and so are the factors computed. On a CPU the numbers are those of single draws;
+    the generator of an accelerator gives others of the same distribution.
 
     Args:
         drops: Modules in the order of their use, each used once within the context. Modules that drop nothing are
@@ -37,10 +38,7 @@ def paths_drawn(drops: Sequence[nn.Module], x: Tensor) -> Iterator[None]:
     if _computes_kept_samples(x):
         rows: Sequence[Any] = torch.rand(shape, dtype=dtype).tolist()
     else:
-        draws = torch.empty(shape, dtype=dtype, device=x.device)
-        # Drawn row by row, because an accelerator draws other numbers for one large tensor.
-        for row in draws.unbind():
-            row.uniform_()
+        draws = torch.rand(shape, dtype=dtype, device=x.device)
         keep_probs = _keep_probs(tuple(drop.drop_prob for drop in active), dtype, x.device)
         draws.add_(keep_probs).floor_().div_(keep_probs)
         rows = draws.view(*shape, 1, 1).unbind()

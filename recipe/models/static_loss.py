@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from recipe.models.assignment import solve
 from recipe.models.decode import QueryPredictions
+from recipe.models.execution import to_device
 from recipe.models.loss import _check_labels, _class_loss, _point_losses, can_batch, name_losses
 from recipe.models.matching import cost_matrix, describe_faults, list_problems, match_costs
 from recipe.models.points import draw_points, keep_uncertain, sample
@@ -167,7 +168,7 @@ def static_loss(
     names = torch.zeros(num_images, num_classes, dtype=torch.long)
     for image, present in enumerate(labels):
         names[image, : len(present)] = torch.as_tensor(present, dtype=torch.long)
-    names = names.to(device, non_blocking=True)
+    names = to_device(names, device)
     gt_masks = (label_maps.unsqueeze(1) == names[..., None, None].to(label_maps.dtype)).float()
 
     # The draws are views whose strides depend on the number of masks. A graph needs fixed strides.
@@ -211,8 +212,8 @@ def pad_pairs(
     num_images, device = len(names), queries.device
     room = len(queries) // (num_layers * num_images)
     taken = np.arange(room) < np.array(counts)[:, None]
-    is_pair = torch.from_numpy(taken.reshape(-1).astype(np.int64)).to(device, non_blocking=True)
-    positions = torch.from_numpy(np.flatnonzero(taken)).to(device, non_blocking=True)
+    is_pair = to_device(torch.from_numpy(taken.reshape(-1).astype(np.int64)), device)
+    positions = to_device(torch.from_numpy(np.flatnonzero(taken)), device)
     # Padding is written into one more element at the end.
     padding = is_pair.repeat(num_layers) == 0
     layers = torch.arange(num_layers, device=device).repeat_interleave(num_images * room)

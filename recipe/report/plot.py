@@ -342,6 +342,6 @@ def save(figure: Any, path: Path, dpi: int) -> Path:
     """Write a figure as a PNG, and close it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with files.whole(path) as partial:
-        figure.savefig(partial, dpi=dpi, format='png')
+        figure.savefig(partial, dpi=dpi, format='png', pil_kwargs={'compress_level': 1})
     pyplot.close(figure)
     return path

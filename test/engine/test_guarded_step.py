@@ -159,12 +159,14 @@ class ToyCombinedAdamW(torch.optim.Optimizer):
     def __init__(self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=1e-2, amsgrad=False):
         super().__init__(params, dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, amsgrad=amsgrad))
         self.combined_param_states_indexed_by_group = None
+        self.is_params_grads_combined = False
 
     def _maybe_init_combined_params_and_grads(self):
         groups = [group['params'] for group in self.param_groups]
         self.combined_params_indexed_by_group = [[params[0].data, None] for params in groups]
         self.combined_grads_indexed_by_group = [[params[0].grad, None] for params in groups]
         self.grads_all_group_combined = [params[0].grad for params in groups] + [None]
+        self.is_params_grads_combined = True
 
     def _maybe_init_combined_states(self):
         if self.combined_param_states_indexed_by_group is not None:

@@ -45,6 +45,33 @@ def test_steps_are_those_of_adamw():
     assert_close(train(on_npu, fused, 'npu', 5), train(on_cpu, plain, 'cpu', 5))
 
 
+def test_gradients_are_gathered_wherever_the_backward_pass_left_them():
+    """Views of one buffer, as DDP leaves them; added over two passes; and none for a parameter that took no part."""
+    on_cpu, on_npu = network(), network().npu()
+    fused = MergedAdamW(groups(on_npu), **HYPER)
+    plain = torch.optim.AdamW(groups(on_cpu), **HYPER)
+    pairs = list(zip(on_npu.parameters(), on_cpu.parameters()))
+    for step in range(4):
+        fused.zero_grad()
+        assert all(parameter.grad is None for parameter in on_npu.parameters())
+        buffer = torch.empty(sum(parameter.numel() for parameter in on_npu.parameters()), device='npu')
+        for (ours, theirs), place in zip(pairs, buffer.split([ours.numel() for ours, _ in pairs])):
+            gradient = torch.randn(theirs.shape)
+            ours.grad, theirs.grad = place.view_as(ours).copy_(gradient), gradient.clone()
+            if step == 2:
+                ours.grad.add_(gradient.npu())
+                theirs.grad.add_(gradient)
+        if step == 3:
+            pairs[1][0].grad = None
+            pairs[1][1].grad.zero_()
+        expected = torch.cat([theirs.grad.flatten() for _, theirs in pairs])
+        if step:  # a gradient scaler reads them here
+            assert torch.equal(fused.grads_all_group_combined[0].cpu()[: len(expected)], expected)
+        fused.step()
+        plain.step()
+        assert_close(*({name: x.detach().cpu() for name, x in net.state_dict().items()} for net in (on_npu, on_cpu)))
+
+
 def test_a_saved_state_goes_on_in_the_same_way():
     net = network().npu()
     fused = MergedAdamW(groups(net), **HYPER)

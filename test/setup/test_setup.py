@@ -115,6 +115,7 @@ def test_a_deleted_checkout_comes_back_patched(made):
     assert made.in_python('import mmseg.models; print(mmseg.models.layers)') == '2'
 
 
+@pytest.mark.release
 def test_a_broken_environment_of_its_own_is_made_anew(made):
     made.python.unlink()
     said = made.setup('--quiet_if_ready').stdout
@@ -262,6 +263,7 @@ def test_settings_of_other_projects_change_nothing(made, tmp_path, kind):
     assert made.in_python('import mmseg.models; print(mmseg.models.layers)') == '2'
 
 
+@pytest.mark.release
 def test_a_set_up_from_nothing_heeds_no_settings_of_other_projects(bare, tmp_path):
     settings = {name: value for kind in hostile(tmp_path).values() for name, value in kind.items()}
     bare.setup('--stack', 'cpu', **settings)

@@ -1,8 +1,8 @@
-"""torch_npu's fused AdamW with a flag on the device that skips a step."""
+"""torch_npu's fused AdamW with a flag on the device that skips a step, and gradients that are gathered at once."""
 
 import math
 from functools import lru_cache
-from typing import Any, Dict, Optional, Union
+from typing import Any, Dict, List, Optional, Union
 
 import torch
 from torch import Tensor
@@ -32,6 +32,10 @@ def guard_fused_adamw(base: type) -> type:
     0, the step is bit by bit that of the base class. The host reads no value. The cost is one more operator over the
     gradients and a few on scalars.
 
+    The base class has the backward pass add each gradient to its place in the tensor of its group, which had been set
+    to 0. Here the backward pass makes gradients, where DDP wants them if it is there, and one operator copies all of
+    them to their places before they are read.
+
     The formula is Algorithm 2 of `Decoupled Weight Decay Regularization <https://arxiv.org/abs/1711.05101>`_.
 
     Args:
@@ -46,6 +50,45 @@ def guard_fused_adamw(base: type) -> type:
         """See :func:`guard_fused_adamw`."""
 
         found_inf: Optional[Tensor] = None
+        _places: Optional[Dict[Tensor, Tensor]] = None  # of gradients in the tensors of their groups, by parameter
+
+        def _maybe_init_combined_params_and_grads(self) -> None:
+            if self.is_params_grads_combined:
+                return
+            params = [param for group in self.param_groups for param in group['params'] if param.grad is not None]
+            for param in params:
+                # The base class reserves the storage of each gradient. That of a view of DDP's bucket is the bucket.
+                param.grad = param.grad.clone()
+            super()._maybe_init_combined_params_and_grads()
+            if self.is_params_grads_combined:
+                self._places = {param: param.grad for param in params}
+
+        @property
+        def grads_all_group_combined(self) -> List[Optional[Tensor]]:
+            """Gradients by dtype, gathered from the parameters."""
+            if self._places:
+                self._gather(self._places)
+            return self.__dict__['grads_all_group_combined']
+
+        @grads_all_group_combined.setter
+        def grads_all_group_combined(self, value: List[Optional[Tensor]]) -> None:
+            self.__dict__['grads_all_group_combined'] = value
+
+        @torch.no_grad()
+        def _gather(self, places: Dict[Tensor, Tensor]) -> None:
+            moved = {}
+            for param, place in places.items():
+                if param.grad is None:
+                    place.zero_()
+                elif param.grad is not place:
+                    moved[place] = param.grad
+                param.grad = place
+            if moved:
+                torch._foreach_copy_(list(moved), list(moved.values()))
+
+        def zero_grad(self, set_to_none: bool = True) -> None:
+            """Forget the gradients."""
+            torch.optim.Optimizer.zero_grad(self, set_to_none=True)
 
         @property
         def takes_found_inf(self) -> bool:
@@ -65,11 +108,12 @@ def guard_fused_adamw(base: type) -> type:
         @torch.no_grad()
         def step(self, closure: Any = None) -> Any:
             """Take a step, unless ``found_inf`` is 1."""
+            self._maybe_init_combined_params_and_grads()
+            combined = self.grads_all_group_combined
             if self.found_inf is None:
                 return super().step(closure)
-            self._maybe_init_combined_params_and_grads()
             bad = self.found_inf.bool()
-            for grads in self.grads_all_group_combined:
+            for grads in combined:
                 if grads is not None:
                     grads.masked_fill_(bad, 0)
             # 0, or infinity if the step is skipped.
