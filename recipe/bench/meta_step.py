@@ -60,7 +60,7 @@ class Answers(TorchDispatchMode):
         name = func.overloadpacket.__name__
         tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
         on_meta = any(x.is_meta for x in tensors)
-        if _asks(name, args):
+        if asks(name, args):
             queue = self._recorded.get(name)
             answer: Any = queue.popleft() if queue else 1  # scalars that upstream reads to log them
             if not on_meta:  # the recording has an answer for it nevertheless
@@ -89,7 +89,7 @@ def require_one_device(func: Any, tensors: Sequence[Tensor]) -> None:
         raise TwoDevicesError(f'{func} got tensors on {" and ".join(sorted(map(str, devices)))}')
 
 
-def _asks(name: str, args: Any) -> bool:
+def asks(name: str, args: Any) -> bool:
     """Whether the result of an operator, or its shape, depends on values."""
     if name in ('index', 'index_put', 'index_put_', '_index_put_impl_'):
         return name == 'index' and any(x is not None and x.dtype in (torch.bool, torch.uint8) for x in args[1])
@@ -110,7 +110,7 @@ class Recording(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         name = func.overloadpacket.__name__
-        if _asks(name, args):
+        if asks(name, args):
             shapes = [(tuple(x.shape), x.dtype) for x in tree_leaves(result) if isinstance(x, Tensor)]
             self.answers.setdefault(name, []).append(shapes or result)
         return result

@@ -39,6 +39,8 @@ class Options:
         hang_timeout: Seconds without progress after which a rank counts as hung; 0: never.
         on_nan: Steps that are not finite to skip before the training ends.
         on_bad_image: Unreadable images to replace before the training ends.
+        compile: Whether to train in graphs of torch.compile.
+        graph: Whether forward and backward pass run as one CUDA graph.
         fast: Whether the fast modules of ``recipe.models`` replace upstream's.
         overrides: ``key=value`` texts after ``--``.
         checkpoint: To evaluate: a checkpoint or a run folder.
@@ -80,6 +82,7 @@ class Options:
     keep_checkpoints: Optional[int] = None
     tf32: Optional[bool] = None
     compile: bool = False
+    graph: bool = False
     engine: str = 'recipe'
     fast: bool = True
     nnodes: int = 1

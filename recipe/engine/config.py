@@ -77,6 +77,8 @@ def make(options: Options, device: str, data_root: Path) -> Any:
         _set_precision(config, options.amp, device)
     if options.compile:
         _set_compile(config, device)
+    if options.graph:
+        _set_graph(config, device)
     if options.num_points is not None:
         _set_num_points(config, options.num_points)
     if options.keep_checkpoints is not None:
@@ -250,6 +252,18 @@ def _set_compile(config: Any, device: str) -> None:
     hooks = list(config.get('custom_hooks') or [])
     if not any(hook.get('type') == 'CompileHook' for hook in hooks):
         config['custom_hooks'] = [*hooks, {'type': 'CompileHook'}]
+
+
+def _set_graph(config: Any, device: str) -> None:
+    if device != 'cuda':
+        raise console.UserError(
+            f'--graph=1: a CUDA graph needs a GPU, and this training runs on {device}', 'leave it out'
+        )
+    if config.train_cfg.get('type') != 'ResumableIterBasedTrainLoop':
+        raise console.UserError(
+            '--graph=1: the config has no ResumableIterBasedTrainLoop, which would act on it', 'leave it out'
+        )
+    config.train_cfg['graph'] = True
 
 
 def _scales_on_cpu() -> bool:

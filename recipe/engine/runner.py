@@ -2,6 +2,7 @@
 
 import os
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Dict, Optional, Tuple, Union
 
@@ -71,7 +72,10 @@ class RecipeRunner(Runner):
         optimizer = (self.cfg.get('optim_wrapper') or {}).get('optimizer') or {}
         if model_wrapper_cfg and optimizer.get('type') in ('MergedAdamW', MergedAdamW):
             model_wrapper_cfg = {**model_wrapper_cfg, 'gradient_as_bucket_view': True}
-        return super().wrap_model(model_wrapper_cfg, model)
+        # DDP is captured only if it was made on a stream of its own.
+        beside = self.cfg.train_cfg.get('graph') and torch.cuda.is_available()
+        with torch.cuda.stream(torch.cuda.Stream()) if beside else nullcontext():
+            return super().wrap_model(model_wrapper_cfg, model)
 
     @staticmethod
     def build_dataloader(

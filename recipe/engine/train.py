@@ -54,6 +54,9 @@ def train(config_file: str, work_dir: str, device: str = 'auto', resume_from: Op
     config.launcher = 'pytorch' if 'RANK' in os.environ else 'none'
     if resume_from is not None:
         config.resume, config.load_from = True, resume_from
+    if config.train_cfg.get('graph'):
+        # NCCL's thread would ask for the state of work that a graph has captured. The watchdog of ranks finds hangs.
+        os.environ.setdefault('TORCH_NCCL_ASYNC_ERROR_HANDLING', '0')
     found = prepare_device(config, device)
     if config.get('allow_tf32') is not None:
         set_tf32(found, config.allow_tf32)

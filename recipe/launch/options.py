@@ -36,7 +36,7 @@ _EPILOGUE = (
 # Options of a training that an evaluation does not have.
 _OF_A_TRAINING = {
     *('init_from', 'class_map', 'num_points', 'keep_checkpoints', 'resume', 'decoded_cache', 'max_iters'),
-    *('val_interval', 'backbone', 'pretrained', 'seed', 'engine', 'compile', 'on_nan', 'on_bad_image'),
+    *('val_interval', 'backbone', 'pretrained', 'seed', 'engine', 'compile', 'graph', 'on_nan', 'on_bad_image'),
     *('accumulate', 'checkpoint_activations', 'freeze', 'memory', 'log_to', 'ema', 'early_stop'),
 }
 _SWITCH = {'0': '0', 'false': '0', 'no': '0', 'off': '0', '1': '1', 'true': '1', 'yes': '1', 'on': '1'}
@@ -241,6 +241,7 @@ def make_parser(script: str) -> argparse.ArgumentParser:
     add('keep_checkpoints', _count_or_all, 'N|all', 'newest checkpoints to keep, beside the best; full script only (3)')
     add('tf32', _switch(), '0|1', 'float32 products in TF32 or HF32 (convolutions only, as torch has it)')
     add('compile', _switch(), '0|1', '1 trains in graphs of torch.compile; not on NPU (0)')
+    add('graph', _switch(), '0|1', '1 trains with one CUDA graph for forward and backward; not run on a GPU yet (0)')
     add('fast', _switch(), '0|1', "0 leaves upstream's own modules, which are slower (1)")
     add(
         'nnodes',
@@ -315,6 +316,7 @@ def parse(script: str, argv: Sequence[str]) -> Options:
     if 'tf32' in values:
         values['tf32'] = values['tf32'] == '1'
     values['compile'] = values.get('compile') == '1'
+    values['graph'] = values.get('graph') == '1'
     if 'checkpoint_activations' in values:
         values['checkpoint_activations'] = values['checkpoint_activations'] == '1'
     values['fast'] = values.get('fast') != '0'
@@ -383,6 +385,15 @@ def require_consistent(options: Options) -> None:
         raise console.UserError(
             '--compile=1: only the fast modules can be compiled', 'leave out --fast=0', console.EXIT_USAGE
         )
+    if options.graph:
+        others = {
+            '--compile=1': options.compile,
+            '--fast=0': not options.fast,
+            '--engine=upstream': options.engine == 'upstream',
+            f'--accumulate={options.accumulate}': options.accumulate > 1,
+        }
+        for other in (name for name, given in others.items() if given):
+            raise console.UserError(f'--graph=1 and {other} do not go together', 'leave one out', console.EXIT_USAGE)
     if options.max_restarts and options.script == 'performance':
         raise console.UserError(
             f'--max_restarts={options.max_restarts}: a performance run keeps no checkpoint to go on from',

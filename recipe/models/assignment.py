@@ -144,12 +144,31 @@ def _scipy(costs: Tensor, problems: Problems) -> Solution:
 
 def _triton(costs: Tensor, problems: Problems) -> Solution:
     """Solve with one launch of the kernel."""
+    table = to_device(torch.from_numpy(problems.table), costs.device)
+    return solve_table(costs, table, problems.num_queries, int(problems.table[:, 1].max()), problems.size)
+
+
+def solve_table(
+    costs: Tensor, table: Tensor, num_queries: int, most_masks: int, size: int
+) -> Tuple[Tensor, Tensor, Tensor]:
+    """Solve problems whose table is on the device, where the host does not know it; as :func:`solve`.
+
+    Args:
+        costs: Costs of all problems.
+        table: ``Problems.table``.
+        num_queries: Q.
+        most_masks: At least the masks of each problem.
+        size: Length of the result.
+    """
     from recipe.models import assignment_triton
 
-    table = to_device(torch.from_numpy(problems.table), costs.device)
-    most = int(problems.table[:, 1].max())
-    queries, masks, finite = assignment_triton.run(costs, table, problems.num_queries, most, problems.size)
+    queries, masks, finite = assignment_triton.run(costs, table, num_queries, most_masks, size)
     return queries, masks, finite.all()
+
+
+def solves_tables(device: torch.device) -> bool:
+    """Return whether :func:`solve_table` is what solves problems on a device."""
+    return _solver(device) is _triton
 
 
 def _mx_driving(costs: Tensor, problems: Problems) -> Solution:

@@ -14,7 +14,7 @@ from recipe.models.decode import QueryPredictions, can_decode, decode
 from recipe.models.execution import to_device
 from recipe.models.loss import batched_loss, can_batch
 from recipe.models.present_classes import present_classes
-from recipe.models.static_loss import static_loss
+from recipe.models.static_loss import Targets, graph_loss, static_loss
 
 
 class FastMask2FormerHead(Mask2FormerHead):
@@ -80,6 +80,17 @@ class FastMask2FormerHead(Mask2FormerHead):
             if parts:
                 return static_loss(self, predictions, torch.cat(data), classes, parts.costs, parts.point_losses)
             return batched_loss(self, predictions, _class_masks(data, classes), classes)
+
+    def loss_of_targets(self, x: Sequence[Tensor], targets: Targets) -> Dict[str, Tensor]:
+        """Compute the losses without anything that the host has to know of the labels; see ``graph_loss``.
+
+        Args:
+            x: Features of the backbone.
+            targets: From ``targets_of``.
+        """
+        predictions = decode(self, x)
+        with torch.autocast(x[0].device.type, enabled=False):
+            return graph_loss(self, QueryPredictions(*(p.float() for p in predictions)), targets)
 
     def predict(self, x: Sequence[Tensor], batch_img_metas: List[dict], test_cfg: Any) -> Tensor:
         """Return the score of each class at each pixel.

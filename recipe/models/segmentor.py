@@ -6,12 +6,13 @@ from mmengine.structures import PixelData
 from mmseg.models.segmentors import EncoderDecoder
 from mmseg.models.utils import resize
 from mmseg.structures import SegDataSample
-from mmseg.utils import OptSampleList, SampleList
+from mmseg.utils import OptSampleList, SampleList, add_prefix
 from torch import Tensor
 
 from recipe.models.class_maps import most_likely
 from recipe.models.compiled_parts import parts_of
 from recipe.models.stacked_losses import parse_losses
+from recipe.models.static_loss import Targets
 
 
 class FastEncoderDecoder(EncoderDecoder):
@@ -24,6 +25,12 @@ class FastEncoderDecoder(EncoderDecoder):
             return super().extract_feat(inputs)
         x = parts.backbone(self.backbone, inputs)
         return self.neck(x) if self.with_neck else x
+
+    def loss(self, inputs: Tensor, data_samples: Union[SampleList, Targets]) -> Dict[str, Tensor]:
+        """Compute the losses of images (B, 3, H, W), in a whole-step graph of ``Targets``."""
+        if not isinstance(data_samples, Targets):
+            return super().loss(inputs, data_samples)
+        return add_prefix(self.decode_head.loss_of_targets(self.extract_feat(inputs), data_samples), 'decode')
 
     def parse_losses(self, losses: Dict[str, Union[Tensor, List[Tensor]]]) -> Tuple[Tensor, Dict[str, Tensor]]:
         """Add up the loss terms; see :func:`recipe.models.stacked_losses.parse_losses`."""

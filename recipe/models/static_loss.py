@@ -7,17 +7,16 @@ graph of torch.compile each is enough. Padding adds exactly 0 to the losses.
 from functools import partial
 from typing import Any, Callable, Dict, List, NamedTuple, Sequence, Tuple
 
-import numpy as np
 import torch
 from mmdet.utils import reduce_mean
 from torch import Tensor, nn
 
-from recipe.models.assignment import solve
+from recipe.models.assignment import Solution, solve, solve_table
 from recipe.models.decode import QueryPredictions
 from recipe.models.execution import to_device
 from recipe.models.loss import _check_labels, _class_loss, _point_losses, can_batch, name_losses
 from recipe.models.matching import cost_matrix, describe_faults, list_problems, match_costs
-from recipe.models.points import draw_points, keep_uncertain, sample
+from recipe.models.points import PointDraws, draw_points, keep_uncertain, sample
 
 # The logit of padding. Its probability is exactly 0.
 _NOTHING = -1e4
@@ -44,7 +43,6 @@ class PaddedPairs(NamedTuple):
         by_mask: Index in (L * B * R) of the pair of each mask and layer, shape (B * S * L). 0 if there is none.
         by_pair: Index in ``by_mask`` of each pair, shape (L * B * R).
         is_pair: 1 for pairs, 0 for padding, shape (B * R).
-        pairs: Positions of the pairs in ``is_pair``, shape (N).
     """
 
     queries: Tensor
@@ -52,7 +50,6 @@ class PaddedPairs(NamedTuple):
     by_mask: Tensor
     by_pair: Tensor
     is_pair: Tensor
-    pairs: Tensor
 
 
 def static_costs(
@@ -123,6 +120,58 @@ def static_point_losses(
     )
 
 
+class Targets(NamedTuple):
+    """What the loss needs of the labels of a batch: tensors on the device, whose shapes are the same for all labels.
+
+    L is the number of predictions per query, S that of classes, R = min(S, Q) that of pairs an image has at most.
+
+    Attributes:
+        label_maps: Classes of the pixels, an integer type, (B, H, W).
+        names: Classes of each image, int64, (B, S). Padding is 0.
+        is_pair: 1 for pairs, 0 for padding, int64, (B * R,).
+        num_masks: Matched masks per process, float32, (1,).
+        table: ``Problems.table`` of the matching, int64, (L * B, 6).
+    """
+
+    label_maps: Tensor
+    names: Tensor
+    is_pair: Tensor
+    num_masks: Tensor
+    table: Tensor
+
+
+def targets_of(head: nn.Module, label_maps: Tensor, labels: Sequence[Sequence[int]]) -> Targets:
+    """Describe the labels of a batch.
+
+    Args:
+        head: A ``Mask2FormerHead`` for which :func:`can_be_static` holds.
+        label_maps: Classes of the pixels, (B, H, W).
+        labels: For each image the classes of its map.
+
+    Raises:
+        ValueError: The head does not have a class of ``labels``; names image and class.
+    """
+    num_classes: Any = head.num_classes
+    num_queries: Any = head.num_queries
+    num_layers: Any = head.num_transformer_decoder_layers
+    _check_labels(labels, num_classes)
+    device, sizes = label_maps.device, [len(image) for image in labels]
+    names = torch.zeros(len(labels), num_classes, dtype=torch.long)
+    for image, present in enumerate(labels):
+        names[image, : len(present)] = torch.as_tensor(present, dtype=torch.long)
+    pairs = torch.arange(min(num_classes, num_queries)) < torch.tensor(sizes)[:, None].clamp(max=num_queries)
+    # An image without ground truth counts as one mask, as in SamplingResult.
+    counted = float(sum(max(min(size, num_queries), 1) for size in sizes))
+    problems = list_problems(sizes, num_layers + 1, num_queries, num_classes)
+    return Targets(
+        label_maps,
+        to_device(names, device),
+        to_device(pairs.flatten().long(), device),
+        reduce_mean(torch.full((1,), counted, device=device)).clamp(min=1),
+        to_device(torch.from_numpy(problems.table), device),
+    )
+
+
 def static_loss(
     head: nn.Module,
     predictions: QueryPredictions,
@@ -149,85 +198,100 @@ def static_loss(
     Raises:
         ValueError: As in ``batched_loss``.
     """
-    num_classes: Any = head.num_classes
-    _check_labels(labels, num_classes)
-    num_layers, num_images, num_queries, _ = predictions.cls_logits.shape
-    device = predictions.cls_logits.device
-    counts = [min(len(image), num_queries) for image in labels]
-    draws = draw_points(
-        num_layers,
-        num_images,
-        sum(counts),
-        head.num_points,
-        head.oversample_ratio,
-        head.importance_sample_ratio,
-        device,
-    )
-    # An image without ground truth counts as one mask, as in SamplingResult.
-    num_masks = reduce_mean(torch.full((1,), float(sum(max(n, 1) for n in counts)), device=device)).clamp(min=1)
-    names = torch.zeros(num_images, num_classes, dtype=torch.long)
-    for image, present in enumerate(labels):
-        names[image, : len(present)] = torch.as_tensor(present, dtype=torch.long)
-    names = to_device(names, device)
-    gt_masks = (label_maps.unsqueeze(1) == names[..., None, None].to(label_maps.dtype)).float()
-
+    targets = targets_of(head, label_maps, labels)
+    num_layers, _, num_queries, _ = predictions.cls_logits.shape
+    sizes = [len(image) for image in labels]
+    counts = [min(size, num_queries) for size in sizes]
+    draws = _draw(head, predictions, sum(counts))
     # The draws are views whose strides depend on the number of masks. A graph needs fixed strides.
     points = [drawn.contiguous() for drawn in draws.matching]
-    all_costs = costs(head, predictions, gt_masks, names, points)
-    sizes = [len(image) for image in labels]
-    queries, masks, usable = solve(all_costs.flatten(), list_problems(sizes, num_layers, num_queries, num_classes))
+    all_costs = costs(head, predictions, _masks(targets), targets.names, points)
+    solution = solve(all_costs.flatten(), list_problems(sizes, num_layers, num_queries, targets.names.shape[1]))
     real = [cost[:, :, :size] for cost, size in zip(all_costs, sizes)]
-    usable = head.cost_faults.judge(usable, partial(describe_faults, real, labels))
-    padded = pad_pairs(queries, masks, names, counts, num_layers, num_queries, num_classes)
+    usable = head.cost_faults.judge(solution[2], partial(describe_faults, real, labels))
+    pairs = torch.arange(targets.is_pair.numel() // len(counts)) < torch.tensor(counts)[:, None]
+    positions = to_device(pairs.flatten().nonzero().flatten(), label_maps.device)
+    others = [_spread(drawn, positions, targets, num_layers) for drawn in (draws.candidates, draws.others)]
+    return _losses(head, predictions, targets, (*solution[:2], usable), others, point_losses)
 
+
+def graph_loss(head: nn.Module, predictions: QueryPredictions, targets: Targets) -> Dict[str, Tensor]:
+    """Compute the losses of all layers without anything that the host has to know of the labels.
+
+    They equal those of :func:`static_loss`, but points are drawn for padding too, so that other random points belong to
+    a seed. If a cost is not finite, all losses are NaN.
+
+    Args:
+        head: A ``Mask2FormerHead`` for which :func:`can_be_static` holds.
+        predictions: Float32, on a device for which ``assignment.solves_tables`` holds.
+        targets: From :func:`targets_of`.
+    """
+    num_queries, num_classes = predictions.cls_logits.shape[2], targets.names.shape[1]
+    draws = _draw(head, predictions, len(targets.is_pair))
+    costs = static_costs(head, predictions, _masks(targets), targets.names, draws.matching)
+    size = len(predictions.cls_logits) * len(targets.is_pair)
+    solution = solve_table(costs.flatten(), targets.table, num_queries, num_classes, size)
+    return _losses(head, predictions, targets, solution, [draws.candidates, draws.others], static_point_losses)
+
+
+def _draw(head: nn.Module, predictions: QueryPredictions, num_masks: int) -> PointDraws:
+    num_layers, num_images = predictions.cls_logits.shape[:2]
+    share, device = head.importance_sample_ratio, predictions.cls_logits.device
+    return draw_points(num_layers, num_images, num_masks, head.num_points, head.oversample_ratio, share, device)
+
+
+def _masks(targets: Targets) -> Tensor:
+    """Return a mask of each class of each image, 0 or 1, float32, (B, S, H, W)."""
+    label_maps = targets.label_maps
+    return (label_maps.unsqueeze(1) == targets.names[..., None, None].to(label_maps.dtype)).float()
+
+
+def _losses(
+    head: nn.Module,
+    predictions: QueryPredictions,
+    targets: Targets,
+    solution: Solution,
+    points: Sequence[Tensor],
+    point_losses: Callable[..., Tuple[Tensor, Tensor]],
+) -> Dict[str, Tensor]:
+    """Compute the losses from the pairs, and from candidates and other points of each room for a pair."""
+    queries, masks, usable = solution
+    num_layers, _, num_queries, _ = predictions.cls_logits.shape
+    padded = pad_pairs(queries, masks, targets, num_layers, num_queries)
     cls_losses = _class_loss(head, predictions.cls_logits, padded.labels)
-    candidates, others = (_spread(drawn, padded, num_layers) for drawn in (draws.candidates, draws.others))
-    mask_losses, dice_losses = point_losses(head, predictions, gt_masks, padded, candidates, others, num_masks)
+    mask_losses, dice_losses = point_losses(head, predictions, _masks(targets), padded, *points, targets.num_masks)
     return name_losses(cls_losses, mask_losses, dice_losses, usable)
 
 
-def pad_pairs(
-    queries: Tensor,
-    masks: Tensor,
-    names: Tensor,
-    counts: Sequence[int],
-    num_layers: int,
-    num_queries: int,
-    background: int,
-) -> PaddedPairs:
+def pad_pairs(queries: Tensor, masks: Tensor, targets: Targets, num_layers: int, num_queries: int) -> PaddedPairs:
     """Index the pairs of a batch.
 
     Args:
         queries: Index of each pair's query in (L * B * Q), shape (L * B * R).
         masks: Index of each pair's mask in (B * S), shape (L * B * R).
-        names: Classes of the masks, (B, S).
-        counts: Number of pairs of each image.
+        targets: The labels.
         num_layers: L.
         num_queries: Q.
-        background: Class of queries without a pair.
 
     Returns:
         The padded pairs, on the device of ``queries``.
     """
-    num_images, device = len(names), queries.device
-    room = len(queries) // (num_layers * num_images)
-    taken = np.arange(room) < np.array(counts)[:, None]
-    is_pair = to_device(torch.from_numpy(taken.reshape(-1).astype(np.int64)), device)
-    positions = to_device(torch.from_numpy(np.flatnonzero(taken)), device)
+    names, is_pair, device = targets.names, targets.is_pair, queries.device
     # Padding is written into one more element at the end.
     padding = is_pair.repeat(num_layers) == 0
-    layers = torch.arange(num_layers, device=device).repeat_interleave(num_images * room)
+    layers = torch.arange(num_layers, device=device).repeat_interleave(len(is_pair))
     by_pair = masks * num_layers + layers
     by_mask = queries.new_zeros(names.numel() * num_layers + 1)
     by_mask.scatter_(0, by_pair.masked_fill(padding, len(by_mask) - 1), torch.arange(len(queries), device=device))
-    labels = queries.new_full((num_layers * num_images * num_queries + 1,), background)
+    # The class of a query without a pair is the one after all others.
+    labels = queries.new_full((num_layers * len(names) * num_queries + 1,), names.shape[1])
     labels.scatter_(0, queries.masked_fill(padding, len(labels) - 1), names.flatten().index_select(0, masks))
-    return PaddedPairs(queries, labels[:-1], by_mask[:-1], by_pair.masked_fill(padding, 0), is_pair, positions)
+    return PaddedPairs(queries, labels[:-1], by_mask[:-1], by_pair.masked_fill(padding, 0), is_pair)
 
 
-def _spread(drawn: Tensor, padded: PaddedPairs, num_layers: int) -> Tensor:
+def _spread(drawn: Tensor, positions: Tensor, targets: Targets, num_layers: int) -> Tensor:
     """Put the points of pairs at their padded positions, (L * N, K, 2) -> (L * B * R, K, 2)."""
-    spread = drawn.new_zeros(num_layers, len(padded.is_pair), *drawn.shape[1:])
+    spread = drawn.new_zeros(num_layers, len(targets.is_pair), *drawn.shape[1:])
     if len(drawn):
-        spread.index_copy_(1, padded.pairs, drawn.view(num_layers, -1, *drawn.shape[1:]))
+        spread.index_copy_(1, positions, drawn.view(num_layers, -1, *drawn.shape[1:]))
     return spread.flatten(0, 1)

@@ -179,6 +179,14 @@ def test_graphs_come_with_a_hook_and_not_on_an_npu():
         make('full', '--compile=1', device='npu')
 
 
+def test_a_whole_step_graph_is_for_a_gpu():
+    assert make('full', '--graph=1', device='cuda').train_cfg.graph is True
+    assert 'graph' not in make('full', device='cuda').train_cfg
+    for device in ('npu', 'cpu'):
+        with pytest.raises(console.UserError, match=f'--graph=1: a CUDA graph needs a GPU, and .* on {device}'):
+            make('full', '--graph=1', device=device)
+
+
 def test_the_recipes_runner_trains_and_is_told_whether_to_accelerate(tmp_path):
     for given, fast in (((), True), (('--fast=1',), True), (('--fast=0',), False)):
         config = make('full', *given)

@@ -141,6 +141,13 @@ def test_fast_modules_are_used_unless_told_otherwise():
         options.require_consistent(options.parse('full', ['--compile=1', '--fast=0']))
 
 
+@pytest.mark.parametrize('other', ['--compile=1', '--fast=0', '--engine=upstream', '--accumulate=2'])
+def test_what_a_whole_step_graph_does_not_go_with(other):
+    options.require_consistent(options.parse('full', ['--graph=1']))
+    with pytest.raises(console.UserError, match=f'--graph=1 and {other} do not go together'):
+        options.require_consistent(options.parse('full', ['--graph=1', other]))
+
+
 def test_the_doctor_is_asked_unless_told_otherwise():
     assert options.parse('full', []).doctor
     assert options.parse('full', ['--doctor=1']).doctor

@@ -2,6 +2,7 @@
 
 import copy
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -68,12 +69,14 @@ def test_the_loss_in_fixed_shapes_is_the_loss(model, classes):
 
 def test_more_classes_than_queries_are_padded():
     # One layer, two queries, four places for masks: masks 1 and 0 of the three of the first image, none of the second.
-    names = torch.tensor([[5, 6, 7, 0], [0, 0, 0, 0]])
-    padded = static.pad_pairs(torch.tensor([0, 1, 0, 0]), torch.tensor([1, 0, 0, 0]), names, [2, 0], 1, 2, 19)
-    assert padded.is_pair.tolist() == [1, 1, 0, 0]
-    assert padded.pairs.tolist() == [0, 1]
+    head = SimpleNamespace(num_classes=4, num_queries=2, num_transformer_decoder_layers=0)
+    targets = static.targets_of(head, torch.zeros(2, 8, 8), [[1, 2, 3], []])
+    assert targets.names.tolist() == [[1, 2, 3, 0], [0, 0, 0, 0]]
+    assert targets.is_pair.tolist() == [1, 1, 0, 0]
+    assert targets.num_masks.tolist() == [3]  # an image without any counts as one
+    padded = static.pad_pairs(torch.tensor([0, 1, 0, 0]), torch.tensor([1, 0, 0, 0]), targets, 1, 2)
     assert padded.queries.tolist() == [0, 1, 0, 0]
-    assert padded.labels.tolist() == [6, 5, 19, 19]
+    assert padded.labels.tolist() == [2, 1, 4, 4]
     assert padded.by_pair.tolist() == [1, 0, 0, 0]
     assert padded.by_mask.tolist() == [1, 0, 0, 0, 0, 0, 0, 0]
 

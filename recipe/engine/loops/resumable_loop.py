@@ -24,6 +24,7 @@ from recipe.engine.loops.running_statistics import share_running_statistics
 from recipe.engine.loops.step_times import StepTimes
 from recipe.engine.loops.stop_request import StopRequest
 from recipe.engine.precision import make_sums_repeatable
+from recipe.engine.step_graph import StepGraph
 
 
 @LOOPS.register_module()
@@ -39,6 +40,7 @@ class ResumableIterBasedTrainLoop(IterBasedTrainLoop):
     - runs the validation that was due when the run was stopped;
     - saves and exits after the current iteration on SIGTERM (exit status 143) and on SIGUSR1 (138);
     - ends with a one-line error if a loader process dies or more images than ``max_unreadable`` cannot be read;
+    - computes losses and gradients by a CUDA graph, if asked to;
     - computes each batch in ``accumulate`` parts, if asked to, and takes one optimizer step for all of them;
     - writes the time of each iteration to ``vis_data/steps.csv`` of the log folder.
 
@@ -57,6 +59,8 @@ class ResumableIterBasedTrainLoop(IterBasedTrainLoop):
             0: the first one ends the training.
         accumulate (int): Parts into which each batch of a rank is split. Their gradients are summed before the
             optimizer step. Iterations, schedules, logs and checkpoints count optimizer steps. Defaults to 1.
+        graph (bool): Whether losses and gradients are computed by a CUDA graph, see :class:`StepGraph`. Defaults to
+            False.
 
     Attributes:
         resumed_state (dict, optional): State from :meth:`state_dict` in the checkpoint that this run resumes from.
@@ -75,6 +79,7 @@ class ResumableIterBasedTrainLoop(IterBasedTrainLoop):
         dynamic_intervals: Optional[List[Tuple[int, int]]] = None,
         max_unreadable: int = 0,
         accumulate: int = 1,
+        graph: bool = False,
     ) -> None:
         if not isinstance(dataloader, dict):
             raise TypeError(f'{type(self).__name__} builds the data loader from a config, but got {type(dataloader)}')
@@ -108,6 +113,8 @@ class ResumableIterBasedTrainLoop(IterBasedTrainLoop):
 
         self.resumed_state: Optional[dict] = None
         self.accumulate = accumulate
+        self.graph = graph
+        self._step_graph: Optional[StepGraph] = None
         self._unreadable = UnreadableImages(max_unreadable)
         self._first_iter = 0
         self._training_random_state: Optional[dict] = None
@@ -204,16 +211,22 @@ class ResumableIterBasedTrainLoop(IterBasedTrainLoop):
         Args:
             data_batch (Any): Batch from the data loader.
         """
-        if self.accumulate == 1:
+        if self.accumulate == 1 and not self.graph:
             super().run_iter(data_batch)
             return
         runner, optim_wrapper = self.runner, self.runner.optim_wrapper
         runner.call_hook('before_train_iter', batch_idx=self._iter, data_batch=data_batch)
-        outputs = accumulation.forward_and_backward(
-            runner.model, optim_wrapper, data_batch, self.accumulate, lambda: runner.call_hook('after_train_part')
-        )
+        if self.graph:
+            if self._step_graph is None:
+                self._step_graph = StepGraph(runner.model, optim_wrapper)
+            outputs = self._step_graph(data_batch)
+        else:
+            outputs = accumulation.forward_and_backward(
+                runner.model, optim_wrapper, data_batch, self.accumulate, lambda: runner.call_hook('after_train_part')
+            )
         optim_wrapper.step()
-        optim_wrapper.zero_grad()
+        if not self.graph:  # whose gradients stay where they are
+            optim_wrapper.zero_grad()
         runner.call_hook('after_train_iter', batch_idx=self._iter, data_batch=data_batch, outputs=outputs)
         self._iter += 1
 
