@@ -1,4 +1,4 @@
-"""The patched upstreams without the package `recipe`, set up and started as the manual steps of README.md do."""
+"""The patched upstreams without the package `recipe`, set up and started as the manual steps of docs/patches.md do."""
 
 from __future__ import annotations
 
