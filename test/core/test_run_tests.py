@@ -63,7 +63,7 @@ def run(tmp_path):
 def test_all_parts_pass(run):
     status, said, calls = run()
     assert status == 0, said
-    assert 'bin/python -m pytest -n 2 --dist loadfile test -m not release --ignore=test/npu' in calls
+    assert 'bin/python -m pytest -n 3 --dist loadfile test -m not release --ignore=test/npu' in calls
     assert calls.count('npu/run.sh') == 2 and 'npu/run.sh --prepare' in calls
     summary = said.partition('== summary')[2].strip().splitlines()
     assert [line.split()[0] for line in summary] == ['lint', 'tests', 'NPU']
@@ -84,7 +84,7 @@ def test_the_quick_tier_has_nothing_that_trains(run):
     status, said, calls = run('--quick', '--', '-k', 'options')
     assert status == 0, said
     folders = ' '.join(f'--ignore=test/{name}' for name in ('npu', 'e2e', 'parity', 'setup', 'upstream', 'patches'))
-    assert f'-m pytest -n 2 --dist loadfile test -m not release and not trains {folders} -k options' in calls
+    assert f'-m pytest -n 3 --dist loadfile test -m not release and not trains {folders} -k options' in calls
     assert 'npu/run.sh' not in calls
 
 
