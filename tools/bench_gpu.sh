@@ -42,10 +42,12 @@ for dtype in (torch.float32, torch.bfloat16, torch.float16):
     compare(torch.device('cuda'), dtype)
 print('Triton kernel of deformable attention: right in float32, bfloat16 and float16')
 END
+  "$python" -m pytest -q test/engine/test_on_a_gpu.py | tee "$out/tests.txt" || failed+=('tests on a GPU')
   measure batch2_fp32 step "${size[@]}" --batch=2
   measure batch2_bf16_against_fp32 step "${size[@]}" --batch=2 --amp=bf16
   measure batch2_bf16_against_amp step "${size[@]}" --batch=2 --amp=bf16 --upstream_amp=fp16
   measure batch2_bf16_graphs step "${size[@]}" --batch=2 --amp=bf16 --compile=ours
+  measure batch2_bf16_one_graph step --device=cuda --backbone=swin-b --crop=512x1024 --warmup=13 --repeats=20 --batch=2 --amp=bf16 --graph
   measure batch8_bf16 step "${size[@]}" --batch=8 --amp=bf16
   measure batch8_bf16_graphs step "${size[@]}" --batch=8 --amp=bf16 --compile=ours
   measure memory_batch2_bf16_against_amp profile "${size[@]}" --batch=2 --amp=bf16 --upstream_amp=fp16 --trace="$out/trace"

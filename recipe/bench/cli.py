@@ -80,6 +80,9 @@ def parse(arguments: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser.add_argument(
         '--compile', choices=['off', 'ours', 'both'], default='off', help='torch.compile the train step'
     )
+    parser.add_argument(
+        '--graph', action='store_true', help='step: ours as one CUDA graph, after 11 iterations: give --warmup=13'
+    )
     parser.add_argument('--warmup', type=integer(1), default=1, help='steps of each side before the clock (default: 1)')
     parser.add_argument(
         '--repeats', type=integer(1), default=5, help='timed steps, or rounds, of each side (default: 5)'
@@ -330,6 +333,8 @@ def set_up_process(args: argparse.Namespace) -> None:
 
 def make_trainer(args: argparse.Namespace, side: str) -> Any:
     """Build the trainer of one side."""
+    import torch
+
     from recipe.bench.trainer import Trainer
 
     set_up_process(args)
@@ -337,6 +342,10 @@ def make_trainer(args: argparse.Namespace, side: str) -> Any:
     is_upstream = side == 'upstream'
     amp = args.upstream_amp if is_upstream else args.amp
     graphs = args.compile in _COMPILED[side]
+    if args.graph and not is_upstream:
+        if not torch.cuda.is_available():
+            raise console.UserError('--graph: a CUDA graph needs a GPU, and torch sees none', 'leave it out')
+        overrides = {**overrides, 'train_cfg.graph': True}
     return Trainer(config, overrides, args.seed, amp, graphs=graphs, upstream=is_upstream)
 
 

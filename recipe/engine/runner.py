@@ -73,7 +73,7 @@ class RecipeRunner(Runner):
         if model_wrapper_cfg and optimizer.get('type') in ('MergedAdamW', MergedAdamW):
             model_wrapper_cfg = {**model_wrapper_cfg, 'gradient_as_bucket_view': True}
         # DDP is captured only if it was made on a stream of its own.
-        beside = self.cfg.train_cfg.get('graph') and torch.cuda.is_available()
+        beside = (self.cfg.get('train_cfg') or {}).get('graph') and torch.cuda.is_available()
         with torch.cuda.stream(torch.cuda.Stream()) if beside else nullcontext():
             return super().wrap_model(model_wrapper_cfg, model)
 

@@ -11,6 +11,7 @@ import torch
 import cityscapes_sets
 from recipe.bench import cli, loader, report
 from recipe.bench import counts as bench_counts
+from recipe.core import console
 from recipe.engine import peak_memory
 
 TOOL = Path(__file__).resolve().parents[2] / 'tools/bench.py'
@@ -144,3 +145,9 @@ def test_defaults_follow_the_backbone():
     assert (args.crop, args.batch, args.tolerance) == ((512, 1024), 3, 1e-4)
     assert cli.model_options(args)[0].endswith('mask2former_swin-b_cityscapes.py')
     assert cli.model_options(cli.parse(['size', '--backbone=r50']))[0].endswith('mask2former_r50_cityscapes.py')
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='this machine has a GPU')
+def test_a_whole_step_graph_without_a_gpu_is_refused():
+    with pytest.raises(console.UserError, match='--graph: a CUDA graph needs a GPU'):
+        cli.make_trainer(cli.parse(['step', '--graph']), 'ours')

@@ -63,7 +63,7 @@ def test_other_ways_not_to_be_readable(data):
         replacing[StreamIndex(4, 1, 40)]
 
 
-@pytest.mark.parametrize('world', [1, 2])
+@pytest.mark.parametrize('world', [pytest.param(1, marks=pytest.mark.release), 2])
 def test_a_resumed_run_replaces_as_one_that_was_never_stopped(data, tmp_path, world):
     data_faults.cut_image(data)
     unbroken, broken = (

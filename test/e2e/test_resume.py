@@ -51,7 +51,8 @@ def unbroken(data, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ('workers', 'world', 'kills'), [(0, 1, (3, 8)), (2, 1, (5,)), (0, 2, (12,)), (2, 2, (9,)), (0, 3, (7,))]
+    ('workers', 'world', 'kills'),
+    [(0, 1, (3, 8)), (2, 1, (5,)), pytest.param(0, 2, (12,), marks=pytest.mark.release), (2, 2, (9,)), (0, 3, (7,))],
 )
 def test_equals_a_run_that_was_never_stopped(data, unbroken, tmp_path, workers, world, kills):
     cfg = recipe(data, tmp_path, workers)

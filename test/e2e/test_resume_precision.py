@@ -30,7 +30,12 @@ def data(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ('mode', 'world'), [('bf16', 2), ('fp16', 2), pytest.param('graphs', 1, marks=pytest.mark.release)]
+    ('mode', 'world'),
+    [
+        pytest.param('bf16', 2, marks=pytest.mark.release),
+        ('fp16', 2),
+        pytest.param('graphs', 1, marks=pytest.mark.release),
+    ],
 )
 def test_equals_a_run_that_was_never_stopped(data, tmp_path, mode, world):
     whole = recipe(data, tmp_path / 'whole', **MODES[mode])
