@@ -20,11 +20,11 @@ set -euo pipefail
 
 ROOT="$(cd "$(dirname "$(readlink -f "$0")")/.." && pwd)"
 readonly ROOT
-readonly NPU_LOG="$ROOT/.npu/prepare.log"
+readonly NPU_LOG="$ROOT/.npu/tests.log"
 
 report=() # one line for each part
 failed=0
-preparing= # process group that sets the NPU stack up
+beside= # process group of the NPU part
 
 fail() {
   echo "error: $*" >&2
@@ -64,25 +64,31 @@ lint() {
   return "$status"
 }
 
-# Set up the NPU stack while the first tests run: most of the time goes to downloads.
-prepare_npu_in_background() {
+# Set up the NPU stack while the first tests run, and run its tests beside the others: these wait often, which leaves
+# cores idle. With --prepare the tests wait for their turn.
+npu_in_background() {
   mkdir -p "$(dirname "$NPU_LOG")"
   set -m # a process group of its own can be ended with all that it started
-  bash "$ROOT/test/npu/run.sh" --prepare >"$NPU_LOG" 2>&1 </dev/null &
-  preparing=$!
+  bash -c 'bash "$0" --prepare && { [[ ${1-} == --prepare ]] || bash "$0"; }' \
+    "$ROOT/test/npu/run.sh" "$@" >"$NPU_LOG" 2>&1 </dev/null &
+  beside=$!
   set +m
-  trap 'kill -- -"$preparing" 2>/dev/null || true' EXIT
+  trap 'kill -- -"$beside" 2>/dev/null || true' EXIT
 }
 
-npu() {
+# Wait for what runs beside, and show what it said if it failed, or in any case with --show.
+npu_of_background() {
   local status=0
-  wait "$preparing" || status=$?
+  wait "$beside" || status=$?
   trap - EXIT
-  if ((status)); then
-    cat "$NPU_LOG" >&2
-    return "$status"
+  if ((status)) || [[ ${1-} == --show ]]; then
+    cat "$NPU_LOG"
   fi
-  bash "$ROOT/test/npu/run.sh" "$@"
+  return "$status"
+}
+
+npu_emulator() {
+  npu_of_background && bash "$ROOT/test/npu/run.sh" --emulator
 }
 
 main() {
@@ -110,7 +116,10 @@ main() {
   local python
   python=$(bash "$ROOT/tools/setup.sh" --quiet_if_ready --print_python)
   cd "$ROOT"
-  [[ $tier == quick ]] || prepare_npu_in_background
+  case $tier in
+    default) npu_in_background ;;
+    release) npu_in_background --prepare ;;
+  esac
 
   local -a tests=(test -m 'not release' --ignore=test/npu)
   local -a slow=(--ignore=test/e2e --ignore=test/parity --ignore=test/setup --ignore=test/upstream --ignore=test/patches)
@@ -122,9 +131,9 @@ main() {
   # One more than CI has cores, with one thread each: many tests wait. Those of a file share fixtures and stay together.
   part 'tests' env OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" "$python" -m pytest -n 3 --dist loadfile "${tests[@]}" "$@"
   case $tier in
-    default) part 'NPU' npu ;;
+    default) part 'NPU, beside these' npu_of_background --show ;;
     release)
-      part 'NPU' npu --emulator
+      part 'NPU' npu_emulator
       part 'NPU, eight ranks' bash "$ROOT/test/npu/run.sh" --ranks=8 -- test/npu/test_demo.py
       part 'NPU, npu-2.7' bash "$ROOT/test/npu/run.sh" --stack=npu-2.7
       part 'NPU, npu-2.8' bash "$ROOT/test/npu/run.sh" --stack=npu-2.8
