@@ -25,6 +25,7 @@ source "${ROOT}/tools/find_python.sh"
 # launch full|performance|evaluate OPTIONS: does not return.
 launch() {
   detach_from_terminal
+  require_current_folder
   drop_exported_functions "$0" "${@:2}"
   drop_foreign_settings
   local script=$1

@@ -5,6 +5,14 @@
 # has exported have no effect. And they refuse a copy with CRLF, so each of these lines ends with a comment.
 # shellcheck shell=bash
 
+# require_current_folder: without one, programs fail in ways that do not say so.
+require_current_folder() {
+  pwd -P >/dev/null 2>&1 || {
+    echo 'error: the current folder was deleted; change to one that exists' >&2
+    exit 2
+  }
+}
+
 # drop_foreign_settings: with the settings of notebooks and IDEs Python would do something else, or fail.
 drop_foreign_settings() {
   local name

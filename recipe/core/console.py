@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Callable, List, Optional, TextIO
 
-from recipe.core import standard_streams
+from recipe.core import openmp, standard_streams
 
 EXIT_USAGE = 2  # a bad option; argparse's status
 EXIT_FAILURE = 1  # any other error
@@ -107,6 +107,7 @@ def run(main: Callable[[], Optional[int]]) -> None:
         main: Returns the exit status; None counts as 0.
     """
     os.environ.update(ENVIRONMENT)
+    openmp.settle()
     stdout = standard_streams.install(_on_stream_failure)
     try:
         status = _run(main)
@@ -133,6 +134,10 @@ def run(main: Callable[[], Optional[int]]) -> None:
 
 def _run(main: Callable[[], Optional[int]]) -> int:
     """The status of ``main``, also if it ends by ``SystemExit``, as argparse does after --help."""
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        raise UserError('the current folder was deleted', 'change to one that exists') from None
     try:
         return main() or 0
     except SystemExit as ended:

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Dict, Optional, Tuple
 
-from recipe.core import console, imported_packages, network
+from recipe.core import console, imported_packages, network, openmp
 
 DEFAULT_NPROC = 8
 DEMO_NPROC_CPU = 2
@@ -133,7 +133,7 @@ def choose_nproc(device: str, count: int, asked: Optional[int], demo: bool) -> i
 
 
 def rank_environment(device: str, nproc: int, master_addr: str, several_machines: bool) -> Dict[str, str]:
-    """Environment variables for the ranks, without those that the user has set.
+    """Environment variables for the ranks, without those that the user has set, unless torch cannot bear them.
 
     Args:
         device: From ``find``.
@@ -142,10 +142,17 @@ def rank_environment(device: str, nproc: int, master_addr: str, several_machines
         several_machines: Whether other machines run ranks too.
     """
     cores = len(os.sched_getaffinity(0))
-    values = {'OMP_NUM_THREADS': str(max(1, cores // nproc))}
+    threads = max(1, cores // nproc)
+    values = {'OMP_NUM_THREADS': str(threads)}
     interface = network.interface_towards(master_addr)
     if interface and (several_machines or device == 'cpu'):
         # HCCL and NCCL take the value as a prefix of names, unless it begins with an equals sign. gloo knows no sign.
         values['GLOO_SOCKET_IFNAME'] = interface
         values.setdefault(network.INTERFACE_VARIABLES[device], f'={interface}')
-    return {name: value for name, value in values.items() if name not in os.environ}
+    values = {name: value for name, value in values.items() if name not in os.environ}
+    if openmp.settled:  # a limit of the user's, not a number for each rank
+        values['OMP_NUM_THREADS'] = str(min(openmp.settled, threads))
+    if device == 'cpu' and os.environ.get('TORCH_DISTRIBUTED_DEBUG', '').upper() == 'DETAIL':
+        console.warn('TORCH_DISTRIBUTED_DEBUG=DETAIL: torch crashes with it on a CPU (seen with 2.13); INFO is used')
+        values['TORCH_DISTRIBUTED_DEBUG'] = 'INFO'
+    return values

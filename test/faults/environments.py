@@ -120,6 +120,8 @@ VARIABLES: Dict[str, Tuple[str, ...]] = {
     'OMP_NUM_THREADS': ('0', '-1', 'x', '1,2', '64', ''),
     'OMP_PROC_BIND': ('true', 'nonsense'),
     'OMP_THREAD_LIMIT': ('1',),
+    'OMP_DYNAMIC': ('true',),
+    'OMP_MAX_ACTIVE_LEVELS': ('0', '1'),
     'OMP_STACKSIZE': ('1', 'x'),
     'OMP_DISPLAY_ENV': ('true',),
     'OMP_WAIT_POLICY': ('passive',),
@@ -285,7 +287,9 @@ def prepare(one: Environment, folder: Path, root: Path, usual: Dict[str, str], s
         usual: Variables without which nothing can run here.
         script: Relative to ``root``.
     """
-    (folder / 'bash_env').write_text('echo this file was read\ncd /\nalias cd=false\n')
+    # bash reads the file before it opens a script; after a `cd` it would not find a relative one.
+    elsewhere = '' if one.place == 'relative' else 'cd /\n'
+    (folder / 'bash_env').write_text(f'echo this file was read\n{elsewhere}alias cd=false\n')
     temporary = {'long': folder / ('long_' * 24), 'spaces': folder / 'with spaces'}.get(one.temporary, folder / 'tmp')
     if one.temporary != 'missing':
         temporary.mkdir()

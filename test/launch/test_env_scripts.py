@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from recipe.core import console
+from recipe.core import console, openmp
 from recipe.engine import devices
 from recipe.launch import options, stages
 
@@ -230,6 +230,16 @@ def test_ranks_share_the_cores_and_keep_what_the_user_has_set(monkeypatch):
     assert devices.rank_environment('cpu', 10_000, '127.0.0.1', False)['OMP_NUM_THREADS'] == '1'
     monkeypatch.setenv('OMP_NUM_THREADS', '5')
     assert 'OMP_NUM_THREADS' not in devices.rank_environment('cpu', 1, '127.0.0.1', False)
+    monkeypatch.setattr(openmp, 'settled', 1)  # the user's limit
+    assert devices.rank_environment('cpu', 1, '127.0.0.1', False)['OMP_NUM_THREADS'] == '1'
+
+
+def test_a_debug_level_with_which_torch_crashes_is_lowered_and_named(monkeypatch, capsys):
+    name = 'TORCH_DISTRIBUTED_DEBUG'
+    for given, device, passed in (('DETAIL', 'cpu', 'INFO'), ('DETAIL', 'cuda', None), ('INFO', 'cpu', None)):
+        monkeypatch.setenv(name, given)
+        assert devices.rank_environment(device, 2, '127.0.0.1', False).get(name) == passed
+        assert ('TORCH_DISTRIBUTED_DEBUG=DETAIL: torch crashes' in capsys.readouterr().err) == (passed is not None)
 
 
 def test_collectives_use_the_interface_that_leads_to_the_other_machines(monkeypatch):
