@@ -31,6 +31,9 @@ LIMITS = [
     ({'OMP_THREAD_LIMIT': '64', 'OMP_NUM_THREADS': '2,1'}, 2),
     ({'OMP_DYNAMIC': 'true', 'OMP_NUM_THREADS': '2'}, 2),
     ({'OMP_THREAD_LIMIT': 'x', 'OMP_NUM_THREADS': '2'}, 2),
+    ({'GOMP_CPU_AFFINITY': 'x', 'OMP_NUM_THREADS': '2'}, 2),
+    ({'GOMP_CPU_AFFINITY': '', 'OMP_NUM_THREADS': '2'}, 2),
+    ({'GOMP_CPU_AFFINITY': '0 0-1,0-1:1', 'OMP_NUM_THREADS': '2'}, 2),
 ]
 
 
