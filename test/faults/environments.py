@@ -295,6 +295,8 @@ def prepare(one: Environment, folder: Path, root: Path, usual: Dict[str, str], s
         temporary.mkdir()
     (folder / 'home').mkdir()
     env = {**usual, **{name: value.replace('{folder}', str(folder)) for name, value in one.variables.items()}}
+    if '--posix' in one.shell:  # over a function with the name of a special builtin it ends, and reads no script
+        env.pop('BASH_FUNC_source%%', None)
     env['HOME'] = {'missing': NOTHING, 'relative': 'home'}.get(one.home, str(folder / 'home'))
     env['TMPDIR'] = str(temporary)
     if one.home == 'not set':
