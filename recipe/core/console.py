@@ -92,6 +92,10 @@ def log_to(*paths: Path) -> None:
             _logs.append(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666))
 
 
+# Of a rank that torchrun starts. mmengine and torch read them as numbers when they are imported.
+_RANKS = ('RANK', 'LOCAL_RANK', 'WORLD_SIZE', 'LOCAL_WORLD_SIZE')
+
+
 def run(main: Callable[[], Optional[int]]) -> None:
     """Run a tool's ``main`` and end the process with its status.
 
@@ -108,6 +112,9 @@ def run(main: Callable[[], Optional[int]]) -> None:
     """
     os.environ.update(ENVIRONMENT)
     openmp.settle()
+    for name in _RANKS:
+        if not os.environ.get(name, '0').isdecimal():
+            del os.environ[name]
     stdout = standard_streams.install(_on_stream_failure)
     try:
         status = _run(main)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from recipe.core import console
@@ -56,3 +58,13 @@ def test_the_line_breaks_of_a_library_are_folded():
 def test_a_reason_is_never_empty_and_never_none(error):
     assert console.reason(error)
     assert 'None' not in console.reason(OSError('x'))
+
+
+@pytest.mark.parametrize(('given', 'left'), [('x', None), ('', None), ('3', '3')])
+def test_a_rank_that_is_no_number_is_nobodys(monkeypatch, given, left):
+    """mmengine's logger reads LOCAL_RANK as a number."""
+    monkeypatch.setenv('LOCAL_RANK', given)
+    seen = []
+    with pytest.raises(SystemExit):
+        console.run(lambda: seen.append(os.environ.get('LOCAL_RANK')))
+    assert seen == [left]
