@@ -87,10 +87,7 @@ def _sums(scalars: List[Dict[str, Tensor]]) -> Dict[str, Tensor]:
     """Add the scalars of all parts, name by name."""
     stacks = [one.stacked for one in scalars if isinstance(one, StackedScalars) and list(one) == list(scalars[0])]
     if len(stacks) == len(scalars):
-        stacked = torch.stack(stacks).sum(0)
-        sums = StackedScalars(zip(scalars[0], stacked.unbind()))
-        sums.stacked = stacked
-        return sums
+        return StackedScalars.of(scalars[0], torch.stack(stacks).sum(0))
     sums_by_name: Dict[str, Any] = {}
     for one in scalars:
         for name, value in one.items():

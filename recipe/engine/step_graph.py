@@ -97,10 +97,7 @@ class StepGraph:
         if self._replay is None:
             self._replay, self._scalars = self._graphs.capture(self._step)
         self._replay()
-        stacked = self._scalars.stacked.clone()
-        scalars = StackedScalars(zip(self._scalars, stacked.unbind()))
-        scalars.stacked = stacked
-        return scalars
+        return StackedScalars.of(self._scalars, self._scalars.stacked.clone())
 
     def _prepared(self, data_batch: Any) -> Tuple[Tensor, Targets]:
         data = self._segmentor.data_preprocessor(data_batch, True)

@@ -1,7 +1,7 @@
 """Sums the loss terms, and stacks them in one tensor for the log."""
 
 from collections import OrderedDict
-from typing import Any, Dict, List, Tuple, Union
+from typing import Any, Dict, Iterable, List, Tuple, Union
 
 import torch
 from mmengine.utils import is_list_of
@@ -16,6 +16,13 @@ class StackedScalars(OrderedDict):
     """
 
     stacked: Tensor
+
+    @classmethod
+    def of(cls, names: Iterable[str], stacked: Tensor) -> 'StackedScalars':
+        """Name the elements of a tensor (N, )."""
+        scalars = cls(zip(names, stacked.unbind()))
+        scalars.stacked = stacked
+        return scalars
 
 
 def parse_losses(losses: Dict[str, Union[Tensor, List[Tensor]]]) -> Tuple[Tensor, Dict[str, Tensor]]:
@@ -51,9 +58,7 @@ def parse_losses(losses: Dict[str, Union[Tensor, List[Tensor]]]) -> Tuple[Tensor
     loss = minimized.sum()
     stacked = minimized.detach() if all(is_loss) else _one_vector([term.detach().to(loss.dtype) for term in terms])
     stacked = torch.cat((loss.detach()[None], stacked))
-    scalars = StackedScalars(zip(('loss', *losses), stacked.unbind()))
-    scalars.stacked = stacked
-    return loss, scalars
+    return loss, StackedScalars.of(('loss', *losses), stacked)
 
 
 def _one_vector(terms: List[Tensor]) -> Tensor:
