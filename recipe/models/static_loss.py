@@ -159,14 +159,13 @@ def targets_of(head: nn.Module, label_maps: Tensor, labels: Sequence[Sequence[in
     names = torch.zeros(len(labels), num_classes, dtype=torch.long)
     for image, present in enumerate(labels):
         names[image, : len(present)] = torch.as_tensor(present, dtype=torch.long)
-    pairs = torch.arange(min(num_classes, num_queries)) < torch.tensor(sizes)[:, None].clamp(max=num_queries)
     # An image without ground truth counts as one mask, as in SamplingResult.
     counted = float(sum(max(min(size, num_queries), 1) for size in sizes))
     problems = list_problems(sizes, num_layers + 1, num_queries, num_classes)
     return Targets(
         label_maps,
         to_device(names, device),
-        to_device(pairs.flatten().long(), device),
+        to_device(_is_pair(sizes, min(num_classes, num_queries)).long(), device),
         reduce_mean(torch.full((1,), counted, device=device)).clamp(min=1),
         to_device(torch.from_numpy(problems.table), device),
     )
@@ -209,8 +208,8 @@ def static_loss(
     solution = solve(all_costs.flatten(), list_problems(sizes, num_layers, num_queries, targets.names.shape[1]))
     real = [cost[:, :, :size] for cost, size in zip(all_costs, sizes)]
     usable = head.cost_faults.judge(solution[2], partial(describe_faults, real, labels))
-    pairs = torch.arange(targets.is_pair.numel() // len(counts)) < torch.tensor(counts)[:, None]
-    positions = to_device(pairs.flatten().nonzero().flatten(), label_maps.device)
+    is_pair = _is_pair(sizes, len(targets.is_pair) // len(sizes))
+    positions = to_device(is_pair.nonzero().flatten(), label_maps.device)
     others = [_spread(drawn, positions, targets, num_layers) for drawn in (draws.candidates, draws.others)]
     return _losses(head, predictions, targets, (*solution[:2], usable), others, point_losses)
 
@@ -232,6 +231,11 @@ def graph_loss(head: nn.Module, predictions: QueryPredictions, targets: Targets)
     size = len(predictions.cls_logits) * len(targets.is_pair)
     solution = solve_table(costs.flatten(), targets.table, num_queries, num_classes, size)
     return _losses(head, predictions, targets, solution, [draws.candidates, draws.others], static_point_losses)
+
+
+def _is_pair(sizes: Sequence[int], room: int) -> Tensor:
+    """Return which of the rooms for pairs are taken, bool, on the host, (B * R,)."""
+    return (torch.arange(room) < torch.tensor(sizes)[:, None]).flatten()
 
 
 def _draw(head: nn.Module, predictions: QueryPredictions, num_masks: int) -> PointDraws:
