@@ -211,7 +211,7 @@ class PlainRecord:
         if len(set(names)) < len(names):
             return None
         pairs = ''.join(
-            rf'  {re.escape(name)}: ' + (r'[^:]{1,20}:\d\d:\d\d' if name == 'eta' else _value(name, _TEXT_NUMBER))
+            rf' +{re.escape(name)}: ' + (r'[^:]{1,20}:\d\d:\d\d' if name == 'eta' else _value(name, _TEXT_NUMBER))
             for name in names
         )
         return cls(head + pairs + r'\s*', points)
