@@ -26,5 +26,5 @@ if __name__ == '__main__':
     if name not in PROGRAMS:
         sys.exit(f'usage: python recipe {"|".join(PROGRAMS)} ARGUMENTS')
     if name != 'check':
-        importlib.import_module('recipe.core.left_out').leave_out_transformers()
+        importlib.import_module('recipe.core.left_out').leave_out_other_models()
     sys.exit(importlib.import_module(PROGRAMS[name]).main())

@@ -10,5 +10,5 @@ from recipe.core import console, left_out
 from recipe.launch import stages
 
 if __name__ == '__main__':
-    left_out.leave_out_transformers()
+    left_out.leave_out_other_models()
     console.run(stages.main)
