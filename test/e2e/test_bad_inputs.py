@@ -17,7 +17,7 @@ from PIL import Image
 
 import evil_checkpoints
 import launch_driver
-from launch_sandbox import Sandbox, in_namespace, snapshot
+from launch_sandbox import TINY, TINY_OVERRIDES, Sandbox, in_namespace, snapshot
 from recipe.engine import config as run_config
 from recipe.engine.checkpoint import find_resumable, misfit
 
@@ -498,8 +498,8 @@ def test_good_inputs_are_not_refused(world):
     odd = 'a "good" one, it\'s\n[bold]%s {0} $HOME `touch ran` $(touch ran) ünï 中文\\'
     data = world.copy_of_data(odd)
     run = world.home / 'runs' / odd
-    argv = ['--demo', f'--data_path={data}', *CPU, f'--work_dir={run}', '--resume=auto', '--max_iters=2', '--seed=1']
-    answer = world.launch(*argv)
+    argv = [*TINY, f'--data_path={data}', *CPU, f'--work_dir={run}', '--resume=auto', '--max_iters=2', '--seed=1']
+    answer = world.launch(*argv, *TINY_OVERRIDES)
     assert not list(world.home.rglob('ran')), answer
     assert 'doctor   ' in answer.out, answer
     assert (run / 'config.py').is_file(), answer

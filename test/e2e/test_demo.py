@@ -32,7 +32,7 @@ def assert_pictures(run):
 
 
 def test_the_demo_begins_to_learn():
-    """In a twelfth of its iterations, on a quarter of its scenes, which the launcher makes."""
+    """In a twelfth of its iterations, on an eighth of its scenes, which the launcher makes."""
     run = trained_demo.folder() / 'run'
     assert json.loads((run / 'result.json').read_text())['miou_last_percent'] >= LEARNED
     assert_pictures(run)

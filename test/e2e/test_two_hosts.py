@@ -14,7 +14,7 @@ import time
 import pytest
 
 import trained_demo
-from launch_sandbox import TINY, Sandbox
+from launch_sandbox import TINY, TINY_OVERRIDES, Sandbox
 
 NAMESPACE = ['unshare', '--user', '--map-root-user', '--mount', '--net', '--pid', '--fork', '--mount-proc']
 # Host a is 10.77.0.1, host b 10.77.0.2. Each also has a network of its own, which comes first by name and by number,
@@ -36,15 +36,15 @@ ip -n b addr add 10.77.0.2/24 dev cable1
 ip -n a link set cable0 up
 ip -n b link set cable1 up
 """
-# Arguments: folder for what the hosts say, then the launcher's command. The file "lose" has host b killed.
+# Arguments: folder for what the hosts say, then the launcher's command with NODE_RANK for its number. The file "lose" has host b killed.
 BOTH = (
     HOSTS
     + """
 folder=$1
 shift
 end() { ip netns pids $1 | xargs -r kill -9; }
-ip netns exec a "$@" --node_rank=0 >"$folder/a.out" 2>"$folder/a.err" & a=$!
-ip netns exec b "$@" --node_rank=1 >"$folder/b.out" 2>"$folder/b.err" & b=$!
+ip netns exec a "${@/NODE_RANK/0}" >"$folder/a.out" 2>"$folder/a.err" & a=$!
+ip netns exec b "${@/NODE_RANK/1}" >"$folder/b.out" 2>"$folder/b.err" & b=$!
 while kill -0 $a 2>/dev/null || kill -0 $b 2>/dev/null; do
   if [ -e "$folder/lose" ]; then rm "$folder/lose"; end b; fi
   sleep 0.2
@@ -80,11 +80,13 @@ class Hosts:
         sandbox: The recipe.
         folder: For what the hosts say.
         command: Of one host, less the options of several machines.
+        overrides: What follows all options.
     """
 
-    def __init__(self, sandbox, folder, command) -> None:
+    def __init__(self, sandbox, folder, command, overrides=()) -> None:
         self.folder = folder
-        job = [*command, '--nproc=1', '--nnodes=2', '--master_addr=10.77.0.1', '--master_port=29500']
+        both = ['--nproc=1', '--nnodes=2', '--master_addr=10.77.0.1', '--master_port=29500', '--node_rank=NODE_RANK']
+        job = [*command, *both, *overrides]
         command = [*NAMESPACE, 'bash', '-c', BOTH, 'hosts', str(folder), *job]
         self.process = subprocess.Popen(command, env=sandbox.env, start_new_session=True)
 
@@ -104,7 +106,8 @@ class Hosts:
 
 def test_two_hosts_train_one_demo(sandbox, data, tmp_path):
     run = sandbox.home / 'shared run'
-    hosts = Hosts(sandbox, tmp_path, sandbox.command('full', [*TINY, f'--data_path={data}', f'--work_dir={run}']))
+    argv = [*TINY, f'--data_path={data}', f'--work_dir={run}']
+    hosts = Hosts(sandbox, tmp_path, sandbox.command('full', argv), TINY_OVERRIDES)
     assert hosts.end(1200) == [0, 0], (hosts.said('a.err'), hosts.said('b.err'))
     assert 'Final Train Accuracy' in hosts.said('a.out')
     assert 'Final' not in hosts.said('b.out')

@@ -1,8 +1,8 @@
 """One rank of a distributed training step of the demo's model, started by torchrun.
 
-    torchrun --nproc_per_node=2 two_ranks_job.py FOLDER npu|cpu right|no_all_reduce ...
+    torchrun --nproc_per_node=2 two_ranks_job.py FOLDER
 
-Rank 0 writes its losses and gradients to FOLDER/right.pt and so on, each of a step of its own.
+Rank 0 writes its losses and gradients to FOLDER/gloo.pt, hccl.pt and no_all_reduce.pt, each of a step of its own.
 """
 
 from __future__ import annotations
@@ -46,17 +46,15 @@ def step(device: str, rank: int, all_reduce: bool) -> Tuple[Dict[str, float], Di
 
 def main() -> None:
     """Entry point; see the module's docstring."""
-    folder, device, outs = Path(sys.argv[1]), sys.argv[2], sys.argv[3:]
-    if device == 'npu':
-        import torch_npu  # noqa: F401
-    from mmseg.engine.device import BACKENDS, prepare_device
+    import torch_npu  # noqa: F401
+    from mmseg.engine.device import prepare_device
 
-    prepare_device(Config(dict(env_cfg=dict(dist_cfg=dict()))), device)
-    dist.init_process_group(BACKENDS[device])
+    folder = Path(sys.argv[1])
+    prepare_device(Config(dict(env_cfg=dict(dist_cfg=dict()))), 'npu')
+    dist.init_process_group('cpu:gloo,npu:hccl')
     rank = dist.get_rank()
-    if device == 'npu':
-        torch.npu.set_device(rank)
-    for name in outs:
+    torch.npu.set_device(rank)
+    for name, device in (('gloo', 'cpu'), ('hccl', 'npu'), ('no_all_reduce', 'npu')):
         result = step(device, rank, all_reduce=name != 'no_all_reduce')
         if rank == 0:
             torch.save(result, folder / f'{name}.pt')

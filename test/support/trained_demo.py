@@ -1,4 +1,4 @@
-"""A small trained model for tests: the demo in a twelfth of its iterations, on a quarter of its scenes.
+"""A small trained model for tests: the demo in a twelfth of its iterations, on an eighth of its scenes.
 
 It is trained once and kept below .pytest_cache, under a hash of what it is made from, so the test of the demo and the
 tests of what comes after a training share one training of about a minute.
@@ -17,7 +17,7 @@ from pathlib import Path
 from launch_sandbox import ROOT, Sandbox
 
 CACHE = ROOT / '.pytest_cache' / 'trained_demo'
-SCENES = (64, 10)  # to train on, to validate on
+SCENES = (32, 8)  # to train on, to validate on
 # What a training runs; the rooms and files for what comes after it are left out.
 _ROOMS = ('core', 'data', 'doctor', 'engine', 'launch', 'models', 'report')
 
