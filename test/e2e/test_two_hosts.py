@@ -36,7 +36,8 @@ ip -n b addr add 10.77.0.2/24 dev cable1
 ip -n a link set cable0 up
 ip -n b link set cable1 up
 """
-# Arguments: folder for what the hosts say, then the launcher's command with NODE_RANK for its number. The file "lose" has host b killed.
+# Arguments: folder for what the hosts say, then the command of a host, with NODE_RANK for its number. The file "lose"
+# has host b killed.
 BOTH = (
     HOSTS
     + """
