@@ -15,6 +15,7 @@ from mmcv.ops.multi_scale_deform_attn import (
 from mmcv.utils.ext_loader import check_ops_exist
 from torch import Tensor, nn
 
+from recipe.models.deform_attn_rows import sum_of_rows
 from recipe.models.encoder_attention import EncoderAttention, Sampling
 from recipe.models.execution import autocast_dtype, device_kind, is_compiling, is_plain, kept_constants
 from recipe.models.half_parameters import in_dtype
@@ -195,6 +196,7 @@ def multi_scale_deformable_attn(
     - CUDA in half precision, or without that operator: the Triton kernel of ``deform_attn_triton``, if Triton is
       installed and its result in a small case is right on the device. The environment variable ``MMCV_DEFORM_ATTN``
       (auto, triton, compiled, pytorch) overrides this.
+    - A CPU without gradients: ``deform_attn_rows.sum_of_rows``.
     - Everything else: ``multi_scale_deformable_attn_pytorch``.
 
     In float32 the compiled operator is preferred, because upstream trains with it.
@@ -301,6 +303,8 @@ def _triton_attn(value: Tensor, shapes: Tensor, starts: Tensor, locations: Tenso
 def _pytorch_attn(
     value: Tensor, shapes: Union[Tensor, Shapes], starts: Tensor, locations: Tensor, weights: Tensor, im2col_step: int
 ) -> Tensor:
+    if value.device.type == 'cpu' and not torch.is_grad_enabled() and not is_compiling():
+        return sum_of_rows(value, [(int(h), int(w)) for h, w in shapes], locations, weights)
     return multi_scale_deformable_attn_pytorch(value, shapes, locations, weights)
 
 
