@@ -46,6 +46,19 @@ def test_equals_its_modules(activation, has_norm, shape):
     torch.testing.assert_close(gradients(ours, tensors), gradients(theirs, tensors))
 
 
+@pytest.mark.parametrize('shape', [(2, 5, 16), (3, 16), (0, 5, 16)], ids=str)
+@pytest.mark.parametrize('has_norm', [False, True], ids=['no norm', 'norm'])
+@pytest.mark.parametrize('activation', ACTIVATIONS, ids=str)
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64], ids=str)
+def test_equals_its_modules_without_gradients(activation, has_norm, shape, dtype):
+    ffn, norm = network(activation).to(dtype), norm_of().to(dtype) if has_norm else None
+    x = torch.randn(shape, dtype=dtype)
+    before = x.clone()
+    with torch.no_grad():
+        torch.testing.assert_close(feed_forward(ffn.layers, x, norm), ffn.layers(norm(x) if has_norm else x))
+    assert torch.equal(x, before)
+
+
 def test_keeps_one_tensor_of_the_hidden_width():
     ffn = network()
     kept = []
