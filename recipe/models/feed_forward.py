@@ -76,7 +76,7 @@ def feed_forward(layers: nn.Sequential, x: Tensor, norm: Optional[nn.Module] = N
 
 
 def _has_onednn(x: Tensor) -> bool:
-    """Return whether oneDNN's linear layers take a tensor. On an AMD processor they are a fifth faster than oneMKL's."""
+    """Return whether oneDNN's linear layers take a tensor. On an AMD processor they are a fifth faster than oneMKL."""
     return (
         x.device.type == 'cpu'
         and x.dtype == torch.float32
