@@ -109,7 +109,7 @@ class FastMultiScaleDeformableAttention(MultiScaleDeformableAttention):
         weights = self.attention_weights(rows).view(*sizes[:3], -1).softmax(-1).view(sizes)
         locations = _locations(reference_points, offsets, spatial_shapes)
         output = multi_scale_deformable_attn(
-            value, spatial_shapes, level_start_index, locations, weights, self.im2col_step, host_shapes
+            value, spatial_shapes, level_start_index, locations, weights, self.im2col_step, host_shapes, self.training
         )
         output = self.output_proj(output)
         if not self.batch_first:
@@ -186,6 +186,7 @@ def multi_scale_deformable_attn(
     attention_weights: Tensor,
     im2col_step: int = 64,
     host_shapes: Optional[Shapes] = None,
+    training: bool = True,
 ) -> Tensor:
     """Sample, weight and sum (Deformable DETR, equation 3).
 
@@ -196,7 +197,7 @@ def multi_scale_deformable_attn(
     - CUDA in half precision, or without that operator: the Triton kernel of ``deform_attn_triton``, if Triton is
       installed and its result in a small case is right on the device. The environment variable ``MMCV_DEFORM_ATTN``
       (auto, triton, compiled, pytorch) overrides this.
-    - A CPU without gradients: ``deform_attn_rows.sum_of_rows``.
+    - A CPU, in eval mode and without gradients: ``deform_attn_rows.sum_of_rows``.
     - Everything else: ``multi_scale_deformable_attn_pytorch``.
 
     In float32 the compiled operator is preferred, because upstream trains with it.
@@ -213,6 +214,8 @@ def multi_scale_deformable_attn(
         im2col_step: Images per step of the compiled operator.
         host_shapes: ``spatial_shapes`` as numbers. With them no implementation reads that tensor on the host, which
             would wait for the device.
+        training: Whether this is part of a training, in which a pass without gradients, such as the first of those
+            whose activations are computed twice, has to give the same numbers as one with them.
 
     Returns:
         Shape (B, queries, C), with the dtype of ``value``.
@@ -225,8 +228,10 @@ def multi_scale_deformable_attn(
         with torch.autocast(value.device.type, enabled=False):
             return _triton_attn(value, spatial_shapes, level_start_index, sampling_locations, attention_weights)
     attention, dtypes = _implementation(device_kind(value.device))
+    if value.device.type == 'cpu' and not (training or torch.is_grad_enabled() or is_compiling()):
+        attention = _rows_attn
     shapes: Union[Tensor, Shapes] = spatial_shapes
-    if attention is _pytorch_attn and host_shapes is not None:
+    if attention in (_pytorch_attn, _rows_attn) and host_shapes is not None:
         shapes = host_shapes
     out_dtype = value.dtype
     compute_dtype = out_dtype if out_dtype in dtypes else torch.float32
@@ -303,9 +308,13 @@ def _triton_attn(value: Tensor, shapes: Tensor, starts: Tensor, locations: Tenso
 def _pytorch_attn(
     value: Tensor, shapes: Union[Tensor, Shapes], starts: Tensor, locations: Tensor, weights: Tensor, im2col_step: int
 ) -> Tensor:
-    if value.device.type == 'cpu' and not torch.is_grad_enabled() and not is_compiling():
-        return sum_of_rows(value, [(int(h), int(w)) for h, w in shapes], locations, weights)
     return multi_scale_deformable_attn_pytorch(value, shapes, locations, weights)
+
+
+def _rows_attn(
+    value: Tensor, shapes: Union[Tensor, Shapes], starts: Tensor, locations: Tensor, weights: Tensor, im2col_step: int
+) -> Tensor:
+    return sum_of_rows(value, [(int(h), int(w)) for h, w in shapes], locations, weights)
 
 
 def _npu_attn(

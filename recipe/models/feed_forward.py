@@ -43,8 +43,8 @@ def feed_forward(layers: nn.Sequential, x: Tensor, norm: Optional[nn.Module] = N
 
     Two linear layers with a ReLU or GELU between them run as one function if nothing is dropped and there are no hooks.
     Its backward pass computes the activation and the norm again. It has no second derivative. Without gradients
-    oneDNN's layers run on a CPU, and the modules elsewhere. Under torch.compile, and under autocast on a CPU, the
-    modules run one by one.
+    oneDNN's layers run in eval mode on a CPU, and else the modules one by one, as they do under torch.compile, and
+    under autocast on a CPU.
 
     Args:
         layers: ``FFN.layers``.
@@ -62,7 +62,8 @@ def feed_forward(layers: nn.Sequential, x: Tensor, norm: Optional[nn.Module] = N
         or (half is not None and device_kind(x.device) == 'cpu')
         or not (norm is None or is_layer_norm(norm, x))
         or x.dtype != parts[0].weight.dtype
-        or not (torch.is_grad_enabled() or _has_onednn(x))
+        # A training whose activations are computed twice needs the same numbers with and without gradients.
+        or not (torch.is_grad_enabled() or (_has_onednn(x) and not layers.training))
     ):
         return layers(x if norm is None else norm(x))
     first, second, is_gelu = parts

@@ -53,13 +53,15 @@ def test_places_on_borders_and_centres(places):
     torch.testing.assert_close(found, multi_scale_deformable_attn_pytorch(value, shapes, locations, weights))
 
 
-def test_it_runs_where_nothing_needs_a_gradient():
+def test_it_runs_in_eval_mode_where_nothing_needs_a_gradient():
     value, locations, weights = case([(3, 2)])
     arguments = (value, torch.tensor([[3, 2]]), torch.tensor([0]), locations, weights)
     with mock.patch.object(deform_attn, 'sum_of_rows', wraps=deform_attn_rows.sum_of_rows) as called:
-        trained = deform_attn.multi_scale_deformable_attn(*arguments)
-        assert not called.called
+        with_gradients = deform_attn.multi_scale_deformable_attn(*arguments, training=False)
         with torch.no_grad():
-            tested = deform_attn.multi_scale_deformable_attn(*arguments)
+            trained = deform_attn.multi_scale_deformable_attn(*arguments)
+            assert not called.called
+            tested = deform_attn.multi_scale_deformable_attn(*arguments, training=False)
         assert called.called
+    assert torch.equal(trained, with_gradients)
     torch.testing.assert_close(tested, trained)

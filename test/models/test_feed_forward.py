@@ -55,7 +55,9 @@ def test_equals_its_modules_without_gradients(activation, has_norm, shape, dtype
     x = torch.randn(shape, dtype=dtype)
     before = x.clone()
     with torch.no_grad():
-        torch.testing.assert_close(feed_forward(ffn.layers, x, norm), ffn.layers(norm(x) if has_norm else x))
+        expected = ffn.layers(norm(x) if has_norm else x)
+        assert torch.equal(feed_forward(ffn.layers, x, norm), expected)  # in a training
+        torch.testing.assert_close(feed_forward(ffn.eval().layers, x, norm), expected)
     assert torch.equal(x, before)
 
 
