@@ -50,11 +50,11 @@ def report(plan: Plan) -> None:
         measured = [(text, _peak(plan, options, folder)) for text, options in savers(plan)]
     for text, (peak, why) in measured:
         if peak is None:
-            console.say(f'  {text:<34} does not run: {why}')
+            _row(text, f'does not run: {why}')
         elif now is None:
-            console.say(f'  {text:<34} {_mib(peak)}, runs')
+            _row(text, f'{_mib(peak)}, runs')
         else:
-            console.say(f'  {text:<34} {_mib(peak)} ({(peak - now["peak"]) / now["peak"]:+.0%})')
+            _row(text, f'{_mib(peak)} ({(peak - now["peak"]) / now["peak"]:+.0%})')
     if now is None and not any(peak for _, (peak, _) in measured):
         raise console.UserError('no step could be measured', 'see the reasons above')
 
@@ -79,16 +79,20 @@ def _describe(plan: Plan, now: Dict[str, int]) -> None:
     known = 0
     for key, text in _PARTS:
         if now[key]:
-            console.say(f'  {text:<34} {_mib(now[key])}')
+            _row(text, f'{_mib(now[key])}')
             known += now[key]
     if plan.device == 'cpu':
-        console.say(f'  {"Python and its libraries":<34} {_mib(max(0, now["peak"] - known))}')
+        _row('Python and its libraries', f'{_mib(max(0, now["peak"] - known))}')
     card = f' of {_mib(now["card"])}' if 'card' in now else ' (resident memory of the process)'
-    console.say(f'  {"peak":<34} {_mib(now["peak"])}{card}')
+    _row('peak', f'{_mib(now["peak"])}{card}')
     if plan.world_size > 1:
         more = _mib(now['gradients'])
-        console.say(f'  {"sum over the cards (estimate)":<34} {more} more: buffers of the size of the gradients')
+        _row('sum over the cards (estimate)', f'{more} more: buffers of the size of the gradients')
     console.say('with one more option the peak would be:')
+
+
+def _row(text: str, value: str) -> None:
+    console.say(f'  {text:<45} {value}')  # as wide as the longest of savers()
 
 
 def _mib(count: int) -> str:
