@@ -35,7 +35,7 @@ def require_folder(given: str) -> Path:
         console.UserError: Names the folder and what is wrong with it.
     """
     root = inputs.absolute(given)
-    fault = _root_fault(root)
+    fault = _folder_fault(root)
     if fault is not None:
         raise console.UserError(f'--data_path: {root}: {fault[0]}', fault[1])
     return root
@@ -84,8 +84,8 @@ def diagnose(root: Path, splits: Sequence[str] = layout.SPLITS) -> List[Diagnosi
     return faults
 
 
-def _root_fault(root: Path) -> Optional[Tuple[str, str]]:
-    """Return what is wrong with the root as a whole."""
+def _folder_fault(root: Path) -> Optional[Tuple[str, str]]:
+    """Return why this is no folder."""
     if root.is_symlink() and not root.exists():
         return f'broken symbolic link to {os.readlink(str(root))}', f'mend the link or give --data_path {_HOLDS}'
     if not root.exists():
@@ -98,6 +98,14 @@ def _root_fault(root: Path) -> Optional[Tuple[str, str]]:
                 f'unpack it: python tools/cityscapes.py prepare --data_path FOLDER --zips {zips}',
             )
         return 'is a file, not a folder', f'give --data_path {_HOLDS}'
+    return None
+
+
+def _root_fault(root: Path) -> Optional[Tuple[str, str]]:
+    """Return what is wrong with the root as a whole."""
+    fault = _folder_fault(root)
+    if fault is not None:
+        return fault
     if any((root / part).exists() or (root / part).is_symlink() for part in _PARTS):
         return None
     names = {entry.name for entry in root.iterdir()}
@@ -127,7 +135,8 @@ def _root_fault(root: Path) -> Optional[Tuple[str, str]]:
     if layout.COARSE in names:
         wanted = ' and '.join(layout.ZIPS.values())
         return f'has {layout.COARSE}/ only', f'training needs {layout.LABELS}/ and {layout.IMAGES}/: unpack {wanted}'
-    return f'has neither {layout.IMAGES}/ nor {layout.LABELS}/', f'give --data_path {_HOLDS}'
+    other = f'for another data set: python tools/dataset.py inspect {shlex.quote(str(root))}'
+    return f'has neither {layout.IMAGES}/ nor {layout.LABELS}/', f'give --data_path {_HOLDS}; {other}'
 
 
 def _part_faults(root: Path, part: str, splits: Sequence[str]) -> List[Diagnosis]:

@@ -12,7 +12,7 @@ from recipe.core import console, paths
 from recipe.core.run_options import Options
 from recipe.data import other_sets
 from recipe.engine import config as run_config
-from recipe.launch import checks
+from recipe.launch import checks, options
 from recipe.launch.plan import Plan
 
 ADE20K = paths.ROOT / 'mmsegmentation/configs/mask2former/mask2former_r50_8xb2-160k_ade20k-512x512.py'
@@ -32,8 +32,8 @@ def write_ade20k(root: Path) -> Path:
     return root
 
 
-def examined(data: Path, **given) -> str:
-    asked = Options('full', config=str(ADE20K), data_path=str(data), device='cpu', **given)
+def examined(data: Path) -> str:
+    asked = options.read('full', [f'--config={ADE20K}', f'--data_path={data}', '--device=cpu'])
     plan = Plan(asked, device='cpu')
     list(checks._data_path(plan))
     plan.config = run_config.make(asked, 'cpu', plan.data_root)
@@ -56,6 +56,8 @@ def test_what_is_missing_is_named(tmp_path):
     with pytest.raises(console.UserError, match='holds no pictures of the val split of ADE20KDataset'):
         examined(data)
     with pytest.raises(console.UserError, match='does not hold the train split of ADE20KDataset: FileNotFoundError'):
+        examined(tmp_path)
+    with pytest.raises(console.UserError, match='no such folder'):
         examined(tmp_path / 'nothing')
 
 
