@@ -87,6 +87,16 @@ def test_each_layout_is_recognised_with_all_of_its_pairs(tmp_path: Path, name: s
     assert faults(data) == []
 
 
+def test_own_classes_in_the_folders_of_a_known_set_do_not_get_its_names(tmp_path: Path) -> None:
+    root = own_sets.make(tmp_path / 'set', place=at(*LAYOUTS['Cityscapes']))
+    (root / 'classes.txt').unlink()
+    data = inspected(root)
+    assert data.layout == 'Cityscapes'
+    assert data.names == [f'class {n}' for n in range(4)]
+    assert 'not used: none of 12 labels holds a number above 3' in data.reasons['names']
+    assert faults(data) == []
+
+
 @pytest.mark.parametrize('columns', [1, 2])
 def test_a_list_file_names_the_pairs(tmp_path: Path, columns: int) -> None:
     root = own_sets.make(tmp_path, place=lambda s, n: (f'JPEGImages/{n}.jpg', f'SegmentationClass/{n}.png'))

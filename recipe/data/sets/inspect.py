@@ -29,6 +29,7 @@ SHORT_SIDE = 1024  # of Cityscapes' pictures
 _STEP = 32  # the model halves a side five times
 _BOUNDARY = 224 << 16 | 224 << 8 | 192  # colour of Pascal VOC's boundaries, which are ignored
 _MOST_WEIGHT = 5.0
+_ENOUGH_LABELS = 10  # to say what labels do not hold
 
 
 class _Coding(NamedTuple):
@@ -276,7 +277,12 @@ def _bind(
         return {}, f'{why}, but not by colour, so they are not used'
     palette = {_code(colour): value for one in looks.values() for value, colour in one.palette.items()}
     if any(one.value is not None for one in rows):
-        return names.by_value(found), f'{why}, by number'
+        known = names.by_value(found)
+        highest = max(codes, default=0)
+        # Somebody's own classes in the folders of a known set: of its own labels so many hold higher numbers too.
+        if found.is_standard and len(looks) >= _ENOUGH_LABELS and 2 * highest < max(known):
+            return {}, f'{why} are not used: none of {len(looks)} labels holds a number above {highest}'
+        return known, f'{why}, by number'
     if coloured and set(coloured) & set(palette):
         by_colour = {palette[code]: one for code, one in coloured.items() if code in palette}
         return by_colour, f"{why}, by the palette's colours"

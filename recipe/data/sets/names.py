@@ -54,10 +54,17 @@ class Named(NamedTuple):
 
 
 class Found(NamedTuple):
-    """Class names, and where they are from (one line)."""
+    """Class names, and where they are from.
+
+    Attributes:
+        classes: The names.
+        why: One line.
+        is_standard: Whether they are those of a known set, and no file of this one names them.
+    """
 
     classes: List[Named]
     why: str
+    is_standard: bool = False
 
 
 def find(root: Path, standard: str = '', first_value: int = 0) -> Optional[Found]:
@@ -76,7 +83,7 @@ def find(root: Path, standard: str = '', first_value: int = 0) -> Optional[Found
                 return Found(classes, f'{name} names {len(classes)} classes')
     if not standard:
         return None
-    return Found(_standard(standard, first_value), f'the standard names of {standard.replace("_", "-")}')
+    return Found(_standard(standard, first_value), f'the standard names of {standard.replace("_", "-")}', True)
 
 
 def _read(path: Path) -> List[Named]:
