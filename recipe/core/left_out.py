@@ -8,9 +8,9 @@ _TRACKING = 'mmdet.utils.mot_error_visualize'
 
 
 def leave_out_other_models() -> None:
-    """Have mmdet load neither transformers nor matplotlib in this process, a third of its import.
+    """Have mmdet load neither transformers nor matplotlib in this process: 2.4 and 0.5 processor seconds of its start.
 
-    It imports them for models that read text and to draw the errors of trackers. Call this before mmdet is imported.
+    mmdet needs them for models that read text, and to draw the errors of trackers. Call this before mmdet is imported.
     """
     sys.modules.setdefault('transformers', None)  # type: ignore[arg-type]  # how Python marks what cannot be imported
     if _TRACKING not in sys.modules:
@@ -20,4 +20,4 @@ def leave_out_other_models() -> None:
 
 
 def _imshow_mot_errors(*args: Any, **kwargs: Any) -> NoReturn:
-    raise NotImplementedError('the recipe starts mmdet without what draws the errors of trackers')
+    raise NotImplementedError('the recipe leaves imshow_mot_errors and matplotlib out of launchers and ranks')

@@ -21,5 +21,5 @@ def test_mmdet_is_imported_without_what_no_recipe_needs():
     done = subprocess.run([sys.executable, '-c', CODE], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == [
         '[]',
-        'the recipe starts mmdet without what draws the errors of trackers',
+        'the recipe leaves imshow_mot_errors and matplotlib out of launchers and ranks',
     ]

@@ -8,29 +8,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmcv.ops.multi_scale_deform_attn import multi_scale_deformable_attn_pytorch
 
-from recipe.models import deform_attn, deform_attn_rows
+from recipe.models import deform_attn, deform_attn_check, deform_attn_rows
 
 
-def case(shapes, images=2, queries=5, heads=2, dim=4, points=3, reach=0.5):
-    """Value, locations that reach outside by a share of the picture, and weights; float64."""
-    keys = sum(h * w for h, w in shapes)
-    value = torch.randn(images, keys, heads, dim, dtype=torch.float64)
-    locations = torch.rand(images, queries, heads, len(shapes), points, 2, dtype=torch.float64)
-    weights = torch.rand(images, queries, heads, len(shapes), points, dtype=torch.float64)
-    return value, locations * (1 + 2 * reach) - reach, weights
+def case(shapes, queries=5, heads=2, points=3):
+    """Value, locations some of which lie outside, and weights, of two images; float64."""
+    return deform_attn_check.small_case(torch.device('cpu'), torch.float64, shapes, heads, 4, queries, points)
 
 
 @given(
     shapes=st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=3),
-    images=st.integers(1, 2),
     queries=st.integers(1, 9),
     heads=st.integers(1, 3),
     points=st.integers(1, 4),
     chunk=st.integers(1, 10),
 )
 @settings(max_examples=50, deadline=None)
-def test_it_is_upstreams_function(shapes, images, queries, heads, points, chunk):
-    inputs = case(shapes, images, queries, heads, points=points)
+def test_it_is_upstreams_function(shapes, queries, heads, points, chunk):
+    inputs = case(shapes, queries, heads, points)
     with mock.patch.object(deform_attn_rows, '_QUERIES', chunk):
         found = deform_attn_rows.sum_of_rows(inputs[0], shapes, *inputs[1:])
     expected = multi_scale_deformable_attn_pytorch(inputs[0], shapes, *inputs[1:])

@@ -96,9 +96,8 @@ class EachOperator(TorchDispatchMode):
             return result
         expected = func(*host_args, **host_kwargs)
         self.seen.add(name)
-        self.compare(f'result of {name}', result, expected)
-        if func._schema.is_mutable:
-            self.compare(f'arguments of {name}', (args, kwargs), (host_args, host_kwargs))
+        for kind, npu, cpu in (('result', result, expected), ('arguments', (args, kwargs), (host_args, host_kwargs))):
+            self.compare(f'{kind} of {name}', npu, cpu)
         return result
 
     def compare(self, what, npu, cpu):
