@@ -305,6 +305,20 @@ class _Finite:
         return [1.0]
 
 
+class _Ranks:
+    """Stands in for ``torch.distributed``: no rank sends anything."""
+
+    ReduceOp = torch.distributed.ReduceOp
+
+    def __init__(self, backend: str) -> None:
+        self.get_backend = lambda: backend
+        self.get_world_size = lambda: RANKS
+        self.broadcast = self.all_reduce = lambda *_, **__: self
+
+    def wait(self) -> None:
+        pass
+
+
 @contextlib.contextmanager
 def accelerator(kind: str) -> Iterator[None]:
     """Context in which ``meta`` stands for accelerators of one kind, and this process for one of RANKS ranks.
@@ -321,6 +335,7 @@ def accelerator(kind: str) -> Iterator[None]:
     from torch.utils import _foreach_utils
 
     from recipe.data import random_state
+    from recipe.engine import data_parallel as own_data_parallel
     from recipe.engine.hooks import nonfinite_guard_hook
     from recipe.models import deform_attn
 
@@ -343,9 +358,11 @@ def accelerator(kind: str) -> Iterator[None]:
         (_foreach_utils, '_get_foreach_kernels_supported_devices', lambda: ['meta']),
         (optimizer, '_get_foreach_kernels_supported_devices', lambda: ['meta']),
         (optimizer, '_get_fused_kernels_supported_devices', lambda: ['meta']),
-        # what DDP compares between ranks at its start
+        # what the ranks send each other
         (data_parallel, '_verify_param_shape_across_processes', lambda *_, **__: None),
         (data_parallel, '_sync_module_states', lambda *_, **__: None),
+        (own_data_parallel, 'all_gather_object', lambda value: [value]),
+        (own_data_parallel, 'dist', _Ranks('nccl' if kind == 'cuda' else 'hccl')),
     ]
     npu_optimizers: Any = types.ModuleType('torch_npu.optim')
     npu_optimizers.NpuFusedAdamW = _CombinedAdamW
@@ -394,15 +411,17 @@ def trace(
         The record of the third iteration, after caches and optimizer states are made.
     """
     answers = record(config, overrides, batch) if upstream else {}
-    wrapper = dict(
-        type='MMDistributedDataParallel', broadcast_buffers=False, device_ids=None,
-        gradient_as_bucket_view=not (upstream and kind == 'npu'),
-    )  # fmt: skip
-    overrides = {**overrides, 'launcher': 'pytorch', 'model_wrapper_cfg': wrapper}
+    overrides = {**overrides, 'launcher': 'pytorch'}
+    if upstream:
+        overrides['model_wrapper_cfg'] = dict(
+            type='MMDistributedDataParallel', broadcast_buffers=False, device_ids=None,
+            gradient_as_bucket_view=kind != 'npu',
+        )  # fmt: skip
     with accelerator(kind), _AutocastMode():
         with Answers({}):
             trainer = Trainer(config, overrides, amp='off' if upstream else amp, upstream=upstream)
-        trainer.runner.model.register_comm_hook(None, _no_communication)
+        if upstream:
+            trainer.runner.model.register_comm_hook(None, _no_communication)
         if static:
             _use_static_loss(trainer.model)
         wrapper = trainer.runner.optim_wrapper

@@ -6,7 +6,7 @@ if the package can be imported.
 
 from recipe.data import file_dataset, position_seeded_dataset, resumable_sampler
 from recipe.data.transforms import coded_labels, fast_augment, fast_loading
-from recipe.engine import compile_hook, metric, runner, sturdy_vis_backend, trackers
+from recipe.engine import compile_hook, data_parallel, metric, runner, sturdy_vis_backend, trackers
 from recipe.engine.hooks import (
     atomic_checkpoint_hook,
     deferred_runtime_info_hook,
@@ -23,6 +23,7 @@ __all__ = [
     'bf16_optim_wrapper',
     'coded_labels',
     'compile_hook',
+    'data_parallel',
     'deferred_runtime_info_hook',
     'early_stopping_hook',
     'ema_hook',

@@ -18,7 +18,6 @@ from torch.utils.data import DataLoader
 from recipe.core import run_folder
 from recipe.data.position_seeded_dataset import PositionSeededDataset
 from recipe.data.unreadable import FileNamingDataset
-from recipe.engine.optimizers.merged_adamw import MergedAdamW
 from recipe.models import accelerate
 from recipe.models.freezing import freeze_backbone
 
@@ -34,7 +33,7 @@ class RecipeRunner(Runner):
     - leaves the config file that the launcher wrote alone;
     - puts the fast modules into the model, unless the config has ``fast=False``;
     - names the file of a sample that cannot be read;
-    - has DDP keep gradients in its buckets, also on an NPU, if the optimizer is the recipe's;
+    - averages gradients over the ranks with few operators, unless the config needs DDP (:meth:`wrap_model`);
     - gives each start its own log folder. Its name sorts after the names of all earlier starts: ``20260101_120000``, or
       ``20260101_120000_002`` if there is a folder of this second or a later one. mmengine names the folder by the
       second of the start, so two starts in one second would overwrite each other's files.
@@ -68,11 +67,16 @@ class RecipeRunner(Runner):
         return model
 
     def wrap_model(self, model_wrapper_cfg: Optional[Dict], model: nn.Module) -> nn.Module:
-        """Wrap the model for distributed training."""
-        optimizer = (self.cfg.get('optim_wrapper') or {}).get('optimizer') or {}
-        if model_wrapper_cfg and optimizer.get('type') in ('MergedAdamW', MergedAdamW):
-            model_wrapper_cfg = {**model_wrapper_cfg, 'gradient_as_bucket_view': True}
-        # DDP is captured only if it was made on a stream of its own.
+        """Wrap the model for distributed training.
+
+        :class:`BucketedDataParallel` takes the place of mmengine's DDP, whose result it has, unless the config asks for
+        DDP's search for unused parameters.
+        """
+        given = model_wrapper_cfg or {}
+        unused = given.get('find_unused_parameters', self.cfg.get('find_unused_parameters', False))
+        if given.get('type', 'MMDistributedDataParallel') == 'MMDistributedDataParallel' and not unused:
+            model_wrapper_cfg = {'type': 'BucketedDataParallel'}
+        # Nodes of autograd that are made on the default stream cannot be captured.
         beside = (self.cfg.get('train_cfg') or {}).get('graph') and torch.cuda.is_available()
         with torch.cuda.stream(torch.cuda.Stream()) if beside else nullcontext():
             return super().wrap_model(model_wrapper_cfg, model)

@@ -21,8 +21,8 @@ from recipe.models.segmentor import FastEncoderDecoder
 from recipe.models.stacked_losses import StackedScalars
 from recipe.models.static_loss import Targets, can_be_static, targets_of
 
-# Iterations without a graph, in which caches are filled and DDP settles its buckets: DDP's documentation asks for 11.
-WARMUP = 11
+# Iterations without a graph, in which caches are filled, as many as in the examples of torch's documentation.
+WARMUP = 3
 
 
 class CudaGraphs:

@@ -139,7 +139,7 @@ def test_a_training_that_improves_is_not_stopped(data, tmp_path):
     ids=['stages', 'backbone'],
 )
 def test_two_ranks_with_frozen_parts_resume_exactly(data, tmp_path, frozen, names):
-    """DDP does not wait for gradients that never come. The optimizer keeps no state for what is frozen."""
+    """No rank waits for gradients that never come. The optimizer keeps no state for what is frozen."""
     unbroken, folder = tmp_path / 'unbroken', tmp_path / 'run'
     outcome = train(recipe(data, unbroken, **frozen), 2)
     assert outcome.codes == [0, 0], outcome.output

@@ -16,6 +16,7 @@ from recipe.bench import kernels, meta_step
 from recipe.bench import model as bench_model
 from recipe.bench.trainer import Trainer
 from recipe.engine import step_graph
+from recipe.engine.data_parallel import BucketedDataParallel
 from recipe.engine.loops import resumable_loop
 from recipe.models import accelerate, assignment, loss, static_loss
 from recorded_graph import CaptureError, RecordedGraph
@@ -181,10 +182,9 @@ def test_nothing_goes_between_host_and_device_while_a_graph_is_captured(monkeypa
     monkeypatch.undo()  # meta has the kernel's shapes
     watched = Watched()
     monkeypatch.setattr(resumable_loop, 'StepGraph', partial(step_graph.StepGraph, graphs=watched, warmup=2))
-    wrapper = dict(type='MMDistributedDataParallel', broadcast_buffers=False, device_ids=None)
     with meta_step.accelerator('cuda'), meta_step.Answers({}):
-        trainer = Trainer(overrides={'launcher': 'pytorch', 'model_wrapper_cfg': wrapper, 'train_cfg.graph': True})
-        trainer.runner.model.register_comm_hook(None, meta_step._no_communication)
+        trainer = Trainer(overrides={'launcher': 'pytorch', 'train_cfg.graph': True})
+        assert isinstance(trainer.runner.model, BucketedDataParallel)
         for number in range(3):
             trainer.iterate(batch(CLASSES[0], number, size=(128, 256)))
     assert watched.kernels > 1000

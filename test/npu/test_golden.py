@@ -1,6 +1,7 @@
 """What one iteration does on the NPU, by count, against the file under golden/: a new round trip shows in review.
 
-The iteration is the Runner's, with its hooks, its guard and DDP: nothing that the test does itself is counted.
+The iteration is the Runner's, with its hooks, its guard and its buckets of gradients: nothing that the test does itself
+is counted.
 
 Written anew by: bash test/npu/run.sh --update_golden -- test/npu/test_golden.py
 """
@@ -29,8 +30,8 @@ ROOT = Path(__file__).resolve().parents[2]
 STACK = ROOT.name  # test/npu/run.sh names the copy after its stack
 GOLDEN = Path(__file__).resolve().parent / 'golden'
 HEADER = f"""\
-# An iteration of the Runner with DDP and guard, pictures of 128 x 256, batch 2, without a log line, on one emulated NPU
-# of stack {STACK}, after two others: what it asks the device for, by count. Written by:
+# An iteration of the Runner with guard and buckets of gradients, 128 x 256, batch 2, without a log line, on one
+# emulated NPU of stack {STACK}, after two others: what it asks the device for, by count. Written by:
 # bash test/npu/run.sh --update_golden -- test/npu/test_golden.py
 """
 MODELS = ['demo', pytest.param('swin-b', marks=pytest.mark.release)]
@@ -76,11 +77,11 @@ def pinned(batch: Dict[str, Any]) -> Dict[str, Any]:
 
 
 def third_iteration(backbone: str) -> Dict[str, int]:
-    """Counts of the third iteration; the first two make states and order DDP's buckets."""
+    """Counts of the third iteration; the first two make the optimizer's states."""
     config, overrides = cli.model_options(cli.parse(['step', f'--backbone={backbone}', '--crop=128x256']))
     with single_rank():
         trainer = Trainer(config, {'launcher': 'pytorch', **overrides})
-        assert type(trainer.runner.model).__name__ == 'MMDistributedDataParallel'
+        assert type(trainer.runner.model).__name__ == 'BucketedDataParallel'
         for number in range(3):
             batch = pinned(demo_step.batch(first=2 * number))
             torch.npu.synchronize()

@@ -15,10 +15,10 @@ from unittest import mock
 
 import torch
 from mmengine.config import Config
-from mmengine.model import MMDistributedDataParallel
 from torch import distributed as dist
 
 import demo_step
+from recipe.engine.data_parallel import BucketedDataParallel
 
 
 def step(device: str, rank: int, all_reduce: bool) -> Tuple[Dict[str, float], Dict[str, torch.Tensor]]:
@@ -33,9 +33,7 @@ def step(device: str, rank: int, all_reduce: bool) -> Tuple[Dict[str, float], Di
         Losses and gradients of this rank.
     """
     cfg = demo_step.config(device)
-    wrapped = MMDistributedDataParallel(
-        demo_step.model(cfg, device), device_ids=[rank] if device == 'npu' else None, broadcast_buffers=False
-    )
+    wrapped = BucketedDataParallel(demo_step.model(cfg, device))
     with contextlib.ExitStack() as faults:
         if not all_reduce:
             faults.enter_context(wrapped.no_sync())

@@ -18,7 +18,6 @@ from recipe.data.position_seeded_dataset import PositionSeededDataset
 from recipe.data.resumable_sampler import ResumableInfiniteSampler
 from recipe.engine import accumulation
 from recipe.engine.loops.data_faults import UnreadableImages, as_one_line_error
-from recipe.engine.loops.gradient_buckets import settle_gradient_buckets
 from recipe.engine.loops.loader_deaths import send_errors_in_place_of_batches
 from recipe.engine.loops.running_statistics import share_running_statistics
 from recipe.engine.loops.step_times import StepTimes
@@ -188,10 +187,6 @@ class ResumableIterBasedTrainLoop(IterBasedTrainLoop):
             data_batch = next(self.dataloader_iterator)
             self._unreadable.count(data_batch, self.runner.logger.warning)
             self._step_times.data_ready()
-            if self._iter == self._first_iter > 0:
-                with self.paused(), random_state.preserved(self._device):
-                    part = accumulation.split(data_batch, self.accumulate)[0] if self.accumulate > 1 else data_batch
-                    settle_gradient_buckets(self.runner.model, self.runner.optim_wrapper, part)
             self.run_iter(data_batch)
             self._step_times.stop(self._iter)
 
