@@ -4,7 +4,7 @@ The trainer is real: mmengine's Runner with its hooks, DDP and its buckets, grad
 guards. Tensors on ``meta`` have shapes and no values, so nothing is computed. Four things are replaced:
 
 - kernels that exist on accelerators only (deformable attention; ``scaled_dot_product_attention`` on CUDA; torch_npu's
-  AdamW) by operators that only return shapes;
+  attention and AdamW) by operators that only return shapes;
 - autocast, which ``meta`` does not have, by the lists of CUDA's;
 - a copy to the host by random numbers;
 - other values that the host reads (upstream's ``nonzero``, ``unique`` or ``item``) by those of an iteration on the CPU.
@@ -265,6 +265,13 @@ def _attention(kind: str) -> Callable[..., Tensor]:
     return attention
 
 
+def _npu_attention(query: Tensor, key: Tensor, value: Tensor, allowed: Any = None) -> Tensor:
+    """``npu_fusion_attention``, by an operator of torch with the same inputs and results."""
+    rows = [x.transpose(1, 2).contiguous().transpose(1, 2) for x in (query, key, value)]
+    hidden = None if allowed is None else (~allowed).expand(*query.shape[:3], key.shape[2])
+    return torch.ops.aten._scaled_dot_product_efficient_attention(*rows, hidden, torch.is_grad_enabled())[0]
+
+
 class _CombinedAdamW(torch.optim.Optimizer):
     """The storage of ``torch_npu.optim.NpuFusedAdamW``: parameters, gradients and states of a group in one tensor."""
 
@@ -337,7 +344,7 @@ def accelerator(kind: str) -> Iterator[None]:
     from recipe.data import random_state
     from recipe.engine import data_parallel as own_data_parallel
     from recipe.engine.hooks import nonfinite_guard_hook
-    from recipe.models import deform_attn
+    from recipe.models import attention, deform_attn
 
     half = functools.partial(_deformable_attention)
     single = functools.partial(_deformable_attention, dtype=torch.float32)
@@ -348,6 +355,8 @@ def accelerator(kind: str) -> Iterator[None]:
         (torch, 'get_autocast_dtype', lambda *_: torch.bfloat16),
         (torch.nn.functional, 'scaled_dot_product_attention', _attention(kind)),
         (multi_scale_deform_attn, 'multi_scale_deformable_attn_pytorch', single),
+        (attention, '_takes_operator', lambda device: True),
+        (attention, 'npu_attention', _npu_attention),
         (deform_attn, '_takes_triton', lambda value: True),
         (deform_attn, '_triton_attn', lambda value, shapes, starts, *rest: half(value, shapes, *rest)),
         (deform_attn, '_npu_attn', lambda value, shapes, starts, *rest: single(value, shapes, *rest)),

@@ -13,6 +13,7 @@ from mmcv.cnn.bricks.transformer import MultiheadAttention
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
+from recipe.models.attention import attention as fused_attention
 from recipe.models.execution import is_plain
 
 
@@ -131,12 +132,8 @@ def cross_attention(attention: nn.Module, query: Tensor, query_pos: Tensor, keys
     """
     # With autocast off, the queries may be in float32 and the keys in half precision.
     q = F.linear(query + query_pos, keys.query_weight, keys.query_bias)
-    out = F.scaled_dot_product_attention(
-        _heads(q.to(keys.key.dtype), len(allowed), attention.num_heads),
-        keys.key,
-        keys.value,
-        attn_mask=allowed.unsqueeze(1),
-    )
+    rows = _heads(q.to(keys.key.dtype), len(allowed), attention.num_heads)
+    out = fused_attention(rows, keys.key, keys.value, allowed.unsqueeze(1))
     return _project_out(attention, out.to(q.dtype), query)
 
 
@@ -160,7 +157,7 @@ def self_attention(attention: nn.Module, query: Tensor, positions: Tensor, batch
     )
     qkv = qkv.view(3, batch_size, -1, num_heads, dim // num_heads)
     q, k, v = qkv.transpose(2, 3).unbind()
-    out = F.scaled_dot_product_attention(q, k, v)
+    out = fused_attention(q, k, v)
     return _project_out(attention, out, query)
 
 

@@ -13,11 +13,13 @@ from torch.utils._pytree import tree_flatten, tree_map
 
 import demo_step
 
-# What only an NPU has: each has a test of its own (test_kernels.py, test_deformable_attention.py).
+# What only an NPU has: each has a test of its own (test_kernels.py, test_attention.py, test_deformable_attention.py).
 OWN_TESTS = {
     'aten.matmul_backward.default',
     'npu.npu_binary_cross_entropy_with_logits_backward.default',
     'npu.npu_broadcast.default',
+    'npu.npu_fusion_attention.default',
+    'npu.npu_fusion_attention_grad.default',
     'npu.npu_fusion_attention_v3.default',
     'npu.npu_fusion_attention_grad_v3.default',
     'npu.npu_dtype_cast.default',
