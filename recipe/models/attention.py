@@ -2,7 +2,7 @@
 
 import warnings
 from functools import lru_cache
-from typing import Optional
+from typing import Any, Optional
 
 import torch
 import torch.nn.functional as F
@@ -56,7 +56,7 @@ def _takes_operator(device: torch.device) -> bool:
         check(device)
     except Exception as error:  # torch_npu and CANN raise exceptions of many kinds
         warnings.warn(
-            f'the attention of the decoder does without npu_fusion_attention on {device}: {type(error).__name__}: {error}',
+            f"the decoder's attention does without npu_fusion_attention on {device}: {type(error).__name__}: {error}",
             stacklevel=2,
         )
         return False
@@ -79,13 +79,15 @@ def check(device: torch.device) -> None:
     allowed = torch.rand((2, 1, 5, 19), generator=draw) < 0.5
     allowed[..., 0] = True
     found = []
-    for function, place in ((npu_attention, device), (F.scaled_dot_product_attention, torch.device('cpu'))):
+    sides: Any = ((npu_attention, device), (F.scaled_dot_product_attention, torch.device('cpu')))
+    for function, place in sides:
         with torch.enable_grad():
             leaves = [x.to(place).requires_grad_() for x in drawn]
             out = function(*leaves, allowed.to(place))
             found.append([x.cpu() for x in (out.detach(), *torch.autograd.grad(out.pow(2).sum(), leaves))])
-    for name, ours, wanted in zip(('result', 'query', 'key', 'value'), *found):
+    names = ('result', 'gradient of query', 'gradient of key', 'gradient of value')
+    for name, ours, wanted in zip(names, *found):
         error = (ours - wanted).norm() / wanted.norm()
         # Written with "not" so that NaN fails too. Products may be in TF32's format, which torch_npu allows by default.
         if not error <= 1e-2:
-            raise AssertionError(f'{name if name == "result" else "gradient of " + name} is off by {error:.1e}, relatively')
+            raise AssertionError(f'{name} is off by {error:.1e}, relatively')

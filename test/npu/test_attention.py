@@ -6,7 +6,7 @@ import warnings
 
 import pytest
 import torch
-import torch.nn.functional as F
+from torch.nn import functional as F
 
 import device_counts
 from recipe.models import attention
@@ -27,7 +27,8 @@ def inputs(dtype=torch.float32):
 def run(function, tensors, *mask):
     leaves = [x.detach().requires_grad_() for x in tensors]
     out = function(*leaves, *mask)
-    return [out.detach().cpu().float(), *(x.cpu().float() for x in torch.autograd.grad(out.float().pow(2).sum(), leaves))]
+    grads = torch.autograd.grad(out.float().pow(2).sum(), leaves)
+    return [x.detach().cpu().float() for x in (out, *grads)]
 
 
 @pytest.fixture
