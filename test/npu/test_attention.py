@@ -6,11 +6,11 @@ import warnings
 
 import pytest
 import torch
-from torch.nn import functional as F
 
 import device_counts
 from recipe.models import attention
 
+TORCHS = torch.nn.functional.scaled_dot_product_attention
 composes = pytest.mark.skipif(
     torch.__version__ >= '2.7', reason="torch's own attention is fused on this stack: test_kernels.py"
 )
@@ -45,7 +45,7 @@ def forgotten():
 def test_results_and_gradients_are_those_of_the_cpu(dtype, rounding, masked):
     tensors, allowed = inputs(dtype)
     found = run(attention.attention, [x.npu() for x in tensors], allowed.npu() if masked else None)
-    expected = run(F.scaled_dot_product_attention, [x.float() for x in tensors], allowed if masked else None)
+    expected = run(TORCHS, [x.float() for x in tensors], allowed if masked else None)
     for ours, wanted in zip(found, expected):
         assert (ours - wanted).norm() < rounding * wanted.norm()
 
@@ -87,5 +87,5 @@ def test_an_operator_that_is_wrong_or_missing_is_not_used(monkeypatch, forgotten
     said = 'is off by' if fault is wrong else 'aclnnFlashAttentionScore'
     with pytest.warns(UserWarning, match=f'does without npu_fusion_attention on npu.*{said}'):
         found = run(attention.attention, [x.npu() for x in tensors], allowed.npu())
-    for ours, wanted in zip(found, run(F.scaled_dot_product_attention, tensors, allowed)):
+    for ours, wanted in zip(found, run(TORCHS, tensors, allowed)):
         torch.testing.assert_close(ours, wanted, rtol=1e-4, atol=1e-5)
