@@ -1,10 +1,10 @@
 """Runs training iterations on torch's ``meta`` device as an accelerator would run them, without one.
 
-The trainer is real: mmengine's Runner with its hooks, DDP and its buckets, gradient clipping, the optimizer, the
-guards. Tensors on ``meta`` have shapes and no values, so nothing is computed. Four things are replaced:
+The trainer is real: mmengine's Runner with its hooks, buckets of gradients, clipping, the optimizer, the guards.
+Tensors on ``meta`` have shapes and no values, so nothing is computed. Four things are replaced:
 
-- kernels that exist on accelerators only (deformable attention; ``scaled_dot_product_attention`` on CUDA; torch_npu's
-  attention and AdamW) by operators that only return shapes;
+- kernels that exist on accelerators only (deformable attention; the assignment of masks;
+  ``scaled_dot_product_attention`` on CUDA; torch_npu's attention and AdamW) by operators that only return shapes;
 - autocast, which ``meta`` does not have, by the lists of CUDA's;
 - a copy to the host by random numbers;
 - other values that the host reads (upstream's ``nonzero``, ``unique`` or ``item``) by those of an iteration on the CPU.
@@ -201,15 +201,30 @@ def _library() -> Any:
         ' -> (Tensor, Tensor)'
     )
 
+    library.define('assign(Tensor costs, Tensor table, int size) -> (Tensor, Tensor, Tensor)')
+
+    def assign(costs: Tensor, table: Tensor, size: int) -> Tuple:
+        return table.new_empty(size), table.new_empty(size), table.new_empty(len(table), dtype=torch.bool)
+
     def forward(value: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
         return value.new_zeros(value.shape[0], locations.shape[1], value.shape[2] * value.shape[3])
 
     def backward(grad: Tensor, value: Tensor, locations: Tensor, weights: Tensor, sums: Tensor) -> Tuple:
         return torch.zeros_like(locations), torch.zeros_like(weights)
 
-    for name, function in (('deformable_attention', forward), ('deformable_attention_backward', backward)):
+    kernels_by_name: Dict[str, Callable] = {
+        'assign': assign, 'deformable_attention': forward, 'deformable_attention_backward': backward,
+    }  # fmt: skip
+    for name, function in kernels_by_name.items():
         library.impl(name, function, 'CompositeExplicitAutograd')
     return library
+
+
+def _solve_table(costs: Tensor, table: Tensor, num_queries: int, most_masks: int, size: int) -> Tuple:
+    """``assignment.solve_table`` without Triton."""
+    _library()
+    queries, masks, finite = torch.ops.recipe_bench.assign(costs, table, size)
+    return queries, masks, finite.all()
 
 
 class _DeformableAttention(torch.autograd.Function):
@@ -344,7 +359,7 @@ def accelerator(kind: str) -> Iterator[None]:
     from recipe.data import random_state
     from recipe.engine import data_parallel as own_data_parallel
     from recipe.engine.hooks import nonfinite_guard_hook
-    from recipe.models import attention, deform_attn
+    from recipe.models import assignment, attention, deform_attn, static_loss
 
     half = functools.partial(_deformable_attention)
     single = functools.partial(_deformable_attention, dtype=torch.float32)
@@ -355,6 +370,8 @@ def accelerator(kind: str) -> Iterator[None]:
         (torch, 'get_autocast_dtype', lambda *_: torch.bfloat16),
         (torch.nn.functional, 'scaled_dot_product_attention', _attention(kind)),
         (multi_scale_deform_attn, 'multi_scale_deformable_attn_pytorch', single),
+        (assignment, 'solve_table', _solve_table),
+        (static_loss, 'solve_table', _solve_table),
         (attention, '_takes_operator', lambda device: True),
         (attention, 'npu_attention', _npu_attention),
         (deform_attn, '_takes_triton', lambda value: True),

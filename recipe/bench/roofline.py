@@ -3,7 +3,7 @@
 ``bench.py roofline`` runs it. It needs no accelerator: it records an iteration on ``meta``, see ``meta_step``. All
 times are a model, a lower bound: each kernel takes the longest of three times, its bytes over the bandwidth, its FLOPs
 over the peak, and one launch. Bandwidth and peaks are those of the data sheet, times the share that good kernels reach.
-The loader, Python, caches and the communication between ranks are left out. DDP's copies of gradients, clipping and the
+The loader, Python, caches and the communication between ranks are left out. Copies of gradients, clipping and the
 optimizer are in.
 
 The bytes of the model when fused are an estimate of what is left if a compiler fuses everything but products,

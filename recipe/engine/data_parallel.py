@@ -43,7 +43,7 @@ class BucketedDataParallel(nn.Module):
     ``broadcast_buffers=False``, with two differences:
 
     - DDP copies each gradient into its bucket by an operator of its own. Here one operator copies all gradients of a
-      bucket: a Swin-B Mask2Former has 625 of them in 20 buckets.
+      bucket: a Swin-B Mask2Former has 625 of them in 16 buckets.
     - DDP lays out the buckets anew after its first iteration, which changes the rounding of sums over three and more
       ranks. Here the layout is that of the parameters, so a resumed run sums as one that was never stopped.
 

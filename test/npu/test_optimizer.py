@@ -46,7 +46,7 @@ def test_steps_are_those_of_adamw():
 
 
 def test_gradients_are_gathered_wherever_the_backward_pass_left_them():
-    """Views of one buffer, as DDP leaves them; added over two passes; and none for a parameter that took no part."""
+    """Views of one buffer, as an average over ranks leaves them; added over two passes; and none at all."""
     on_cpu, on_npu = network(), network().npu()
     fused = MergedAdamW(groups(on_npu), **HYPER)
     plain = torch.optim.AdamW(groups(on_cpu), **HYPER)

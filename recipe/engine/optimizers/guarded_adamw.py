@@ -33,8 +33,8 @@ def guard_fused_adamw(base: type) -> type:
     gradients and a few on scalars.
 
     The base class has the backward pass add each gradient to its place in the tensor of its group, which had been set
-    to 0. Here the backward pass makes gradients, where DDP wants them if it is there, and one operator copies all of
-    them to their places before they are read.
+    to 0. Here the backward pass makes gradients, which may be views of the buckets that are summed over the ranks, and
+    one operator copies all of them to their places before they are read.
 
     The formula is Algorithm 2 of `Decoupled Weight Decay Regularization <https://arxiv.org/abs/1711.05101>`_.
 
@@ -57,7 +57,7 @@ def guard_fused_adamw(base: type) -> type:
                 return
             params = [param for group in self.param_groups for param in group['params'] if param.grad is not None]
             for param in params:
-                # The base class reserves the storage of each gradient. That of a view of DDP's bucket is the bucket.
+                # The base class reserves the storage of each gradient. That of a view of a bucket is the bucket.
                 param.grad = param.grad.clone()
             super()._maybe_init_combined_params_and_grads()
             if self.is_params_grads_combined:
