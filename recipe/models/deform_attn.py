@@ -19,6 +19,7 @@ from recipe.models.deform_attn_rows import sum_of_rows
 from recipe.models.encoder_attention import EncoderAttention, Sampling
 from recipe.models.execution import autocast_dtype, device_kind, is_compiling, is_plain, kept_constants
 from recipe.models.half_parameters import in_dtype
+from recipe.models.onednn_linear import run_linear
 
 # Dtypes of the compiled operator on each kind of device. Other dtypes are computed in float32 and cast back. On CUDA
 # the operator takes float16 too, but its coordinates are then float16 as well, with steps of 1/16 of a pixel at the end
@@ -97,7 +98,7 @@ class FastMultiScaleDeformableAttention(MultiScaleDeformableAttention):
             assert (spatial_shapes[:, 0] * spatial_shapes[:, 1]).sum() == num_value
 
         # A linear layer turns other shapes into a matrix first, which takes more operators.
-        value = self.value_proj(value.flatten(0, 1))
+        value = run_linear(self.value_proj, value.flatten(0, 1))
         if key_padding_mask is not None:
             value = value.masked_fill(key_padding_mask.reshape(-1, 1), 0.0)
         value = value.view(bs, num_value, self.num_heads, -1)
@@ -105,8 +106,8 @@ class FastMultiScaleDeformableAttention(MultiScaleDeformableAttention):
         sizes = (bs, num_query, self.num_heads, self.num_levels, self.num_points)
         # Autocast would round the positions of the samples to half precision.
         with torch.autocast(rows.device.type, enabled=False):
-            offsets = self.sampling_offsets(rows.to(self.sampling_offsets.weight.dtype)).view(*sizes, 2)
-        weights = self.attention_weights(rows).view(*sizes[:3], -1).softmax(-1).view(sizes)
+            offsets = run_linear(self.sampling_offsets, rows.to(self.sampling_offsets.weight.dtype)).view(*sizes, 2)
+        weights = run_linear(self.attention_weights, rows).view(*sizes[:3], -1).softmax(-1).view(sizes)
         if self._sums_rows(value, reference_points):
             shapes = host_shapes or [(int(h), int(w)) for h, w in spatial_shapes]
             output = _rows_attn(value, shapes, reference_points, offsets, weights)
@@ -115,7 +116,7 @@ class FastMultiScaleDeformableAttention(MultiScaleDeformableAttention):
             output = multi_scale_deformable_attn(
                 value, spatial_shapes, level_start_index, locations, weights, self.im2col_step, host_shapes
             )
-        output = self.output_proj(output)
+        output = run_linear(self.output_proj, output)
         if not self.batch_first:
             output = output.permute(1, 0, 2)
         return self.dropout(output) + identity

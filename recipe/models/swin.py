@@ -12,10 +12,12 @@ from torch import Tensor, nn
 from recipe.models.execution import device_kind, is_compiling, is_plain
 from recipe.models.feed_forward import FastFFN, feed_forward, is_layer_norm, two_layers
 from recipe.models.half_parameters import half_type, in_dtype, linear_parameters, parameters_cast
+from recipe.models.onednn_linear import takes_onednn
 from recipe.models.residual_branch import add_branch, drawn_for, drops_paths, has_drawn, paths_drawn
 from recipe.models.swin_branches import AttentionBranch, Branch, MLPBranch
 from recipe.models.window_attention import window_attention
 from recipe.models.window_attention_cpu import CPUWindowMSA, Windows, fits_cpu_window_msa
+from recipe.models.window_attention_eval import window_msa_without_gradients
 from recipe.models.window_maps import window_maps
 
 
@@ -43,6 +45,10 @@ class FastWindowMSA(WindowMSA):
         """
         index = self.position_index
         if not is_compiling() and fits_cpu_window_msa(x, self.qkv, self.proj, norm):
+            windows = Windows((hw_shape[0], hw_shape[1]), window_size, shift_size)
+            if takes_onednn(x, self.training):
+                bias = self.position_bias(window_size)
+                return window_msa_without_gradients(x, self.qkv, self.proj, bias, windows, self.scale, norm)
             return CPUWindowMSA.apply(
                 x,
                 self.qkv.weight,
@@ -51,7 +57,7 @@ class FastWindowMSA(WindowMSA):
                 index,
                 self.proj.weight,
                 self.proj.bias,
-                Windows((hw_shape[0], hw_shape[1]), window_size, shift_size),
+                windows,
                 self.scale,
                 *((None, None, 0.0) if norm is None else (norm.weight, norm.bias, norm.eps)),
             )
