@@ -223,7 +223,19 @@ class FastSwinTransformer(SwinTransformer):
             with paths_drawn(self._drop_paths(), x):
                 return super().forward(x)
         with paths_drawn(self._drop_paths(), x), parameters_cast(self._groups(), half_type(x.device)):
-            return super().forward(x)
+            return self._channels_last(x) if takes_onednn(x, self.training) else super().forward(x)
+
+    def _channels_last(self, x: Tensor) -> List[Tensor]:
+        """Compute what upstream's method does, without its copy of each feature map to channels first."""
+        x, hw_shape = self.patch_embed(x)
+        x = self.drop_after_pos(x + self.absolute_pos_embed if self.use_abs_pos_embed else x)
+        outs = []
+        for i, stage in enumerate(self.stages):
+            x, hw_shape, out, (height, width) = stage(x, hw_shape)
+            if i in self.out_indices:
+                out = getattr(self, f'norm{i}')(out)
+                outs.append(out.view(-1, height, width, self.num_features[i]).permute(0, 3, 1, 2))
+        return outs
 
     def _groups(self) -> List[List[nn.Parameter]]:
         """Parameters of the linear layers in blocks, at most six blocks a group."""
