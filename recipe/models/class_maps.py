@@ -46,9 +46,9 @@ def class_scores(cls_logits: Tensor, mask_logits: Tensor, size: Tuple[int, int])
         begin, end = max(first - 1, 0), min(last + 1, low)
         masks = F.interpolate(
             mask_logits[:, :, begin:end], ((end - begin) * times, width), mode='bilinear', align_corners=False
-        ).sigmoid_()
-        part = torch.einsum('bqc, bqhw->bchw', scores, masks)
-        out[:, :, first * times : last * times] = part[:, :, (first - begin) * times : (last - begin) * times]
+        )
+        masks = masks[:, :, (first - begin) * times : (last - begin) * times].sigmoid()
+        out[:, :, first * times : last * times] = torch.einsum('bqc, bqhw->bchw', scores, masks)
     return out
 
 

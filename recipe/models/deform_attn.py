@@ -19,6 +19,7 @@ from recipe.models.deform_attn_rows import sum_of_rows
 from recipe.models.encoder_attention import EncoderAttention, Sampling
 from recipe.models.execution import autocast_dtype, device_kind, is_compiling, is_plain, kept_constants
 from recipe.models.half_parameters import in_dtype
+from recipe.models.onednn_linear import run_linear
 
 # Dtypes of the compiled operator on each kind of device. Other dtypes are computed in float32 and cast back. On CUDA
 # the operator takes float16 too, but its coordinates are then float16 as well, with steps of 1/16 of a pixel at the end
@@ -97,7 +98,7 @@ class FastMultiScaleDeformableAttention(MultiScaleDeformableAttention):
             assert (spatial_shapes[:, 0] * spatial_shapes[:, 1]).sum() == num_value
 
         # A linear layer turns other shapes into a matrix first, which takes more operators.
-        value = self.value_proj(value.flatten(0, 1))
+        value = run_linear(self.value_proj, value.flatten(0, 1))
         if key_padding_mask is not None:
             value = value.masked_fill(key_padding_mask.reshape(-1, 1), 0.0)
         value = value.view(bs, num_value, self.num_heads, -1)
@@ -105,16 +106,31 @@ class FastMultiScaleDeformableAttention(MultiScaleDeformableAttention):
         sizes = (bs, num_query, self.num_heads, self.num_levels, self.num_points)
         # Autocast would round the positions of the samples to half precision.
         with torch.autocast(rows.device.type, enabled=False):
-            offsets = self.sampling_offsets(rows.to(self.sampling_offsets.weight.dtype)).view(*sizes, 2)
-        weights = self.attention_weights(rows).view(*sizes[:3], -1).softmax(-1).view(sizes)
-        locations = _locations(reference_points, offsets, spatial_shapes)
-        output = multi_scale_deformable_attn(
-            value, spatial_shapes, level_start_index, locations, weights, self.im2col_step, host_shapes, self.training
-        )
-        output = self.output_proj(output)
+            offsets = run_linear(self.sampling_offsets, rows.to(self.sampling_offsets.weight.dtype)).view(*sizes, 2)
+        weights = run_linear(self.attention_weights, rows).view(*sizes[:3], -1).softmax(-1).view(sizes)
+        if self._sums_rows(value, reference_points):
+            shapes = host_shapes or [(int(h), int(w)) for h, w in spatial_shapes]
+            output = _rows_attn(value, shapes, reference_points, offsets, weights)
+        else:
+            locations = _locations(reference_points, offsets, spatial_shapes)
+            output = multi_scale_deformable_attn(
+                value, spatial_shapes, level_start_index, locations, weights, self.im2col_step, host_shapes
+            )
+        output = run_linear(self.output_proj, output)
         if not self.batch_first:
             output = output.permute(1, 0, 2)
         return self.dropout(output) + identity
+
+    def _sums_rows(self, value: Tensor, reference_points: Tensor) -> bool:
+        """Whether :func:`sum_of_rows` takes over: on a CPU in eval mode, without gradients.
+
+        A training whose activations are computed twice needs the same numbers with and without gradients.
+        """
+        return (
+            value.device.type == 'cpu'
+            and reference_points.shape[-1] == 2
+            and not (self.training or torch.is_grad_enabled() or is_compiling())
+        )
 
     def _is_one_function(self, query: Tensor) -> bool:
         """Whether :class:`EncoderAttention` computes the same for a self attention, on an accelerator."""
@@ -186,7 +202,6 @@ def multi_scale_deformable_attn(
     attention_weights: Tensor,
     im2col_step: int = 64,
     host_shapes: Optional[Shapes] = None,
-    training: bool = True,
 ) -> Tensor:
     """Sample, weight and sum (Deformable DETR, equation 3).
 
@@ -197,7 +212,6 @@ def multi_scale_deformable_attn(
     - CUDA in half precision, or without that operator: the Triton kernel of ``deform_attn_triton``, if Triton is
       installed and its result in a small case is right on the device. The environment variable ``MMCV_DEFORM_ATTN``
       (auto, triton, compiled, pytorch) overrides this.
-    - A CPU, in eval mode and without gradients: ``deform_attn_rows.sum_of_rows``.
     - Everything else: ``multi_scale_deformable_attn_pytorch``.
 
     In float32 the compiled operator is preferred, because upstream trains with it.
@@ -214,8 +228,6 @@ def multi_scale_deformable_attn(
         im2col_step: Images per step of the compiled operator.
         host_shapes: ``spatial_shapes`` as numbers. With them no implementation reads that tensor on the host, which
             would wait for the device.
-        training: Whether this is part of a training, in which a pass without gradients, such as the first of those
-            whose activations are computed twice, has to give the same numbers as one with them.
 
     Returns:
         Shape (B, queries, C), with the dtype of ``value``.
@@ -228,10 +240,8 @@ def multi_scale_deformable_attn(
         with torch.autocast(value.device.type, enabled=False):
             return _triton_attn(value, spatial_shapes, level_start_index, sampling_locations, attention_weights)
     attention, dtypes = _implementation(device_kind(value.device))
-    if value.device.type == 'cpu' and not (training or torch.is_grad_enabled() or is_compiling()):
-        attention = _rows_attn
     shapes: Union[Tensor, Shapes] = spatial_shapes
-    if attention in (_pytorch_attn, _rows_attn) and host_shapes is not None:
+    if attention is _pytorch_attn and host_shapes is not None:
         shapes = host_shapes
     out_dtype = value.dtype
     compute_dtype = out_dtype if out_dtype in dtypes else torch.float32
@@ -311,10 +321,12 @@ def _pytorch_attn(
     return multi_scale_deformable_attn_pytorch(value, shapes, locations, weights)
 
 
-def _rows_attn(
-    value: Tensor, shapes: Union[Tensor, Shapes], starts: Tensor, locations: Tensor, weights: Tensor, im2col_step: int
-) -> Tensor:
-    return sum_of_rows(value, [(int(h), int(w)) for h, w in shapes], locations, weights)
+def _rows_attn(value: Tensor, shapes: Shapes, points: Tensor, offsets: Tensor, weights: Tensor) -> Tensor:
+    """Call :func:`sum_of_rows`, in float32 if the values are in half precision."""
+    dtype = value.dtype if value.dtype == torch.float64 else torch.float32
+    tensors = [tensor.to(dtype) for tensor in (value, points, offsets, weights)]
+    with torch.autocast(value.device.type, enabled=False):
+        return sum_of_rows(tensors[0], shapes, *tensors[1:]).to(value.dtype)
 
 
 def _npu_attn(

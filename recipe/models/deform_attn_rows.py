@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-_QUERIES = 8192  # at a time, so that what lies between the operators stays in the processor's caches
+_QUERIES = 4096  # at a time, so that what lies between the operators stays in the processor's caches
 
 
-def sum_of_rows(value: Tensor, shapes: Sequence[Tuple[int, int]], locations: Tensor, weights: Tensor) -> Tensor:
+def sum_of_rows(
+    value: Tensor, shapes: Sequence[Tuple[int, int]], centres: Tensor, offsets: Tensor, weights: Tensor
+) -> Tensor:
     """Sample bilinearly, weight and sum (Deformable DETR, arXiv:2010.04159, equation 3).
 
     Outside of a level there are zeros, and undefined places read nothing, as ``grid_sample`` has it.
@@ -21,52 +23,65 @@ def sum_of_rows(value: Tensor, shapes: Sequence[Tuple[int, int]], locations: Ten
     Args:
         value: (B, keys, heads, D), float32 or float64.
         shapes: (h, w) of each level.
-        locations: (x, y) in [0, 1], (B, queries, heads, levels, points, 2).
+        centres: Reference points, (x, y) in [0, 1], (B, queries, levels, 2).
+        offsets: From the reference points, in cells of the level, (B, queries, heads, levels, points, 2).
         weights: (B, queries, heads, levels, points).
 
     Returns:
         (B, queries, heads * D).
     """
     B, _, heads, D = value.shape
-    queries = locations.shape[1]
-    head = torch.arange(heads, dtype=torch.int32).view(heads, 1, 1)
+    queries, _, _, points = weights.shape[1:]
+    # Row of each sample's head among the rows of a cell.
+    head = torch.arange(heads, dtype=torch.int32).repeat_interleave(points)
     out = value.new_zeros(B, queries, heads * D)
     for image in range(B):
         levels = value[image].split([h * w for h, w in shapes])
         for level, (h, w) in enumerate(shapes):
             rows = levels[level].reshape(-1, D)
-            corners = torch.tensor([0, 1, w, w + 1], dtype=torch.int32)
+            # From [0, 1] to cells; the centre of the first cell is 0.
+            middles = centres[image, :, level, None, None] * centres.new_tensor([w, h]) - 0.5
             for begin in range(0, queries, _QUERIES):
                 part = slice(begin, begin + _QUERIES)
-                places = locations[image, part, :, level]
-                x, left, right = _neighbours(places[..., 0], w)
-                y, top, bottom = _neighbours(places[..., 1], h)
-                weight = weights[image, part, :, level]
-                top, bottom = top * weight, bottom * weight
-                shares = torch.stack((left * top, right * top, left * bottom, right * bottom), -1)
-                # A neighbour that is outside has the share 0, so its row may be any.
-                index = ((y * w).add_(x).unsqueeze(-1) + corners).clamp_(0, h * w - 1).mul_(heads).add_(head)
-                bags = torch.arange(0, index.numel(), index[0, 0].numel(), dtype=torch.int32)
+                places = offsets[image, part, :, level]
+                middle = middles[part]
+                x, left, right = _neighbours((places[..., 0] + middle[..., 0]).flatten(1), w)
+                y, top, bottom = _neighbours((places[..., 1] + middle[..., 1]).flatten(1), h)
+                weight = weights[image, part, :, level].flatten(1)
+                top.mul_(weight)
+                bottom.mul_(weight)
+                first = y.mul_(w).add_(x).mul_(heads).add_(head)
+                index = first.new_empty(*first.shape, 4)
+                shares = top.new_empty(index.shape)
+                right_step, bottom_step = (heads if w > 1 else 0), (w * heads if h > 1 else 0)
+                for corner, (step, row, column) in enumerate(
+                    (
+                        (0, top, left),
+                        (right_step, top, right),
+                        (bottom_step, bottom, left),
+                        (bottom_step + right_step, bottom, right),
+                    )
+                ):
+                    torch.add(first, step, out=index[..., corner])
+                    torch.mul(row, column, out=shares[..., corner])
+                bags = torch.arange(0, index.numel(), 4 * points, dtype=torch.int32)
                 summed = F.embedding_bag(index.view(-1), rows, bags, mode='sum', per_sample_weights=shares.view(-1))
                 out[image, part] += summed.view(-1, heads * D)
     return out
 
 
 def _neighbours(places: Tensor, size: int) -> Tuple[Tensor, Tensor, Tensor]:
-    """The lower one of the two nearest cells along an axis, and the shares of both.
+    """Two cells next to each other on an axis, and their shares: how near each is to a place, or 0 from 1 cell on.
 
     Args:
-        places: In [0, 1].
-        size: Cells.
+        places: In cells; overwritten.
+        size: Cells. With a single one, the share of the second cell is 0.
 
     Returns:
-        Index of the lower cell, int32, and two shares, which are 0 for a cell that is outside.
+        Index of the lower cell, int32, and the shares of both.
     """
-    cells = places * size - 0.5
-    lower = cells.floor()
-    share = cells - lower
-    return (
-        lower.to(torch.int32),
-        torch.where((lower >= 0) & (lower < size), 1 - share, 0.0),
-        torch.where((lower >= -1) & (lower < size - 1), share, 0.0),
-    )
+    # An undefined place is outside.
+    lower = places.nan_to_num_(-2.0).floor().clamp_(0, max(size - 2, 0))
+    beyond = places.sub_(lower)
+    second = (1 - (beyond - 1).abs_()).clamp_(0) if size > 1 else torch.zeros_like(beyond)
+    return lower.to(torch.int32), (1 - beyond.abs_()).clamp_(0), second

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from recipe.models.attention import attention as fused_attention
 from recipe.models.execution import is_plain
+from recipe.models.onednn_linear import onednn_linear, takes_onednn
 
 
 class Keys(NamedTuple):
@@ -105,8 +106,9 @@ def project_keys(attentions: List[nn.Module], key: Tensor, value: Tensor, batch_
     """
     weights = [a.attn.in_proj_weight.chunk(3) for a in attentions]
     biases = [a.attn.in_proj_bias.chunk(3) for a in attentions]
+    linear = onednn_linear if takes_onednn(key, attentions[0].training) else F.linear
     keys, values = (
-        F.linear(source, torch.cat([w[i] for w in weights]), torch.cat([b[i] for b in biases])).chunk(
+        linear(source, torch.cat([w[i] for w in weights]), torch.cat([b[i] for b in biases])).chunk(
             len(attentions), dim=-1
         )
         for i, source in ((1, key), (2, value))

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from recipe.models.encoder_geometry import encoder_geometry
 from recipe.models.half_parameters import half_type, parameters_cast
+from recipe.models.onednn_linear import takes_onednn
 
 
 class FastMSDeformAttnPixelDecoder(MSDeformAttnPixelDecoder):
@@ -28,6 +29,10 @@ class FastMSDeformAttnPixelDecoder(MSDeformAttnPixelDecoder):
             each of shape (B, C, h, w).
         """
         batch_size = feats[0].shape[0]
+        # Rows of channels need no copies between convolutions, resizing and the linear layers of the encoder.
+        channels_last = takes_onednn(feats[0], self.training)
+        if channels_last:
+            feats = [feat.contiguous(memory_format=torch.channels_last) for feat in feats]
         # From low to high resolution.
         levels = [self.num_input_levels - i - 1 for i in range(self.num_encoder_levels)]
         shapes = tuple(tuple(feats[level].shape[-2:]) for level in levels)
@@ -58,6 +63,8 @@ class FastMSDeformAttnPixelDecoder(MSDeformAttnPixelDecoder):
         # (B, keys, c) -> (B, c, h, w) for each level
         parts = memory.permute(0, 2, 1).split([h * w for h, w in shapes], dim=-1)
         outs = [part.reshape(batch_size, -1, h, w) for part, (h, w) in zip(parts, shapes)]
+        if channels_last:
+            outs = [out.contiguous(memory_format=torch.channels_last) for out in outs]
         for i in range(self.num_input_levels - self.num_encoder_levels - 1, -1, -1):
             lateral = self.lateral_convs[i](feats[i])
             above = F.interpolate(outs[-1], size=lateral.shape[-2:], mode='bilinear', align_corners=False)

@@ -12,10 +12,12 @@ from torch import Tensor, nn
 from recipe.models.execution import device_kind, is_compiling, is_plain
 from recipe.models.feed_forward import FastFFN, feed_forward, is_layer_norm, two_layers
 from recipe.models.half_parameters import half_type, in_dtype, linear_parameters, parameters_cast
+from recipe.models.onednn_linear import takes_onednn
 from recipe.models.residual_branch import add_branch, drawn_for, drops_paths, has_drawn, paths_drawn
 from recipe.models.swin_branches import AttentionBranch, Branch, MLPBranch
 from recipe.models.window_attention import window_attention
 from recipe.models.window_attention_cpu import CPUWindowMSA, Windows, fits_cpu_window_msa
+from recipe.models.window_attention_eval import window_msa_without_gradients
 from recipe.models.window_maps import window_maps
 
 
@@ -43,6 +45,10 @@ class FastWindowMSA(WindowMSA):
         """
         index = self.position_index
         if not is_compiling() and fits_cpu_window_msa(x, self.qkv, self.proj, norm):
+            windows = Windows((hw_shape[0], hw_shape[1]), window_size, shift_size)
+            if takes_onednn(x, self.training):
+                bias = self.position_bias(window_size)
+                return window_msa_without_gradients(x, self.qkv, self.proj, bias, windows, self.scale, norm)
             return CPUWindowMSA.apply(
                 x,
                 self.qkv.weight,
@@ -51,7 +57,7 @@ class FastWindowMSA(WindowMSA):
                 index,
                 self.proj.weight,
                 self.proj.bias,
-                Windows((hw_shape[0], hw_shape[1]), window_size, shift_size),
+                windows,
                 self.scale,
                 *((None, None, 0.0) if norm is None else (norm.weight, norm.bias, norm.eps)),
             )
@@ -217,7 +223,19 @@ class FastSwinTransformer(SwinTransformer):
             with paths_drawn(self._drop_paths(), x):
                 return super().forward(x)
         with paths_drawn(self._drop_paths(), x), parameters_cast(self._groups(), half_type(x.device)):
-            return super().forward(x)
+            return self._channels_last(x) if takes_onednn(x, self.training) else super().forward(x)
+
+    def _channels_last(self, x: Tensor) -> List[Tensor]:
+        """Compute what upstream's method does, without its copy of each feature map to channels first."""
+        x, hw_shape = self.patch_embed(x)
+        x = self.drop_after_pos(x + self.absolute_pos_embed if self.use_abs_pos_embed else x)
+        outs = []
+        for i, stage in enumerate(self.stages):
+            x, hw_shape, out, (height, width) = stage(x, hw_shape)
+            if i in self.out_indices:
+                out = getattr(self, f'norm{i}')(out)
+                outs.append(out.view(-1, height, width, self.num_features[i]).permute(0, 3, 1, 2))
+        return outs
 
     def _groups(self) -> List[List[nn.Parameter]]:
         """Parameters of the linear layers in blocks, at most six blocks a group."""

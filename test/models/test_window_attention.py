@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from unittest import mock
+
 import pytest
 import torch
 from mmseg.models.backbones.swin import WindowMSA
 from torch import nn
 
-from recipe.models import adopt, window_attention_cpu
+from recipe.models import adopt, window_attention_cpu, window_attention_eval
 from recipe.models.swin import FastWindowMSA
 from recipe.models.window_attention import window_attention
 
@@ -52,6 +54,27 @@ def test_equals_the_composition_of_operators(room, shift, qkv_bias, monkeypatch)
     tensors = [x, *attn.parameters(), *norm.parameters()]
     torch.testing.assert_close(gradients(ours, tensors), gradients(theirs, tensors))
     window_attention_cpu._chunks.cache_clear()
+
+
+@pytest.mark.parametrize('windows', [24, 5, 1], ids=lambda windows: f'{windows} windows at a time')
+@pytest.mark.parametrize('shift', [0, 1])
+@pytest.mark.parametrize('hw_shape', [(8, 10), (9, 9), (2, 4)], ids=str)
+@pytest.mark.parametrize('qkv_bias', [True, False], ids=['bias', 'no bias'])
+def test_without_gradients_it_is_the_same(windows, shift, hw_shape, qkv_bias, monkeypatch):
+    monkeypatch.setattr(window_attention_eval, '_PAIRS', windows * HEADS)
+    attn, norm = attention(qkv_bias).float(), nn.LayerNorm(WIDTH)
+    x = torch.randn(2, hw_shape[0] * hw_shape[1], WIDTH)
+    arguments = (x, hw_shape, SIZE, shift, norm)
+    with_gradients = attn.eval().attend(*arguments)
+    with torch.no_grad():
+        tested, trained = attn.attend(*arguments), attn.train().attend(*arguments)
+        bias = attn.position_bias(SIZE)
+        parts = (attn.qkv, attn.proj, bias, (hw_shape, SIZE, shift), attn.scale, norm)
+        with mock.patch.object(window_attention_eval, 'onednn_linear', nn.functional.linear):
+            found = window_attention_eval.window_msa_without_gradients(x, *parts)
+    assert torch.equal(trained, with_gradients)
+    torch.testing.assert_close(tested, with_gradients, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found, with_gradients, rtol=1e-4, atol=1e-4)
 
 
 def test_chunks_are_whole_images_or_windows_of_one_image(monkeypatch):
