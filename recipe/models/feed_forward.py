@@ -148,9 +148,12 @@ class _FeedForward(Function):
         if norm_weight is not None:
             inner, mean, rstd = torch.native_layer_norm(rows, rows.shape[-1:], norm_weight, norm_bias, eps)
             inner = inner.to(weight1.dtype)
-        hidden = torch.addmm(bias1, inner, weight1.t())
-        # The gradient of ReLU needs only its result, so the input can be overwritten.
-        active = F.gelu(hidden) if is_gelu else hidden.relu_()
+        # The gradient of ReLU needs only its result, so the input can be overwritten. On CUDA the product applies it.
+        if not is_gelu and device_kind(x.device) == 'cuda':
+            hidden = active = torch.ops.aten._addmm_activation(bias1, inner, weight1.t())
+        else:
+            hidden = torch.addmm(bias1, inner, weight1.t())
+            active = F.gelu(hidden) if is_gelu else hidden.relu_()
         out = torch.addmm(bias2, active, weight2.t())
         ctx.save_for_backward(rows, hidden, weight1, weight2, mean, rstd, norm_weight, norm_bias)
         return _in_shape(out, x.shape)

@@ -78,6 +78,15 @@ def test_upstream_s_questions_are_answered():
     assert {one.phase for one in found.found} == set(roofline.PHASES)
 
 
+def test_a_product_with_an_activation_has_the_flops_of_the_product():
+    bias, left, right = (torch.empty(shape, device='meta') for shape in ((5,), (3, 4), (4, 5)))
+    with kernels.Kernels({}) as record:
+        torch.addmm(bias, left, right).relu_()
+        torch.ops.aten._addmm_activation(bias, left, right)
+    plain, _, both = record.found
+    assert plain.flops == both.flops == 2 * 3 * 4 * 5 and plain.bytes == both.bytes
+
+
 class Net(nn.Module):
     def __init__(self):
         super().__init__()

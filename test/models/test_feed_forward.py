@@ -7,6 +7,7 @@ import torch
 from mmcv.cnn.bricks.transformer import FFN
 from torch import nn
 
+import accelerator_path
 from recipe.models import adopt
 from recipe.models.feed_forward import FastFFN, feed_forward
 
@@ -35,7 +36,9 @@ def gradients(output, tensors):
 @pytest.mark.parametrize('shape', [(2, 5, 16), (3, 16), (0, 5, 16)], ids=str)
 @pytest.mark.parametrize('has_norm', [False, True], ids=['no norm', 'norm'])
 @pytest.mark.parametrize('activation', ACTIVATIONS, ids=str)
-def test_equals_its_modules(activation, has_norm, shape):
+@pytest.mark.parametrize('kind', ['cpu', 'cuda', 'npu'])
+def test_equals_its_modules(activation, has_norm, shape, kind, monkeypatch):
+    accelerator_path.take(monkeypatch, kind)
     ffn, norm = network(activation), norm_of() if has_norm else None
     x = torch.randn(shape, dtype=torch.double, requires_grad=True)
     tensors = [x, *ffn.parameters(), *(norm.parameters() if has_norm else ())]
