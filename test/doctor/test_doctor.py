@@ -11,7 +11,7 @@ from recipe.core import console, paths
 from recipe.doctor import report
 from recipe.doctor.finding import FAILURE, OK, WARNING, Finding, attempt, failure
 from recipe.doctor.subject import Subject
-from recipe.launch import checks, collective, options
+from recipe.launch import checks, collective, examine, options
 
 TOOL = paths.TOOLS / 'doctor.py'
 GOOD = Finding('cores', OK, '8')
@@ -144,10 +144,12 @@ def test_by_hand_every_fault_is_listed_as_json(tmp_path):
 
 
 @needs_torch
-def test_weights_that_the_launcher_will_download_are_a_warning(tmp_path, monkeypatch):
+def test_weights_that_the_launcher_will_download_are_a_warning(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv('TORCH_HOME', str(tmp_path))
-    done = run('--json', '--device=cpu', '--nproc=1', f'--data_path={tmp_path}')
-    found = {row['check']: row for row in json.loads(done.stdout)['findings']}
+    argv = ['--json', '--device=cpu', '--nproc=1', f'--data_path={tmp_path}']
+    monkeypatch.setattr(sys, 'argv', [str(TOOL), *argv])
+    assert examine.main() == console.EXIT_FAILURE  # of the data set
+    found = {row['check']: row for row in json.loads(capsys.readouterr().out)['findings']}
     assert 'the launcher will download' in found['weights file']['found']
     assert found['weights file']['level'] == WARNING
     assert 'weights' not in found  # nothing is known of them yet

@@ -87,13 +87,6 @@ class Job:
         return self.process.returncode, last, every
 
 
-def test_all_is_well_where_all_ranks_end_well(tmp_path):
-    job = Job(tmp_path, "print('hello of', rank)")
-    assert job.end() == (0, None)
-    logs = sorted(tmp_path.glob('logs/*/attempt_0/*/stdout.log'))
-    assert [log.read_text() for log in logs] == ['hello of 0\n', 'hello of 1\n']
-
-
 def test_the_first_rank_that_fails_is_named_with_its_words(tmp_path):
     job = Job(tmp_path, "if rank == 1: raise ValueError('the disk is on fire')\ntime.sleep(60)")
     status, (what, log, lines) = job.end()
@@ -101,11 +94,6 @@ def test_the_first_rank_that_fails_is_named_with_its_words(tmp_path):
     assert what == 'rank 1 ended with exit status 1'
     assert lines[-1] == 'ValueError: the disk is on fire'
     assert Path(log).read_text().splitlines()[-1] == lines[-1]
-
-
-def test_the_exit_status_is_the_rank_s(tmp_path):
-    status, (what, *_) = Job(tmp_path, 'if rank == 1: sys.exit(7)\ntime.sleep(60)').end()
-    assert (status, what) == (7, 'rank 1 ended with exit status 7')
 
 
 # Rank 0 ends as a collective does when its peer is gone.
@@ -166,7 +154,15 @@ if os.fork() == 0:  # a loader process
 """
 
 
-@pytest.mark.parametrize('signum', [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1])
+@pytest.mark.parametrize(
+    'signum',
+    [
+        pytest.param(signal.SIGTERM, marks=pytest.mark.release),  # test_restart.py
+        pytest.param(signal.SIGINT, marks=pytest.mark.release),  # test_a_second_signal_ends_everything_at_once
+        signal.SIGHUP,
+        pytest.param(signal.SIGUSR1, marks=pytest.mark.release),  # test_a_scheduler_may_send_sigusr1_to_all_processes
+    ],
+)
 def test_a_signal_reaches_the_ranks_which_may_take_their_time(tmp_path, signum):
     body = """
 def save(*_):
@@ -188,8 +184,9 @@ time.sleep(600)
     assert not alive(below)
 
 
-def test_under_nohup_the_training_outlives_the_terminal(tmp_path):
+def test_under_nohup_the_training_outlives_the_terminal_and_all_is_well(tmp_path):
     body = """
+print('hello of', rank)
 Path(folder, f'ready{rank}').touch()
 while not Path(folder, 'go').exists():
     time.sleep(0.01)
@@ -199,6 +196,8 @@ while not Path(folder, 'go').exists():
     job.process.send_signal(signal.SIGHUP)
     (tmp_path / 'go').touch()
     assert job.end() == (0, None)
+    logs = sorted(tmp_path.glob('logs/*/attempt_0/*/stdout.log'))
+    assert [log.read_text() for log in logs] == ['hello of 0\n', 'hello of 1\n']
 
 
 def test_a_scheduler_may_send_sigusr1_to_all_processes(tmp_path):

@@ -36,8 +36,17 @@ def last_lines(outcome):
     return [line for line in outcome.output.splitlines() if line.startswith('error: ')]
 
 
-@pytest.mark.parametrize('wait', [False, True], ids=['on the device', 'read'])
-@pytest.mark.parametrize('fault', [step_faults.gradient, step_faults.loss, step_faults.costs])
+@pytest.mark.parametrize(
+    ('fault', 'wait'),
+    [
+        (step_faults.gradient, False),
+        (step_faults.loss, False),
+        (step_faults.costs, False),
+        pytest.param(step_faults.gradient, True, marks=pytest.mark.release),
+        (step_faults.loss, True),
+        pytest.param(step_faults.costs, True, marks=pytest.mark.release),
+    ],
+)
 def test_the_step_changes_nothing_and_ends_the_training(data, tmp_path, fault, wait):
     sabotage = partial(go_bad_and_show, fault, 7, 0, tmp_path)
     outcome = train(recipe(data, tmp_path), sabotage=partial(read_before_each_step, sabotage) if wait else sabotage)
@@ -109,7 +118,7 @@ def test_steps_are_skipped_up_to_a_number(data, tmp_path):
     assert [path.name for path in (tmp_path / 'nonfinite').glob('*rank*')] == ['iter_9_rank_0.pth']
 
 
-@pytest.mark.parametrize('world', [1, 2])
+@pytest.mark.parametrize('world', [pytest.param(1, marks=pytest.mark.release), 2])
 def test_a_resumed_run_skips_as_one_that_was_never_stopped(data, tmp_path, world):
     """Killed after one skip and before the other; the count goes on, and the end is the same bit by bit."""
     unbroken, broken = (recipe(data, tmp_path / name, **SKIP_2) for name in ('unbroken', 'broken'))

@@ -25,7 +25,7 @@ TINY = {
 }
 
 
-@pytest.mark.parametrize('name', [SWIN_T, R_50])
+@pytest.mark.parametrize('name', [pytest.param(SWIN_T, marks=pytest.mark.release), R_50])
 def test_killed_and_resumed_equals_never_killed(tmp_path, name):
     """With two ranks, whose batch norms each have statistics of their own on a CPU."""
     data = write_cityscapes(tmp_path / 'data')

@@ -133,7 +133,11 @@ def test_a_training_that_improves_is_not_stopped(data, tmp_path):
 @pytest.mark.parametrize(
     ('frozen', 'names'),
     [
-        ({'model.backbone.frozen_stages': 2}, ('backbone.patch_embed.', 'backbone.stages.0.', 'backbone.stages.1.')),
+        pytest.param(
+            {'model.backbone.frozen_stages': 2},
+            ('backbone.patch_embed.', 'backbone.stages.0.', 'backbone.stages.1.'),
+            marks=pytest.mark.release,
+        ),
         ({'freeze_backbone': True}, ('backbone.',)),
     ],
     ids=['stages', 'backbone'],

@@ -128,6 +128,7 @@ def test_plain_mmengine_loads_the_config_of_a_run(tmp_path):
     equipped().dump(tmp_path / 'config.py')
     code = """
 import sys
+sys.modules['transformers'] = None  # not needed here, and slow to import
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmseg.registry import LOOPS, RUNNERS

@@ -665,4 +665,7 @@ def main() -> None:
 
 
 if __name__ == '__main__':
+    from recipe.core import left_out
+
+    left_out.leave_out_other_models()
     main()

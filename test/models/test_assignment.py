@@ -1,50 +1,13 @@
-"""The assignment of masks to queries: each solver against SciPy, which one a device takes, and how it compiles."""
-
-from pathlib import Path
+"""The assignment of masks to queries: which solver a device takes; Triton's is tested by test_triton_kernels.py."""
 
 import numpy as np
 import pytest
 import torch
 
-import triton_process
 from recipe.models import assignment
 from recipe.models.matching import list_problems
 
-CASES = Path(__file__).resolve().parents[1] / 'support' / 'assignment_kernel_cases.py'
 CPU = torch.device('cpu')
-# For a GPU that is not there: the kernel as machine code of the A100 and the H100.
-COMPILE = """
-import triton
-from recipe.models import assignment_triton as module
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
-kinds = dict(costs_ptr='*fp32', finite_ptr='*i1', num_problems='i32', num_queries='i32')
-kernel, constants = module._assign, {'GROUP': 1, 'BLOCK': 128}
-signature = {name: 'constexpr' if name in constants else kinds.get(name, '*i64') for name in kernel.arg_names}
-for capability in (80, 90):
-    target = GPUTarget('cuda', capability, 32)
-    assert triton.compile(ASTSource(kernel, signature, constants), target=target, options={'num_warps': 1}).asm['cubin']
-print('compiled')
-"""
-
-
-@pytest.mark.trains  # it takes as long as a training
-@triton_process.needs_triton
-def test_the_kernel_assigns_as_scipy_does():
-    triton_process.interpret(CASES, '-m', 'not release')
-
-
-@pytest.mark.release
-@triton_process.needs_triton
-def test_the_kernel_assigns_as_scipy_does_in_ten_thousand_problems():
-    triton_process.interpret(CASES, '-m', 'release')
-
-
-@pytest.mark.trains
-@triton_process.needs_triton
-def test_the_kernel_compiles_for_gpus():
-    done = triton_process.run('-c', COMPILE)
-    assert 'compiled' in done.stdout, done.stderr[-2000:]
 
 
 def test_a_device_whose_solver_cannot_run_takes_scipy_and_says_so():

@@ -82,6 +82,7 @@ def test_the_first_losses_are_those_of_the_cpu(npu, data, tmp_path):
         assert math.isclose(a['loss'], b['loss'], rel_tol=1e-4), (a['step'], a['loss'], b['loss'])
 
 
+@pytest.mark.release
 def test_it_goes_on_from_its_checkpoint(npu, data):
     run, _ = npu
     out = launch('npu', data, run, '--resume=1', f'--max_iters={ITERS + 3}', f'--val_interval={ITERS + 3}')

@@ -56,7 +56,7 @@ def stop_schedules(trainer):
         group['lr'] *= 10
 
 
-@pytest.mark.parametrize('steps', [25, pytest.param(50, marks=pytest.mark.release)])
+@pytest.mark.parametrize('steps', [15, pytest.param(50, marks=pytest.mark.release)])
 def test_training_ends_at_upstreams_loss_and_a_fault_does_not(scenes, double_precision, steps):
     theirs, ours = (bench_trainer.Trainer(overrides=SMALL, upstream=upstream) for upstream in (True, False))
     for trainer in (theirs, ours):
@@ -68,7 +68,7 @@ def test_training_ends_at_upstreams_loss_and_a_fault_does_not(scenes, double_pre
     assert found == pytest.approx(expected, rel=1e-3)
 
     stop_schedules(ours)
-    expected, found = (train(trainer, scenes, steps, steps + 5) for trainer in (theirs, ours))
+    expected, found = (train(trainer, scenes, steps, steps + 3) for trainer in (theirs, ours))
     assert found != pytest.approx(expected, rel=1e-3)
 
 

@@ -1,4 +1,4 @@
-"""The Triton kernel of the assignment; test_assignment.py runs this with TRITON_INTERPRET=1."""
+"""The Triton kernel of the assignment; test_triton_kernels.py runs this with TRITON_INTERPRET=1."""
 
 import numpy as np
 import pytest

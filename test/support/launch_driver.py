@@ -37,6 +37,9 @@ def run(job: dict) -> int:
 
 if __name__ == '__main__':
     sys.path.insert(0, sys.argv[1])
+    from recipe.core import left_out
+
+    left_out.leave_out_other_models()  # as tools/launch.py
     import mmseg.models  # noqa: F401
 
     print('ready', flush=True)

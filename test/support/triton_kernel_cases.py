@@ -1,4 +1,4 @@
-"""The Triton kernel of deformable attention; test_deform_attn_triton.py runs this with TRITON_INTERPRET=1."""
+"""The Triton kernel of deformable attention; test_triton_kernels.py runs this with TRITON_INTERPRET=1."""
 
 import pytest
 import torch
@@ -69,11 +69,11 @@ def test_infinite_and_undefined_places_read_nothing_and_no_foreign_memory():
     assert not out.any()
 
 
-@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize('dtype', [torch.bfloat16, pytest.param(torch.float16, marks=pytest.mark.release)])
 def test_half_precision_rounds_once_at_the_end(dtype):
     # 48 samples of a query add up; in half precision the sum would be off by many roundings.
     shapes = [(9, 7), (5, 4), (3, 3)]
-    value, locations, weights = deform_attn_check.small_case(CPU, dtype, shapes, heads=1, dim=8, queries=6, points=16)
+    value, locations, weights = deform_attn_check.small_case(CPU, dtype, shapes, heads=1, dim=8, queries=2, points=16)
     results, wanted = both((value, locations, weights), shapes)
     assert [one.dtype for one in results] == [dtype, dtype, torch.float32, torch.float32]
     half = torch.finfo(dtype).eps
@@ -99,8 +99,10 @@ def test_deterministic_gradients_do_not_depend_on_the_order_of_queries():
     torch.testing.assert_close(run(True, same), run(False, same), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize('deterministic', [False, True])
-@pytest.mark.parametrize('bad', [float('nan'), float('inf')])
+@pytest.mark.parametrize(
+    ('deterministic', 'bad'),
+    [(True, float('nan')), (True, float('inf')), pytest.param(False, float('nan'), marks=pytest.mark.release)],
+)
 def test_a_gradient_that_is_not_finite_stays_so(deterministic, bad):
     value, locations, weights = deform_attn_check.small_case(CPU, queries=5)
     grad = torch.ones(2, 5, 64)
@@ -149,7 +151,6 @@ def test_the_check_before_first_use_passes_and_catches_a_wrong_gradient(monkeypa
         return value, locations * 1.2, weights
 
     monkeypatch.setattr(deform_attn_triton, 'run_backward', wrong)
-    with pytest.raises(AssertionError, match='gradient of locations'):
-        deform_attn_check.compare(CPU)
-    with pytest.warns(UserWarning, match='does without its Triton kernel on cpu'):
+    said = '(?s)does without its Triton kernel on cpu: AssertionError: .*gradient of locations'
+    with pytest.warns(UserWarning, match=said):
         assert not deform_attn._try_triton(CPU)

@@ -7,7 +7,6 @@ import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -24,16 +23,13 @@ needs_triton = pytest.mark.skipif(
 )
 
 
-def run(*arguments: str, **environment: str) -> Any:
-    """Run Python; the kernels are not interpreted unless ``TRITON_INTERPRET`` is given."""
-    kept = {name: text for name, text in os.environ.items() if name != 'TRITON_INTERPRET'}
-    return subprocess.run(
-        [sys.executable, *arguments], capture_output=True, text=True, env={**kept, **environment}, timeout=3600
-    )
+FILES = [str(Path(__file__).with_name(name)) for name in ('assignment_kernel_cases.py', 'triton_kernel_cases.py')]
 
 
-def interpret(cases: Path, *arguments: str) -> None:
-    """Run a file of tests with all kernels in Triton's interpreter; fails if one fails or is skipped."""
-    done = run('-m', 'pytest', '-q', '-p', 'no:cacheprovider', *arguments, str(cases), TRITON_INTERPRET='1')
+def interpret(which: str) -> None:
+    """Run the cases of a marker with all kernels in Triton's interpreter; fails if one fails or is skipped."""
+    command = [sys.executable, '-m', 'pytest', '-q', '-p', 'no:cacheprovider', '-m', which, *FILES]
+    env = {**os.environ, 'TRITON_INTERPRET': '1'}
+    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=3600)
     assert done.returncode == 0, done.stdout[-4000:]
     assert ' passed' in done.stdout and 'skipped' not in done.stdout
