@@ -68,14 +68,8 @@ class BucketedDataParallel(nn.Module):
         self._require_equal_parameters()
         for value in (*module.parameters(), *module.buffers()):
             dist.broadcast(value.detach(), 0)
-        self._buckets = _buckets_of(list(self._names))
+        self._buckets: List[_Bucket] = []
         self._nodes: List[Any] = []  # autograd forgets a node, and its hooks, if nothing refers to it
-        for bucket in self._buckets:
-            for param in bucket.params:
-                view: Any = param.expand_as(param)
-                node = view.grad_fn.next_functions[0][0]  # which adds to the gradient
-                node.register_hook(partial(self._note, bucket, param))
-                self._nodes.append(node)
         self._syncs = True  # of forward passes from now on
         self._expects = False  # a backward pass whose gradients are averaged
         self._next = 0  # bucket to be averaged next
@@ -84,6 +78,8 @@ class BucketedDataParallel(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the model."""
         if torch.is_grad_enabled():
+            if not self._buckets:
+                self._lay_out()
             if self._expects and any(len(bucket.missing) < len(bucket.params) for bucket in self._buckets):
                 names = [self._names[param] for bucket in self._buckets for param in bucket.missing]
                 raise RuntimeError(
@@ -127,6 +123,16 @@ class BucketedDataParallel(nn.Module):
         for rank, theirs in enumerate(others, 1):
             if theirs != first:
                 raise RuntimeError(f'rank {rank} trains other parameters than rank 0: {sorted(theirs ^ first)[0]}')
+
+    def _lay_out(self) -> None:
+        """Make the buckets. An evaluation needs none; a CUDA graph needs nodes of autograd made on its stream."""
+        self._buckets = _buckets_of(list(self._names))
+        for bucket in self._buckets:
+            for param in bucket.params:
+                view: Any = param.expand_as(param)
+                node = view.grad_fn.next_functions[0][0]  # which adds to the gradient
+                node.register_hook(partial(self._note, bucket, param))
+                self._nodes.append(node)
 
     def _note(self, bucket: _Bucket, param: nn.Parameter, *_: Any) -> None:
         """Note that the gradient of a parameter is computed, and average the buckets that are complete."""

@@ -2,7 +2,6 @@
 
 import os
 import time
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Dict, Optional, Tuple, Union
 
@@ -76,10 +75,7 @@ class RecipeRunner(Runner):
         unused = given.get('find_unused_parameters', self.cfg.get('find_unused_parameters', False))
         if given.get('type', 'MMDistributedDataParallel') == 'MMDistributedDataParallel' and not unused:
             model_wrapper_cfg = {'type': 'BucketedDataParallel'}
-        # Nodes of autograd that are made on the default stream cannot be captured.
-        beside = (self.cfg.get('train_cfg') or {}).get('graph') and torch.cuda.is_available()
-        with torch.cuda.stream(torch.cuda.Stream()) if beside else nullcontext():
-            return super().wrap_model(model_wrapper_cfg, model)
+        return super().wrap_model(model_wrapper_cfg, model)
 
     @staticmethod
     def build_dataloader(
