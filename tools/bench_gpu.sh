@@ -34,13 +34,16 @@ main() {
   mkdir -p "$out"
   local size=(--device=cuda --backbone=swin-b --crop=512x1024 --warmup=3 --repeats=20)
   nvidia-smi >"$out/nvidia-smi.txt"
-  MMCV_DEFORM_ATTN=triton "$python" - <<'END' || failed+=('Triton kernel')
+  MMCV_DEFORM_ATTN=triton "$python" - <<'END' || failed+=('Triton kernels')
 import torch
+from recipe.models import add_norm
 from recipe.models.deform_attn_check import compare
 
 for dtype in (torch.float32, torch.bfloat16, torch.float16):
     compare(torch.device('cuda'), dtype)
 print('Triton kernel of deformable attention: right in float32, bfloat16 and float16')
+add_norm.check(torch.device('cuda'))
+print('Triton kernels of sum and norm: right in float32 and bfloat16')
 END
   "$python" -m pytest -q test/engine/test_on_a_gpu.py | tee "$out/tests.txt" || failed+=('tests on a GPU')
   measure batch2_fp32 step "${size[@]}" --batch=2

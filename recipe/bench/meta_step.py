@@ -3,7 +3,7 @@
 The trainer is real: mmengine's Runner with its hooks, buckets of gradients, clipping, the optimizer, the guards.
 Tensors on ``meta`` have shapes and no values, so nothing is computed. Four things are replaced:
 
-- kernels that exist on accelerators only (deformable attention; the assignment of masks;
+- kernels that exist on accelerators only (deformable attention; the assignment of masks; ``add_norm`` and
   ``scaled_dot_product_attention`` on CUDA; torch_npu's attention and AdamW) by operators that only return shapes;
 - autocast, which ``meta`` does not have, by the lists of CUDA's;
 - a copy to the host by random numbers;
@@ -200,6 +200,9 @@ def _library() -> Any:
         'deformable_attention_backward(Tensor grad, Tensor value, Tensor locations, Tensor weights, Tensor sums)'
         ' -> (Tensor, Tensor)'
     )
+    for name in ('add_norm', 'add_norm_backward'):
+        library.define(f'{name}(Tensor?[] inputs, *, Tensor(a!)[] out) -> ()')
+        library.impl(name, lambda inputs, out: None, 'CompositeExplicitAutograd')
 
     library.define('assign(Tensor costs, Tensor table, int size) -> (Tensor, Tensor, Tensor)')
 
@@ -250,6 +253,16 @@ def _deformable_attention(
     """Takes the arguments of ``multi_scale_deformable_attn_pytorch``."""
     with _Autocast(enabled=False):
         return _DeformableAttention.apply(value.to(dtype or value.dtype), locations.float(), weights.float())
+
+
+def _launch(name: str) -> Callable[..., None]:
+    """Stands in for a launch of a kernel that writes into given tensors."""
+
+    def launch(inputs: Sequence[Any], outputs: Sequence[Any], *_: Any) -> None:
+        _library()
+        getattr(torch.ops.recipe_bench, name)(inputs, out=[x for x in outputs if x is not None])
+
+    return launch
 
 
 def _attention(kind: str) -> Callable[..., Tensor]:
@@ -359,7 +372,7 @@ def accelerator(kind: str) -> Iterator[None]:
     from recipe.data import random_state
     from recipe.engine import data_parallel as own_data_parallel
     from recipe.engine.hooks import nonfinite_guard_hook
-    from recipe.models import assignment, attention, deform_attn, static_loss
+    from recipe.models import add_norm, assignment, attention, deform_attn, static_loss
 
     half = functools.partial(_deformable_attention)
     single = functools.partial(_deformable_attention, dtype=torch.float32)
@@ -377,6 +390,9 @@ def accelerator(kind: str) -> Iterator[None]:
         (deform_attn, '_takes_triton', lambda value: True),
         (deform_attn, '_triton_attn', lambda value, shapes, starts, *rest: half(value, shapes, *rest)),
         (deform_attn, '_npu_attn', lambda value, shapes, starts, *rest: single(value, shapes, *rest)),
+        (add_norm, '_triton_works', lambda device: True),
+        (add_norm, '_run_forward', _launch('add_norm')),
+        (add_norm, '_run_backward', _launch('add_norm_backward')),
         (runner, 'get_device', lambda: 'meta'),
         (random_state, 'capture', lambda device=None: {}),
         (nonfinite_guard_hook, 'LateValues', _Finite),

@@ -11,13 +11,20 @@ from recipe.models.head import FastMask2FormerHead
 from recipe.models.pixel_decoder import FastMSDeformAttnPixelDecoder
 from recipe.models.preprocessor import FastSegDataPreProcessor
 from recipe.models.segmentor import FastEncoderDecoder
-from recipe.models.swin import FastShiftWindowMSA, FastSwinBlock, FastSwinTransformer, FastWindowMSA
+from recipe.models.swin import (
+    FastShiftWindowMSA,
+    FastSwinBlock,
+    FastSwinBlockSequence,
+    FastSwinTransformer,
+    FastWindowMSA,
+)
 
 # The first base of each class is the upstream class that it replaces.
 FAST_CLASSES: Tuple[Type[nn.Module], ...] = (
     FastSegDataPreProcessor,
     FastEncoderDecoder,
     FastSwinTransformer,
+    FastSwinBlockSequence,
     FastSwinBlock,
     FastShiftWindowMSA,
     FastWindowMSA,

@@ -1,12 +1,12 @@
 """Swin Transformer (arXiv:2103.14030) without copies of windows and without work for dropped paths."""
 
-from typing import List, Optional, Tuple
+from typing import Any, List, Optional, Tuple
 
 import torch
 import torch.utils.checkpoint as cp
 from mmcv.cnn.bricks.drop import DropPath
 from mmcv.cnn.bricks.transformer import FFN
-from mmseg.models.backbones.swin import ShiftWindowMSA, SwinBlock, SwinTransformer, WindowMSA
+from mmseg.models.backbones.swin import ShiftWindowMSA, SwinBlock, SwinBlockSequence, SwinTransformer, WindowMSA
 from torch import Tensor, nn
 
 from recipe.models.execution import device_kind, is_compiling, is_plain
@@ -14,7 +14,7 @@ from recipe.models.feed_forward import FastFFN, feed_forward, is_layer_norm, two
 from recipe.models.half_parameters import half_type, in_dtype, linear_parameters, parameters_cast
 from recipe.models.onednn_linear import takes_onednn
 from recipe.models.residual_branch import add_branch, drawn_for, drops_paths, has_drawn, paths_drawn
-from recipe.models.swin_branches import AttentionBranch, Branch, MLPBranch
+from recipe.models.swin_branches import AddBranch, AttentionBranch, Branch, MLPBranch
 from recipe.models.window_attention import window_attention
 from recipe.models.window_attention_cpu import CPUWindowMSA, Windows, fits_cpu_window_msa
 from recipe.models.window_attention_eval import window_msa_without_gradients
@@ -113,6 +113,17 @@ class FastShiftWindowMSA(ShiftWindowMSA):
         return type(msa) is FastWindowMSA and is_plain(msa) and not draws
 
 
+# Result of a branch that is not added yet, (B * L, C), and its factors (B, 1, 1), or None; and a sum without it.
+Last = Tuple[Tensor, Optional[Tensor]]
+Unsummed = Tuple[Tensor, Optional[Last]]
+
+
+def sum_of(unsummed: Unsummed) -> Tensor:
+    """Add what is not added yet."""
+    x, last = unsummed
+    return x if last is None else AddBranch.apply(x, *last)
+
+
 class FastSwinBlock(SwinBlock):
     """mmseg's Swin block; it does not compute a branch for samples that drop it."""
 
@@ -131,11 +142,10 @@ class FastSwinBlock(SwinBlock):
         Returns:
             Shape (B, H * W, C).
         """
+        if self.runs_as_branches(x):
+            return sum_of(self.run_branches(x, hw_shape))
         if not self.splits_branches:
             return super().forward(x, hw_shape)
-
-        if self._has_one_function_a_branch(x):
-            return self._run_branches(x, hw_shape)
 
         def run(x: Tensor) -> Tensor:
             x = add_branch(x, lambda y: self.attn.attend(y, hw_shape, self.norm1), self.attn.drop)
@@ -143,16 +153,20 @@ class FastSwinBlock(SwinBlock):
 
         return cp.checkpoint(run, x) if self.with_cp and x.requires_grad else run(x)
 
-    def _has_one_function_a_branch(self, x: Tensor) -> bool:
+    def runs_as_branches(self, x: Tensor) -> bool:
         """Whether the functions of ``swin_branches`` compute the same: on an accelerator, for the usual block."""
+        if (
+            device_kind(x.device) == 'cpu'
+            or not torch.is_grad_enabled()
+            or is_compiling()
+            or self.with_cp
+            or not self.splits_branches
+        ):
+            return False
         msa, drops = self.attn.w_msa, (self.attn.drop, self.ffn.dropout_layer)
         layers = two_layers(self.ffn.layers)
         return (
-            device_kind(x.device) != 'cpu'
-            and torch.is_grad_enabled()
-            and not is_compiling()
-            and not self.with_cp
-            and x.dtype in (msa.qkv.weight.dtype, half_type(x.device))
+            x.dtype in (msa.qkv.weight.dtype, half_type(x.device))
             and all(type(layer) is nn.Linear and is_plain(layer) for layer in (msa.qkv, msa.proj))
             and msa.qkv.bias is not None
             and layers is not None
@@ -163,34 +177,45 @@ class FastSwinBlock(SwinBlock):
             and all(has_drawn(drop) or not drops_paths(drop) for drop in drops)
         )
 
-    def _run_branches(self, x: Tensor, hw_shape: Tuple[int, int]) -> Tensor:
-        """Run both branches as one function each."""
+    def run_branches(self, x: Tensor, hw_shape: Tuple[int, int], last: Optional[Last] = None) -> Unsummed:
+        """Run both branches as one function each. ``runs_as_branches`` has to hold.
+
+        Args:
+            x: Shape (B, H * W, C).
+            hw_shape: H and W.
+            last: Added to ``x`` first.
+
+        Returns:
+            A sum of that shape, and what has to be added to it: the result of the MLP.
+        """
         msa, norm1, norm2 = self.attn.w_msa, self.norm1, self.norm2
         # Under autocast the tokens come in half precision from the merging of patches. Their sums stay in float32.
         x = x.to(msa.qkv.weight.dtype)
         dtype = half_type(x.device) or x.dtype
         maps = window_maps((int(hw_shape[0]), int(hw_shape[1])), self.attn.window_size, self.attn.shift_size, x.device)
-        x = AttentionBranch.apply(
+        x, attended = AttentionBranch.apply(
             x,
+            *(last or (None, None)),
             norm1.weight,
             norm1.bias,
             *(in_dtype(one, dtype) for one in (msa.qkv.weight, msa.qkv.bias)),
             msa.position_bias(self.attn.window_size),
             *(in_dtype(one, dtype) for one in (msa.proj.weight, msa.proj.bias)),
-            drawn_for(self.attn.drop),
             Branch(norm1.eps, maps, msa.scale, dtype),
         )
         layers = two_layers(self.ffn.layers)
         assert layers is not None, 'checked before'
         first, second, _ = layers
-        return MLPBranch.apply(
+        x, result = MLPBranch.apply(
             x,
+            attended,
+            drawn_for(self.attn.drop),
             norm2.weight,
             norm2.bias,
             *(in_dtype(one, dtype) for one in (first.weight, first.bias, second.weight, second.bias)),
-            drawn_for(self.ffn.dropout_layer),
             Branch(norm2.eps, None, 1.0, dtype),
         )
+        return x, (result, drawn_for(self.ffn.dropout_layer))
 
     def _feed_forward(self, x: Tensor) -> Tensor:
         return self.ffn.gamma2(feed_forward(self.ffn.layers, x, self.norm2))
@@ -205,6 +230,30 @@ class FastSwinBlock(SwinBlock):
             and not (self.training and self.ffn_drops)
             and all(map(is_plain, (self.attn, self.ffn)))
         )
+
+
+class FastSwinBlockSequence(SwinBlockSequence):
+    """mmseg's stage; a block leaves its last sum to the norm of the next one, since one kernel computes both."""
+
+    def forward(self, x: Tensor, hw_shape: Tuple[int, int]) -> Tuple[Tensor, Any, Tensor, Any]:
+        """Compute the same as upstream's method.
+
+        Args:
+            x: Shape (B, H * W, C).
+            hw_shape: H and W.
+
+        Returns:
+            Tokens after the merging of patches, if there is any, with their H and W; and those before it, with theirs.
+        """
+        unsummed: Unsummed = (x, None)
+        for block in self.blocks:
+            if type(block) is FastSwinBlock and is_plain(block) and block.runs_as_branches(unsummed[0]):
+                unsummed = block.run_branches(unsummed[0], hw_shape, unsummed[1])
+            else:
+                unsummed = block(sum_of(unsummed), hw_shape), None
+        x = sum_of(unsummed)
+        down = self.downsample(x, hw_shape) if self.downsample else (x, hw_shape)
+        return (*down, x, hw_shape)
 
 
 class FastSwinTransformer(SwinTransformer):

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import Function, once_differentiable
 
+from recipe.models.add_norm import Added, add_norm, add_norm_backward, add_scaled, scaled
 from recipe.models.execution import device_kind, kept_constants
 from recipe.models.window_maps import WindowMaps
 
@@ -221,29 +222,37 @@ class _ComposedAttention:
         return grads.view(-1, D).index_select(0, self.index.qkv_tokens).view(-1, 3 * heads * D), sums, bias_grad
 
 
-def _scaled(grad: Tensor, drawn: Optional[Tensor], dtype: torch.dtype) -> Tensor:
-    """Return the gradient of a branch as rows, in the dtype of its products."""
-    if drawn is not None:
-        # One kernel multiplies and rounds.
-        grad = (
-            torch.mul(grad, drawn, out=grad.new_empty(grad.shape, dtype=dtype)) if dtype != grad.dtype else grad * drawn
-        )
-    return grad.reshape(-1, grad.shape[-1]).to(dtype)
+class AddBranch(Function):
+    """x + drawn * branch of (B, L, C), (B * L, C) and (B, 1, 1), in the dtype of x; no second derivative."""
 
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, branch: Tensor, drawn: Optional[Tensor]) -> Tensor:
+        """Add without casts by autocast."""
+        ctx.save_for_backward(drawn)
+        ctx.dtype = branch.dtype
+        with torch.autocast(x.device.type, enabled=False):
+            return add_scaled(x, branch, drawn)
 
-def _sum(x: Tensor, branch: Tensor, drawn: Optional[Tensor]) -> Tensor:
-    """Compute x + drawn * branch, in the dtype of x."""
-    branch = branch.view_as(x)
-    return x + branch if drawn is None else torch.addcmul(x, branch, drawn)
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple:
+        """Return the gradients of x and of the branch."""
+        (drawn,) = ctx.saved_tensors
+        return grad, scaled(grad, drawn, ctx.dtype), None
 
 
 class AttentionBranch(Function):
-    """x + drawn * proj(window attention(norm(x))), (B, L, C) -> (B, L, C); no second derivative."""
+    """proj(window attention(norm(sum))) of the sum x + drawn * previous; no second derivative.
+
+    The next branch, or :class:`AddBranch`, adds the result to the sum: there one kernel adds and normalizes.
+    """
 
     @staticmethod
     def forward(
         ctx: Any,
         x: Tensor,
+        previous: Optional[Tensor],
+        drawn: Optional[Tensor],
         norm_weight: Tensor,
         norm_bias: Tensor,
         qkv_weight: Tensor,
@@ -251,15 +260,31 @@ class AttentionBranch(Function):
         position_bias: Tensor,
         proj_weight: Tensor,
         proj_bias: Tensor,
-        drawn: Optional[Tensor],
         branch: Branch,
-    ) -> Tensor:
-        """Weights and biases of the products have the dtype of ``branch``."""
+    ) -> Tuple[Tensor, Tensor]:
+        """Run the branch.
+
+        Args:
+            ctx: Context of autograd.
+            x: Tokens, (B, L, C).
+            previous: Result of the branch before this one, (B * L, C); None to add nothing.
+            drawn: Factor of ``previous`` for each image, (B, 1, 1); None for 1.
+            norm_weight: Of the norm, (C, ).
+            norm_bias: Of the norm, (C, ).
+            qkv_weight: Of the projection to q, k and v, (3 * C, C).
+            qkv_bias: (3 * C, ).
+            position_bias: Bias of each pair of positions, (heads, N, N), in any dtype.
+            proj_weight: Of the projection after the attention, (C, C).
+            proj_bias: (C, ).
+            branch: What else the branch needs.
+
+        Returns:
+            The sum, (B, L, C), and the result of the branch, (B * L, C), in the dtype of ``branch``.
+        """
         with torch.autocast(x.device.type, enabled=False):
             B, L, C = x.shape
-            tokens = x.reshape(-1, C)
-            inner, mean, rstd = torch.native_layer_norm(tokens, (C,), norm_weight, norm_bias, branch.eps)
-            inner = inner.to(branch.dtype)
+            added = add_norm(x, previous, drawn, norm_weight, norm_bias, branch.eps, branch.dtype)
+            inner = added.normed
             # The extra last row is the qkv of a padding token: a token of zeros, so the bias.
             qkv = inner.new_empty(B * L + 1, 3 * C)
             torch.addmm(qkv_bias, inner, qkv_weight.t(), out=qkv[:-1])
@@ -269,35 +294,35 @@ class AttentionBranch(Function):
             del qkv
             attended = attention.attended
             result = torch.addmm(proj_bias, attended, proj_weight.t())
-            ctx.save_for_backward(
-                tokens, mean, rstd, inner, attended, norm_weight, norm_bias, qkv_weight, proj_weight, drawn
-            )
+            ctx.save_for_backward(*added, attended, norm_weight, norm_bias, qkv_weight, proj_weight, drawn)
             ctx.attention = attention
-            ctx.branch, ctx.position_dtype = branch, position_bias.dtype
-            return _sum(x, result, drawn)
+            ctx.previous_dtype = None if previous is None else previous.dtype
+            ctx.position_dtype = position_bias.dtype
+            return added.total, result
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple:
-        """Return the gradients of x, of the parameters and of the position bias."""
-        tokens, mean, rstd, inner, attended, norm_weight, norm_bias, qkv_weight, proj_weight, drawn = ctx.saved_tensors
+    def backward(ctx: Any, grad: Tensor, out_grad: Tensor) -> tuple:
+        """Return the gradients of x, of the branch before, of the parameters and of the position bias."""
+        added = Added(*ctx.saved_tensors[:4])
+        attended, norm_weight, norm_bias, qkv_weight, proj_weight, drawn = ctx.saved_tensors[4:]
         B, L, C = grad.shape
         with torch.autocast(grad.device.type, enabled=False):
-            out_grad = _scaled(grad, drawn, inner.dtype)
             grad_proj_weight, grad_proj_bias = out_grad.t() @ attended, out_grad.sum(0)
             # The extra last row is the gradient of padding, 0.
             projected = out_grad.new_empty(B * L + 1, C)
             torch.mm(out_grad, proj_weight, out=projected[:-1])
             projected[-1].zero_()
-            del out_grad
             qkv_grad, grad_qkv_bias, grad_bias = ctx.attention.backward(projected)
             ctx.attention = None
-            grad_qkv_weight, grad_inner = qkv_grad.t() @ inner, qkv_grad @ qkv_weight
-            grad_tokens, grad_norm_weight, grad_norm_bias = torch.ops.aten.native_layer_norm_backward(
-                grad_inner.to(tokens.dtype), tokens, (C,), mean, rstd, norm_weight, norm_bias, [True, True, True]
+            grad_qkv_weight, grad_inner = qkv_grad.t() @ added.normed, qkv_grad @ qkv_weight
+            grad_x, grad_previous, grad_norm_weight, grad_norm_bias = add_norm_backward(
+                grad_inner, grad, added, norm_weight, norm_bias, drawn, ctx.previous_dtype
             )
         return (
-            grad_tokens.view_as(grad).add_(grad),
+            grad_x,
+            grad_previous,
+            None,
             grad_norm_weight,
             grad_norm_bias,
             grad_qkv_weight,
@@ -306,12 +331,11 @@ class AttentionBranch(Function):
             grad_proj_weight,
             grad_proj_bias,
             None,
-            None,
         )
 
 
 class MLPBranch(Function):
-    """x + drawn * (gelu(norm(x) W1^T + b1) W2^T + b2), (B, L, C) -> (B, L, C); no second derivative.
+    """gelu(norm(sum) W1^T + b1) W2^T + b2 of the sum x + drawn * previous, as :class:`AttentionBranch`.
 
     It keeps the result of the norm and both sides of GELU, which ``_FeedForward`` computes again.
     """
@@ -320,56 +344,65 @@ class MLPBranch(Function):
     def forward(
         ctx: Any,
         x: Tensor,
+        previous: Optional[Tensor],
+        drawn: Optional[Tensor],
         norm_weight: Tensor,
         norm_bias: Tensor,
         weight1: Tensor,
         bias1: Tensor,
         weight2: Tensor,
         bias2: Tensor,
-        drawn: Optional[Tensor],
         branch: Branch,
-    ) -> Tensor:
-        """Weights and biases of the products have the dtype of ``branch``."""
+    ) -> Tuple[Tensor, Tensor]:
+        """Run the branch.
+
+        Args:
+            ctx: Context of autograd.
+            x: Tokens, (B, L, C).
+            previous: Result of the branch before this one, (B * L, C); None to add nothing.
+            drawn: Factor of ``previous`` for each image, (B, 1, 1); None for 1.
+            norm_weight: Of the norm, (C, ).
+            norm_bias: Of the norm, (C, ).
+            weight1: Of the first linear layer, (H, C).
+            bias1: (H, ).
+            weight2: Of the second linear layer, (C, H).
+            bias2: (C, ).
+            branch: What else the branch needs.
+
+        Returns:
+            The sum, (B, L, C), and the result of the branch, (B * L, C), in the dtype of ``branch``.
+        """
         with torch.autocast(x.device.type, enabled=False):
-            tokens = x.reshape(-1, x.shape[-1])
-            inner, mean, rstd = torch.native_layer_norm(tokens, tokens.shape[-1:], norm_weight, norm_bias, branch.eps)
-            inner = inner.to(branch.dtype)
-            hidden = torch.addmm(bias1, inner, weight1.t())
+            added = add_norm(x, previous, drawn, norm_weight, norm_bias, branch.eps, branch.dtype)
+            hidden = torch.addmm(bias1, added.normed, weight1.t())
             active = F.gelu(hidden)
             result = torch.addmm(bias2, active, weight2.t())
-            ctx.save_for_backward(
-                tokens, mean, rstd, inner, hidden, active, norm_weight, norm_bias, weight1, weight2, drawn
-            )
-            return _sum(x, result, drawn)
+            ctx.save_for_backward(*added, hidden, active, norm_weight, norm_bias, weight1, weight2, drawn)
+            ctx.previous_dtype = None if previous is None else previous.dtype
+            return added.total, result
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple:
-        """Return the gradients of x and of the parameters."""
-        tokens, mean, rstd, inner, hidden, active, norm_weight, norm_bias, weight1, weight2, drawn = ctx.saved_tensors
+    def backward(ctx: Any, grad: Tensor, out_grad: Tensor) -> tuple:
+        """Return the gradients of x, of the branch before and of the parameters."""
+        added = Added(*ctx.saved_tensors[:4])
+        hidden, active, norm_weight, norm_bias, weight1, weight2, drawn = ctx.saved_tensors[4:]
         with torch.autocast(grad.device.type, enabled=False):
-            out_grad = _scaled(grad, drawn, inner.dtype)
             grad_weight2, grad_bias2 = out_grad.t() @ active, out_grad.sum(0)
             hidden_grad = torch.ops.aten.gelu_backward(out_grad @ weight2, hidden)
-            grad_weight1, grad_bias1 = hidden_grad.t() @ inner, hidden_grad.sum(0)
-            grad_tokens, grad_norm_weight, grad_norm_bias = torch.ops.aten.native_layer_norm_backward(
-                (hidden_grad @ weight1).to(tokens.dtype),
-                tokens,
-                tokens.shape[-1:],
-                mean,
-                rstd,
-                norm_weight,
-                norm_bias,
-                [True, True, True],
+            grad_weight1, grad_bias1 = hidden_grad.t() @ added.normed, hidden_grad.sum(0)
+            grad_x, grad_previous, grad_norm_weight, grad_norm_bias = add_norm_backward(
+                hidden_grad @ weight1, grad, added, norm_weight, norm_bias, drawn, ctx.previous_dtype
             )
         return (
-            grad_tokens.view_as(grad).add_(grad),
+            grad_x,
+            grad_previous,
+            None,
             grad_norm_weight,
             grad_norm_bias,
             grad_weight1,
             grad_bias1,
             grad_weight2,
             grad_bias2,
-            None,
             None,
         )

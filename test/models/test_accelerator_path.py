@@ -83,6 +83,28 @@ def test_blocks_of_other_kinds_run_module_by_module(monkeypatch):
         model(torch.randn(2, 3, 32, 40, dtype=torch.double))  # of another block
 
 
+def test_blocks_alone_or_with_a_hook_return_the_whole_sum(monkeypatch):
+    """Else a block leaves its last sum to the next one."""
+    plain = swin(depths=(3, 2), drop_path_rate=0.0)
+    fast = copy.deepcopy(plain)
+    accelerate(fast)
+    accelerator_path.take(monkeypatch, 'cuda')
+    x = torch.randn(2, 80, 8, dtype=torch.double, requires_grad=True)
+    stages = [model.stages[0] for model in (plain, fast)]
+    outs = [stage.blocks[1](x, (8, 10)) for stage in stages]
+    torch.testing.assert_close(outs[1], outs[0])
+    torch.testing.assert_close(
+        *(gradients(out, [x, *stage.blocks[1].parameters()]) for out, stage in zip(outs, stages))
+    )
+    seen = []
+    for stage in stages:
+        stage.blocks[1].register_forward_hook(lambda module, args, output: seen.extend((*args[:1], output)))
+    outs = [torch.cat([one.flatten() for one in stage(x, (8, 10))[::2]]) for stage in stages]
+    torch.testing.assert_close(seen[2:], seen[:2])
+    torch.testing.assert_close(outs[1], outs[0])
+    torch.testing.assert_close(*(gradients(out, [x, *stage.parameters()]) for out, stage in zip(outs, stages)))
+
+
 @pytest.mark.parametrize('sizes', [[(4, 8), (2, 4)], [(3, 5), (2, 3)]], ids=['powers of two', 'other sizes'])
 def test_encoder_attention_has_the_values_and_gradients_of_upstream(sizes, monkeypatch):
     torch.manual_seed(0)

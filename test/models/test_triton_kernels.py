@@ -6,11 +6,11 @@ import pytest
 
 import triton_process
 
-# Both kernels in one process and one file: the start of such a process takes longer than most cases.
+# All kernels in one process and one file: the start of such a process takes longer than most cases.
 pytestmark = [triton_process.needs_triton, pytest.mark.trains]  # it takes as long as a training
 
 
-def test_the_kernels_compute_what_scipy_and_the_pytorch_form_do():
+def test_the_kernels_compute_what_their_references_do():
     triton_process.interpret('not release')
 
 
@@ -63,3 +63,15 @@ def test_the_assignment_compiles_for_gpus(capability, monkeypatch):
     kinds = dict.fromkeys(kernel.arg_names, '*i64')
     kinds.update(costs_ptr='*fp32', finite_ptr='*i1', num_problems='i32', num_queries='i32')
     assert compiles(kernel, kinds, {'GROUP': 1, 'BLOCK': 128}, capability, options={'num_warps': 1})
+
+
+@pytest.mark.parametrize('capability', CAPABILITIES)
+def test_sum_and_norm_compile_for_gpus(capability, monkeypatch):
+    """With and without a branch, and factors of the images."""
+    module = not_interpreted('add_norm_triton', monkeypatch)
+    kinds = dict.fromkeys(('branch_ptr', 'normed_ptr', 'grad_ptr', 'grad_branch_ptr'), '*bf16') | {'eps': 'fp32'}
+    for kernel in (module._forward, module._backward):
+        optional = {'branch_ptr', 'grad_branch_ptr', 'drawn_ptr'} & set(kernel.arg_names)
+        for left_out in ((), optional):
+            constants = {'ROWS': 8, 'BLOCK': 512} | dict.fromkeys(left_out)
+            assert compiles(kernel, kinds, constants, capability, options={'num_warps': 8})

@@ -11,13 +11,14 @@ from recipe.models import residual_branch
 def take(monkeypatch: Any, kind: str) -> None:
     """Take the path of a kind of device, ``cuda`` or ``npu``, until the end of the test.
 
-    Deformable attention keeps its own form, since the kernels of the accelerators are not there.
+    Deformable attention and sums before norms keep their own form, since the kernels of the accelerators are not there.
     """
     for name, module in list(sys.modules.items()):
         if name.startswith('recipe.models.') and name != 'recipe.models.execution' and hasattr(module, 'device_kind'):
             monkeypatch.setattr(module, 'device_kind', lambda device: kind)
-    from recipe.models import deform_attn
+    from recipe.models import add_norm, deform_attn
 
+    monkeypatch.setattr(add_norm, '_triton_works', lambda device: False)
     monkeypatch.setattr(deform_attn, '_takes_triton', lambda value: False)
     implementation = deform_attn._implementation
     monkeypatch.setattr(deform_attn, '_implementation', lambda device_type: implementation('cpu'))

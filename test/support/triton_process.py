@@ -23,7 +23,8 @@ needs_triton = pytest.mark.skipif(
 )
 
 
-FILES = [str(Path(__file__).with_name(name)) for name in ('assignment_kernel_cases.py', 'triton_kernel_cases.py')]
+CASES = ('add_norm_kernel_cases.py', 'assignment_kernel_cases.py', 'triton_kernel_cases.py')
+FILES = [str(Path(__file__).with_name(name)) for name in CASES]
 
 
 def interpret(which: str) -> None:
