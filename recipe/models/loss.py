@@ -116,7 +116,9 @@ def _matched_masks(predictions: QueryPredictions, pairs: Pairs, counts: List[int
     embeds, features = predictions.mask_embeds, predictions.mask_features
     height, width = features.shape[-2:]
     matched = embeds.flatten(0, 2).index_select(0, pairs.queries).view(len(embeds), -1, embeds.shape[-1])
-    masks = [torch.matmul(rows, features[image].flatten(1)) for image, rows in enumerate(matched.split(counts, dim=1))]
+    # The gradients of the maps of all images are stacked once. Those of features[image] would be padded and added.
+    maps = features.flatten(2).unbind()
+    masks = [torch.matmul(rows, one) for rows, one in zip(matched.split(counts, dim=1), maps)]
     return torch.cat(masks, dim=1).view(-1, height, width)
 
 
@@ -210,7 +212,7 @@ def batched_loss(
     if sum(counts):
         points = keep_uncertain(masks, draws.candidates, draws.others, head.num_points)
         targets = _targets(gt_masks, points, pairs, num_layers)
-        logits = sample(masks.unsqueeze(1), points.unsqueeze(1))[:, 0, 0]
+        logits = sample(masks.unsqueeze(1), points.unsqueeze(1)).flatten(1)
         mask_losses, dice_losses = _point_losses(head, logits, targets, num_layers, num_masks)
     else:
         # Zeros that still give each parameter a gradient.

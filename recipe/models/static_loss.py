@@ -113,7 +113,7 @@ def static_point_losses(
         at = points.index_select(0, padded.by_mask).view(gt_masks.shape[0] * gt_masks.shape[1], num_layers, -1, 2)
         targets = sample(gt_masks.flatten(0, 1).unsqueeze(1), at)
         targets = targets.flatten(0, 2).index_select(0, padded.by_pair)
-    logits = sample(masks.unsqueeze(1), points.unsqueeze(1))[:, 0, 0]
+    logits = sample(masks.unsqueeze(1), points.unsqueeze(1)).flatten(1)
     is_pair = padded.is_pair.repeat(num_layers).unsqueeze(1) > 0
     return _point_losses(
         head, logits.masked_fill(~is_pair, _NOTHING), targets.masked_fill(~is_pair, 0.0), num_layers, num_masks

@@ -16,7 +16,7 @@ from recipe.models.add_norm import Added, add_norm, add_norm_backward, add_scale
 from recipe.models.execution import device_kind, kept_constants
 from recipe.models.window_maps import WindowMaps
 
-# Rows of a batch by window maps and batch size; a dict as in window_maps.
+# What belongs to window maps, by their id and what else it depends on; a dict as in window_maps.
 _kept: Dict[tuple, Tuple[Any, WindowMaps]] = {}
 _MAX_KEPT = 64
 
@@ -94,6 +94,13 @@ def _make_head_rows(maps: WindowMaps, batch_size: int, heads: int) -> HeadRows:
     return HeadRows(*(one.flatten().int() for one in (qkv, out, qkv_tokens, out_tokens)))
 
 
+def mask_of(maps: WindowMaps, dtype: torch.dtype) -> Tensor:
+    """Return the mask of shifted windows for all heads, (nW, 1, N, N), in a dtype; kept, as the maps."""
+    mask = maps.mask
+    assert mask is not None, 'the windows are shifted'
+    return _keep((id(maps.to_windows), dtype), maps, lambda: mask[:, None].to(dtype))
+
+
 class Branch(NamedTuple):
     """What a branch needs besides its tensors.
 
@@ -136,7 +143,7 @@ class _FusedAttention:
         parts = windows.view(self.groups, -1, N, 3, heads, C // heads).permute(3, 0, 1, 4, 2, 5)
         with torch.enable_grad():
             self.bias = position_bias.detach().to(branch.dtype).requires_grad_()
-            shown = self.bias[None] if maps.mask is None else self.bias[None] + maps.mask[:, None].to(branch.dtype)
+            shown = self.bias[None] if maps.mask is None else self.bias[None] + mask_of(maps, branch.dtype)
             self.leaves = [[part[group].detach().requires_grad_() for part in parts] for group in range(self.groups)]
             self.outs = [
                 F.scaled_dot_product_attention(q, k, v, attn_mask=shown.expand(len(q), -1, -1, -1), scale=branch.scale)
@@ -170,14 +177,14 @@ class _FusedAttention:
         )
         del window_grad, self.outs, self.leaves
         qkv_grad = grad.new_empty(len(grad) - 1, 3 * C)
-        sums = []
+        totals = grad.new_empty(self.groups, 3, C)
         for group, target in enumerate(qkv_grad.view(self.groups, -1, 3, C)):
             for part in range(3):
                 flat = grads[3 * group + part].transpose(1, 2).reshape(-1, C)
                 torch.index_select(flat, 0, self._to_tokens(rows), out=target[:, part])
-                sums.append(flat.sum(0))
-        totals = torch.cat(sums).view(self.groups, 3 * C)
-        return qkv_grad, totals[0] if self.groups == 1 else totals.sum(0), bias_grad
+                torch.sum(flat, 0, out=totals[group, part])
+        total = totals[0] if self.groups == 1 else totals.sum(0)
+        return qkv_grad, total.flatten(), bias_grad
 
 
 class _ComposedAttention:
@@ -198,7 +205,7 @@ class _ComposedAttention:
         q, k, v = self.parts
         bias = position_bias.to(branch.dtype)
         if maps.mask is not None:
-            bias = bias + maps.mask[:, None].to(branch.dtype)
+            bias = bias + mask_of(maps, branch.dtype)
         attn = torch.add(bias, torch.bmm(q, k.transpose(1, 2)).view(self.shape), alpha=branch.scale)
         self.attn = torch._softmax(attn, -1, False).view(-1, N, N)
         out = torch.bmm(self.attn, v).view(-1, C // heads)

@@ -12,7 +12,8 @@ from mmengine.registry import OPTIM_WRAPPERS
 from mmengine.runner import Runner
 from torch import nn
 
-from recipe.engine.hooks.nonfinite_guard_hook import OVERFLOWS, SKIPPED
+from recipe.engine.hooks.nonfinite_guard_hook import OVERFLOWS, SKIPPED, NonFiniteGuardHook
+from recipe.engine.nonfinite import guarded_step
 from recipe.engine.nonfinite.guarded_step import SpreadNonFinite
 from recipe.engine.optimizers.guarded_adamw import guarded as guard
 from recipe.engine.termination import TrainingEnded
@@ -129,6 +130,21 @@ def test_no_optimizer_takes_a_step_that_is_not_finite(tmp_path, name, hook):
         runner.train()
     torch.testing.assert_close(state(runner), before, rtol=0, atol=0)
     assert (tmp_path / 'nonfinite' / f'iter_{BAD}_rank_0.pth').is_file()
+
+
+@pytest.mark.parametrize('max_norm', [0.05, 100.0])
+def test_a_step_that_clips_is_one_after_clipping(tmp_path, monkeypatch, max_norm):
+    """As on a GPU: two steps are skipped, the others are those of clip_grad_norm_."""
+    ends = []
+    for kind in ('cpu', 'cuda'):
+        monkeypatch.setattr(guarded_step, 'device_kind', lambda device, kind=kind: kind)
+        runner = make(tmp_path / kind, {**WRAPPERS['fused'], 'clip_grad': dict(max_norm=max_norm)}, max_skips=2)
+        runner.train()
+        (hook,) = (hook for hook in runner.hooks if isinstance(hook, NonFiniteGuardHook))
+        assert hook._guard.clips_in_step == (kind == 'cuda')
+        assert runner.message_hub.get_info(SKIPPED) == 2
+        ends.append(state(runner))
+    torch.testing.assert_close(*ends, rtol=1e-5, atol=1e-7)
 
 
 def test_skipped_steps_are_counted(tmp_path):

@@ -5,6 +5,9 @@ loss that is not finite makes the norm not finite as well, see :class:`SpreadNon
 
 If the host read the norm before each step, it would wait for the device. Instead a flag on the device (``found_inf``)
 makes the fused optimizer skip the step. torch's gradient scaler uses the same flag. The host reads the norm later.
+
+On CUDA the fused step also clips: it divides the gradients by a number, which is meant for the scale of a gradient
+scaler. So clipping needs no pass over the gradients.
 """
 
 import math
@@ -13,6 +16,8 @@ from typing import Any, Callable, List, Optional
 import torch
 from mmengine.optim import OptimWrapper
 from torch import Tensor
+
+from recipe.models.execution import device_kind
 
 
 class GuardedStep:
@@ -26,6 +31,7 @@ class GuardedStep:
         before_step (Callable): Called before each guarded step; may raise.
 
     Attributes:
+        clips_in_step (bool): Whether the optimizer's step clips the gradients.
         scales (bool): Whether a gradient scaler skips bad steps.
         on_device (bool): Whether the optimizer takes ``found_inf``, so that the device skips bad steps.
     """
@@ -37,13 +43,18 @@ class GuardedStep:
         self._norm: Optional[Tensor] = None
         self.scales = hasattr(wrapper, 'loss_scaler')
         self.on_device = takes_found_inf(self._optimizer)
+        self._divisor: Optional[Tensor] = None
+        self.clips_in_step = False
         if self._clips_by_norm():
             holder = wrapper.clip_func
             # The clip function of DeferredRuntimeInfoHook returns None; the one inside it returns the norm.
+            clip = getattr(holder, 'clip', holder)
+            self.clips_in_step = self._can_clip_in_step(clip)
+            noting = self._noting(self._note_divisor if self.clips_in_step else clip)
             if hasattr(holder, 'clip'):
-                holder.clip = self._noting(holder.clip)
+                holder.clip = noting
             else:
-                wrapper.clip_func = self._noting(holder)
+                wrapper.clip_func = noting
         wrapper.backward = _spreading(wrapper.backward)
         self._step = self._optimizer.step
         if not self.scales:
@@ -51,6 +62,25 @@ class GuardedStep:
 
     def _clips_by_norm(self) -> bool:
         return bool(self._wrapper.clip_grad_kwargs) and self._wrapper.grad_name == 'grad_norm'
+
+    def _can_clip_in_step(self, clip: Callable) -> bool:
+        device = self._optimizer.param_groups[0]['params'][0].device
+        options = dict(self._wrapper.clip_grad_kwargs)
+        return (
+            device_kind(device) == 'cuda'
+            and clip is torch.nn.utils.clip_grad_norm_
+            and options.pop('norm_type', 2) == 2
+            and set(options) == {'max_norm'}
+            and bool(getattr(self._optimizer, '_step_supports_amp_scaling', False))
+            and not self.scales  # it divides by its own number
+        )
+
+    @torch.no_grad()
+    def _note_divisor(self, params: List[Tensor], max_norm: float, norm_type: float = 2.0) -> Tensor:
+        """In place of ``clip_grad_norm_``, which multiplies the gradients by the inverse of this divisor."""
+        norm = total_norm([param for param in params if param.grad is not None])
+        self._divisor = ((norm + 1e-6) / max_norm).clamp(min=1.0).to(torch.float32)
+        return norm
 
     def _noting(self, clip: Callable) -> Callable:
         """``clip`` that also records the norm that it returns."""
@@ -86,10 +116,12 @@ class GuardedStep:
             return self._step(*args, **kwargs)
         # 0 if the norm is finite, else 1: 0 times infinity or NaN is NaN.
         self._optimizer.found_inf = torch.nan_to_num(self._norm.to(torch.float32) * 0, nan=1.0)
+        if self._divisor is not None:
+            self._optimizer.grad_scale, self._divisor = self._divisor, None
         try:
             return self._step(*args, **kwargs)
         finally:
-            self._optimizer.found_inf = None
+            self._optimizer.found_inf = self._optimizer.grad_scale = None
 
     def _parameters(self) -> List[Tensor]:
         return [param for group in self._optimizer.param_groups for param in group['params'] if param.grad is not None]
