@@ -21,6 +21,9 @@ from recipe.models import accelerate
 from recipe.models.freezing import freeze_backbone
 
 _NAME_BYTES = 32
+# Options of mmengine's DDP, as BucketedDataParallel has them, and those that change no result.
+_BUCKETED = {'type': 'MMDistributedDataParallel', 'broadcast_buffers': False, 'find_unused_parameters': False}
+_LAYOUT = ('bucket_cap_mb', 'device_ids', 'gradient_as_bucket_view')
 
 
 @RUNNERS.register_module()
@@ -68,12 +71,14 @@ class RecipeRunner(Runner):
     def wrap_model(self, model_wrapper_cfg: Optional[Dict], model: nn.Module) -> nn.Module:
         """Wrap the model for distributed training.
 
-        :class:`BucketedDataParallel` takes the place of mmengine's DDP, whose result it has, unless the config asks for
-        DDP's search for unused parameters.
+        :class:`BucketedDataParallel` takes the place of mmengine's DDP, whose result it has, unless the config asks DDP
+        for more, as for its search for unused parameters.
         """
-        given = model_wrapper_cfg or {}
-        unused = given.get('find_unused_parameters', self.cfg.get('find_unused_parameters', False))
-        if given.get('type', 'MMDistributedDataParallel') == 'MMDistributedDataParallel' and not unused:
+        # What mmengine does without model_wrapper_cfg, and what DDP does by default with it.
+        unused = not model_wrapper_cfg and self.cfg.get('find_unused_parameters', False)
+        default = {'find_unused_parameters': unused, 'broadcast_buffers': bool(model_wrapper_cfg)}
+        asked = {**default, **(model_wrapper_cfg or {})}.items()
+        if all(name in _LAYOUT or _BUCKETED.get(name) == value for name, value in asked):
             model_wrapper_cfg = {'type': 'BucketedDataParallel'}
         return super().wrap_model(model_wrapper_cfg, model)
 

@@ -238,15 +238,16 @@ def wrapped(rank, given, cfg):
 
 
 def chosen(rank):
-    unused = {'type': 'MMDistributedDataParallel', 'find_unused_parameters': True}
+    ddp = {'type': 'MMDistributedDataParallel'}
     return [
         wrapped(rank, None, {}),
-        wrapped(rank, {'type': 'MMDistributedDataParallel', 'broadcast_buffers': False}, {}),
-        wrapped(rank, unused, {}),
-        wrapped(rank, {'type': 'MMDistributedDataParallel'}, {'find_unused_parameters': True}),
+        wrapped(rank, {**ddp, 'broadcast_buffers': False, 'gradient_as_bucket_view': True}, {}),
+        wrapped(rank, {**ddp, 'broadcast_buffers': False, 'find_unused_parameters': True}, {}),
+        wrapped(rank, ddp, {}),
+        wrapped(rank, {**ddp, 'broadcast_buffers': False, 'detect_anomalous_params': True}, {}),
     ]
 
 
-def test_ddp_stays_where_a_config_asks_for_its_search(tmp_path):
+def test_ddp_stays_where_a_config_asks_it_for_more(tmp_path):
     (found,) = results(chosen, 1, tmp_path)
-    assert found == ['BucketedDataParallel'] * 2 + ['MMDistributedDataParallel'] * 2
+    assert found == ['BucketedDataParallel'] * 2 + ['MMDistributedDataParallel'] * 3
