@@ -83,18 +83,6 @@ def environment() -> Iterator[None]:
         os.environ.update(before)
 
 
-@pytest.hookimpl(hookwrapper=True, tryfirst=True)
-def pytest_collection() -> Iterator[None]:
-    """Import the tests without what the launchers leave out: transformers is a third of an import of mmdet."""
-    with contextlib.suppress(ImportError):
-        from recipe.core.left_out import leave_out_other_models
-
-        leave_out_other_models()
-    yield
-    if 'transformers' in sys.modules and sys.modules['transformers'] is None:
-        del sys.modules['transformers']  # the exports need it
-
-
 def pytest_collection_modifyitems(items) -> None:
     """Sort by file; the tests of a file keep their order."""
     items.sort(key=lambda item: place(item.path))
