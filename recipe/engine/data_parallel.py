@@ -62,7 +62,7 @@ class BucketedDataParallel(nn.Module):
         super().__init__()
         self.module: Any = module
         self._world_size = dist.get_world_size()
-        # NCCL can average. Other backends only sum.
+        # NCCL is asked for averages; gloo only sums.
         self._has_average = dist.get_backend() == 'nccl'
         self._names = {param: name for name, param in module.named_parameters() if param.requires_grad}
         self._require_equal_parameters()
