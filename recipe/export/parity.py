@@ -14,6 +14,8 @@ import numpy as np
 from recipe.core import console, files
 
 MOST_DIFFERENCE = 1e-3  # of class scores, which are sums of probabilities
+# Of the largest score, if that allows more: a score adds up all queries, and float32 rounds in proportion to it.
+MOST_SHARE = 1e-4
 LEAST_SAME = 0.9999  # share of the pixels
 _PACKAGES = ('torch', 'onnx', 'onnxscript', 'onnxruntime', 'safetensors', 'transformers', 'mmsegmentation', 'numpy')
 # From a picture, RGB, uint8, (H, W, 3), to its class scores, (C, H, W), and its labels, (H, W).
@@ -35,6 +37,11 @@ class Parity:
     same_labels: float = 1.0
     sizes: List[Tuple[int, int]] = field(default_factory=list)
     largest_score: float = 0.0
+
+    @property
+    def limit(self) -> float:
+        """The largest difference with which an export is kept."""
+        return max(MOST_DIFFERENCE, MOST_SHARE * self.largest_score)
 
     def __str__(self) -> str:
         return (
@@ -72,12 +79,12 @@ def require(parity: Parity) -> None:
     """Refuse an export that does not compute what the model computes.
 
     Raises:
-        console.UserError: A score differs by more than 1e-3, or fewer than 99.99 % of the labels are the same.
+        console.UserError: A score differs by more than ``parity.limit``, or fewer than 99.99 % of the labels are equal.
     """
-    if parity.largest_difference > MOST_DIFFERENCE or parity.same_labels < LEAST_SAME:
+    if parity.largest_difference > parity.limit or parity.same_labels < LEAST_SAME:
         raise console.UserError(
             f'the exported model does not compute what the model computes: {parity}',
-            f'limits: {MOST_DIFFERENCE:g} and {100 * LEAST_SAME:g} %; the file was not kept',
+            f'limits: {parity.limit:.2g} and {100 * LEAST_SAME:g} %; the file was not kept',
         )
 
 
@@ -102,7 +109,7 @@ def write_report(path: Path, parity: Parity, settings: Dict[str, Any]) -> Path:
         **settings,
         'pictures': len(parity.sizes),
         **asdict(parity),
-        'limits': {'largest_difference': MOST_DIFFERENCE, 'same_labels': LEAST_SAME},
+        'limits': {'largest_difference': parity.limit, 'same_labels': LEAST_SAME},
         'versions': versions,
     }
     return files.write_text(path.with_name(f'{path.name}.parity.json'), json.dumps(report, indent=2) + '\n')
