@@ -166,7 +166,7 @@ class Kernels(TorchDispatchMode):
             limit = {'grid_sampler_2d': 4 * written}.get(name, written) if name in _GATHERS and not number else None
             read += _bytes(x) if limit is None else min(_bytes(x), limit)
         flops = 0
-        # torch has no formula for a product with an activation; its own is that of the product.
+        # torch counts no FLOPs for a product with an activation. They are those of the product alone.
         counted = torch.ops.aten.addmm if name == '_addmm_activation' else func.overloadpacket
         if counted in flop_registry:
             flops = int(flop_registry[counted](*args, **kwargs, out_val=result))

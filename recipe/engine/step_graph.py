@@ -14,6 +14,7 @@ from typing import Any, Callable, Dict, Iterator, Optional, Tuple
 import torch
 from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from recipe.models import assignment
 from recipe.models.present_classes import present_classes
@@ -68,6 +69,11 @@ class StepGraph:
     """
 
     def __init__(self, model: nn.Module, optim_wrapper: Any, graphs: Any = None, warmup: int = WARMUP) -> None:
+        if isinstance(model, DistributedDataParallel):  # it would need more iterations before, and a stream of its own
+            raise ValueError(
+                '--graph=1: the config asks for DDP (find_unused_parameters or other options in model_wrapper_cfg), '
+                'which is not captured; leave these out'
+            )
         self._model, self._optim_wrapper = model, optim_wrapper
         self._segmentor: Any = model.module if is_model_wrapper(model) else model
         require_capturable(self._segmentor)

@@ -23,6 +23,20 @@ _CHECKED = (
 )  # fmt: skip
 
 
+class Norm(NamedTuple):
+    """A LayerNorm.
+
+    Attributes:
+        weight: (C, ).
+        bias: (C, ).
+        eps: Added to the variance.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    eps: float
+
+
 class Added(NamedTuple):
     """A sum and its norm.
 
@@ -39,47 +53,34 @@ class Added(NamedTuple):
     rstd: Tensor
 
 
-def add_norm(
-    x: Tensor,
-    branch: Optional[Tensor],
-    drawn: Optional[Tensor],
-    weight: Tensor,
-    bias: Tensor,
-    eps: float,
-    dtype: torch.dtype,
-) -> Added:
+# Gradients of x, of the branch if there was one, and of weight and bias of the norm.
+Grads = Tuple[Tensor, Optional[Tensor], Tensor, Tensor]
+
+
+def add_norm(x: Tensor, branch: Optional[Tensor], drawn: Optional[Tensor], norm: Norm, dtype: torch.dtype) -> Added:
     """Add a branch, and normalize (Layer Normalization, arXiv:1607.06450, equation 4). Not for autograd.
 
     Args:
         x: Tokens, (B, L, C).
         branch: Result of the branch, (B * L, C) in any floating dtype; None to add nothing.
         drawn: Factor of each image, (B, 1, 1); None for 1.
-        weight: Of the norm, (C, ).
-        bias: Of the norm, (C, ).
-        eps: Added to the variance.
+        norm: The norm.
         dtype: Of the norm's result.
     """
     kind = _triton if _takes_triton(x) else _plain
-    return kind(x, branch, drawn, weight, bias, eps, dtype)
+    return kind(x, branch, drawn, norm, dtype)
 
 
 def add_norm_backward(
-    grad: Tensor,
-    grad_total: Tensor,
-    added: Added,
-    weight: Tensor,
-    bias: Tensor,
-    drawn: Optional[Tensor],
-    dtype: Optional[torch.dtype],
-) -> Tuple[Tensor, Optional[Tensor], Tensor, Tensor]:
+    grad: Tensor, grad_total: Tensor, added: Added, norm: Norm, drawn: Optional[Tensor], dtype: Optional[torch.dtype]
+) -> Grads:
     """Compute the gradients of :func:`add_norm`.
 
     Args:
         grad: Gradient of ``normed``, (B * L, C) in its dtype.
         grad_total: Gradient of ``total``, (B, L, C) in its dtype.
         added: Result of :func:`add_norm`; ``normed`` is not read.
-        weight: As in :func:`add_norm`.
-        bias: As in :func:`add_norm`.
+        norm: As in :func:`add_norm`.
         drawn: As in :func:`add_norm`.
         dtype: Of the branch; None if there was none.
 
@@ -87,7 +88,7 @@ def add_norm_backward(
         Gradients of x, (B, L, C); of the branch, (B * L, C), or None; of weight and of bias, (C, ).
     """
     kind = _triton_backward if _takes_triton(grad_total) else _plain_backward
-    return kind(grad, grad_total, added, weight, bias, drawn, dtype)
+    return kind(grad, grad_total, added, norm, drawn, dtype)
 
 
 def add_scaled(x: Tensor, branch: Tensor, drawn: Optional[Tensor]) -> Tensor:
@@ -106,72 +107,44 @@ def scaled(grad: Tensor, drawn: Optional[Tensor], dtype: torch.dtype) -> Tensor:
     return grad.reshape(-1, grad.shape[-1]).to(dtype)
 
 
-def _plain(
-    x: Tensor,
-    branch: Optional[Tensor],
-    drawn: Optional[Tensor],
-    weight: Tensor,
-    bias: Tensor,
-    eps: float,
-    dtype: torch.dtype,
-) -> Added:
+def _plain(x: Tensor, branch: Optional[Tensor], drawn: Optional[Tensor], norm: Norm, dtype: torch.dtype) -> Added:
     total = x if branch is None else add_scaled(x, branch, drawn)
     rows = total.reshape(-1, total.shape[-1])
-    normed, mean, rstd = torch.native_layer_norm(rows, weight.shape, weight, bias, eps)
+    normed, mean, rstd = torch.native_layer_norm(rows, norm.weight.shape, *norm)
     return Added(total, normed.to(dtype), mean, rstd)
 
 
 def _plain_backward(
-    grad: Tensor,
-    grad_total: Tensor,
-    added: Added,
-    weight: Tensor,
-    bias: Tensor,
-    drawn: Optional[Tensor],
-    dtype: Optional[torch.dtype],
-) -> Tuple[Tensor, Optional[Tensor], Tensor, Tensor]:
-    rows = added.total.reshape(-1, weight.numel())
+    grad: Tensor, grad_total: Tensor, added: Added, norm: Norm, drawn: Optional[Tensor], dtype: Optional[torch.dtype]
+) -> Grads:
+    rows = added.total.reshape(-1, norm.weight.numel())
     grad_x, grad_weight, grad_bias = torch.ops.aten.native_layer_norm_backward(
-        grad.to(rows.dtype), rows, weight.shape, added.mean, added.rstd, weight, bias, [True, True, True]
+        grad.to(rows.dtype), rows, norm.weight.shape, added.mean, added.rstd, norm.weight, norm.bias, [True, True, True]
     )
     grad_x = grad_x.view_as(grad_total).add_(grad_total)
     return grad_x, None if dtype is None else scaled(grad_x, drawn, dtype), grad_weight, grad_bias
 
 
-def _triton(
-    x: Tensor,
-    branch: Optional[Tensor],
-    drawn: Optional[Tensor],
-    weight: Tensor,
-    bias: Tensor,
-    eps: float,
-    dtype: torch.dtype,
-) -> Added:
+def _triton(x: Tensor, branch: Optional[Tensor], drawn: Optional[Tensor], norm: Norm, dtype: torch.dtype) -> Added:
     x = x.contiguous()
     total = x if branch is None else torch.empty_like(x)
     rows = total.view(-1, x.shape[-1])
     normed = torch.empty_like(rows, dtype=dtype)
     mean, rstd = x.new_empty(2, len(rows), 1)
     outputs = (None if branch is None else rows, normed, mean, rstd)
-    _run_forward((x.view_as(rows), branch, drawn, weight, bias), outputs, x.shape[1], eps)
+    _run_forward((x.view_as(rows), branch, drawn, norm.weight, norm.bias), outputs, x.shape[1], norm.eps)
     return Added(total, normed, mean, rstd)
 
 
 def _triton_backward(
-    grad: Tensor,
-    grad_total: Tensor,
-    added: Added,
-    weight: Tensor,
-    bias: Tensor,
-    drawn: Optional[Tensor],
-    dtype: Optional[torch.dtype],
-) -> Tuple[Tensor, Optional[Tensor], Tensor, Tensor]:
+    grad: Tensor, grad_total: Tensor, added: Added, norm: Norm, drawn: Optional[Tensor], dtype: Optional[torch.dtype]
+) -> Grads:
     rows = added.total.view_as(grad)
     grad_x = torch.empty_like(added.total)
     grad_branch = None if dtype is None else torch.empty_like(rows, dtype=dtype)
-    sums = rows.new_empty(min(1 + rows.numel() // TILE, _MOST_PROGRAMS), 2, weight.numel())
+    sums = rows.new_empty(min(1 + rows.numel() // TILE, _MOST_PROGRAMS), 2, norm.weight.numel())
     _run_backward(
-        (grad.contiguous(), grad_total.contiguous(), rows, added.mean, added.rstd, weight, drawn),
+        (grad.contiguous(), grad_total.contiguous(), rows, added.mean, added.rstd, norm.weight, drawn),
         (grad_x, grad_branch, sums),
         grad_total.shape[1],
     )
@@ -233,8 +206,9 @@ def check(device: torch.device) -> None:
         ):
             tokens, gamma, beta, factors, given = (one.to(sums) for one in (x, weight, bias, drawn, grad_total))
             result, direction = (one.to(dtype).to(products) for one in (branch, grad))
-            added = run(tokens, result if has_branch else None, factors, gamma, beta, 1e-5, products)
-            grads = run_backward(direction, given, added, gamma, beta, factors, products if has_branch else None)
+            norm = Norm(gamma, beta, 1e-5)
+            added = run(tokens, result if has_branch else None, factors, norm, products)
+            grads = run_backward(direction, given, added, norm, factors, products if has_branch else None)
             found.append((*added, *grads))
         for name, result, wanted in zip(_CHECKED, *found):
             # Written with "not" so that NaN fails too.

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import Function, once_differentiable
 
-from recipe.models.add_norm import Added, add_norm, add_norm_backward, add_scaled, scaled
+from recipe.models.add_norm import Added, Norm, add_norm, add_norm_backward, add_scaled, scaled
 from recipe.models.execution import device_kind, kept_constants
 from recipe.models.window_maps import WindowMaps
 
@@ -290,7 +290,7 @@ class AttentionBranch(Function):
         """
         with torch.autocast(x.device.type, enabled=False):
             B, L, C = x.shape
-            added = add_norm(x, previous, drawn, norm_weight, norm_bias, branch.eps, branch.dtype)
+            added = add_norm(x, previous, drawn, Norm(norm_weight, norm_bias, branch.eps), branch.dtype)
             inner = added.normed
             # The extra last row is the qkv of a padding token: a token of zeros, so the bias.
             qkv = inner.new_empty(B * L + 1, 3 * C)
@@ -303,7 +303,7 @@ class AttentionBranch(Function):
             result = torch.addmm(proj_bias, attended, proj_weight.t())
             ctx.save_for_backward(*added, attended, norm_weight, norm_bias, qkv_weight, proj_weight, drawn)
             ctx.attention = attention
-            ctx.previous_dtype = None if previous is None else previous.dtype
+            ctx.eps, ctx.previous_dtype = branch.eps, None if previous is None else previous.dtype
             ctx.position_dtype = position_bias.dtype
             return added.total, result
 
@@ -324,7 +324,7 @@ class AttentionBranch(Function):
             ctx.attention = None
             grad_qkv_weight, grad_inner = qkv_grad.t() @ added.normed, qkv_grad @ qkv_weight
             grad_x, grad_previous, grad_norm_weight, grad_norm_bias = add_norm_backward(
-                grad_inner, grad, added, norm_weight, norm_bias, drawn, ctx.previous_dtype
+                grad_inner, grad, added, Norm(norm_weight, norm_bias, ctx.eps), drawn, ctx.previous_dtype
             )
         return (
             grad_x,
@@ -365,27 +365,27 @@ class MLPBranch(Function):
 
         Args:
             ctx: Context of autograd.
-            x: Tokens, (B, L, C).
-            previous: Result of the branch before this one, (B * L, C); None to add nothing.
-            drawn: Factor of ``previous`` for each image, (B, 1, 1); None for 1.
+            x: As the next two and ``branch`` in :class:`AttentionBranch`.
+            previous: See there.
+            drawn: See there.
             norm_weight: Of the norm, (C, ).
             norm_bias: Of the norm, (C, ).
             weight1: Of the first linear layer, (H, C).
             bias1: (H, ).
             weight2: Of the second linear layer, (C, H).
             bias2: (C, ).
-            branch: What else the branch needs.
+            branch: See there.
 
         Returns:
-            The sum, (B, L, C), and the result of the branch, (B * L, C), in the dtype of ``branch``.
+            As :class:`AttentionBranch`.
         """
         with torch.autocast(x.device.type, enabled=False):
-            added = add_norm(x, previous, drawn, norm_weight, norm_bias, branch.eps, branch.dtype)
+            added = add_norm(x, previous, drawn, Norm(norm_weight, norm_bias, branch.eps), branch.dtype)
             hidden = torch.addmm(bias1, added.normed, weight1.t())
             active = F.gelu(hidden)
             result = torch.addmm(bias2, active, weight2.t())
             ctx.save_for_backward(*added, hidden, active, norm_weight, norm_bias, weight1, weight2, drawn)
-            ctx.previous_dtype = None if previous is None else previous.dtype
+            ctx.eps, ctx.previous_dtype = branch.eps, None if previous is None else previous.dtype
             return added.total, result
 
     @staticmethod
@@ -399,7 +399,7 @@ class MLPBranch(Function):
             hidden_grad = torch.ops.aten.gelu_backward(out_grad @ weight2, hidden)
             grad_weight1, grad_bias1 = hidden_grad.t() @ added.normed, hidden_grad.sum(0)
             grad_x, grad_previous, grad_norm_weight, grad_norm_bias = add_norm_backward(
-                hidden_grad @ weight1, grad, added, norm_weight, norm_bias, drawn, ctx.previous_dtype
+                hidden_grad @ weight1, grad, added, Norm(norm_weight, norm_bias, ctx.eps), drawn, ctx.previous_dtype
             )
         return (
             grad_x,

@@ -8,6 +8,7 @@ from functools import partial
 import pytest
 import torch
 from mmengine.optim import OptimWrapper
+from torch.nn.parallel import DistributedDataParallel
 
 import accelerator_path
 import fixed_points
@@ -162,6 +163,13 @@ def test_a_model_that_cannot_be_captured_is_refused(model, monkeypatch):
     monkeypatch.setattr(assignment, 'solves_tables', lambda device: False)
     with pytest.raises(ValueError, match='--graph=1: masks are assigned on the host, not on cpu'):
         graph_of(model)
+
+
+def test_ddp_is_not_captured():
+    """It would need other warm-up iterations, and to be made on a stream of its own."""
+    wrapped = DistributedDataParallel.__new__(DistributedDataParallel)
+    with pytest.raises(ValueError, match='--graph=1: the config asks for DDP'):
+        step_graph.StepGraph(wrapped, None)
 
 
 class Watched:

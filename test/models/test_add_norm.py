@@ -14,7 +14,7 @@ def test_without_triton_there_is_one_warning_and_single_operators(monkeypatch):
     add_norm._triton_works.cache_clear()
     x, weight, bias = torch.randn(1, 3, 8), torch.randn(8), torch.randn(8)
     with pytest.warns(UserWarning, match='does without its Triton kernels') as warned:
-        found = [add_norm.add_norm(x, None, None, weight, bias, 1e-5, torch.float32) for _ in range(2)]
+        found = [add_norm.add_norm(x, None, None, add_norm.Norm(weight, bias, 1e-5), torch.float32) for _ in range(2)]
     add_norm._triton_works.cache_clear()
     assert len(warned) == 1
     for one in found:

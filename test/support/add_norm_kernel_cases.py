@@ -44,9 +44,10 @@ def formula(x, branch, drawn, weight, bias, grad, grad_total):
 
 def kernels(x, branch, drawn, weight, bias, grad, grad_total):
     """The same from the kernels."""
-    added = add_norm._triton(x, branch, drawn, weight, bias, EPS, grad.dtype)
+    norm = add_norm.Norm(weight, bias, EPS)
+    added = add_norm._triton(x, branch, drawn, norm, grad.dtype)
     dtype = None if branch is None else branch.dtype
-    grads = add_norm._triton_backward(grad, grad_total, added, weight, bias, drawn, dtype)
+    grads = add_norm._triton_backward(grad, grad_total, added, norm, drawn, dtype)
     return [added.total, added.normed, *(one for one in grads if one is not None)]
 
 
