@@ -200,7 +200,7 @@ def _library() -> Any:
         'deformable_attention_backward(Tensor grad, Tensor value, Tensor locations, Tensor weights, Tensor sums)'
         ' -> (Tensor, Tensor)'
     )
-    for name in ('add_norm', 'add_norm_backward'):
+    for name in ('add_norm', 'add_norm_backward', 'window_softmax'):
         library.define(f'{name}(Tensor?[] inputs, *, Tensor(a!)[] out) -> ()')
         library.impl(name, lambda inputs, out: None, 'CompositeExplicitAutograd')
 
@@ -300,6 +300,13 @@ def _npu_attention(query: Tensor, key: Tensor, value: Tensor, allowed: Any = Non
     return torch.ops.aten._scaled_dot_product_efficient_attention(*rows, hidden, torch.is_grad_enabled())[0]
 
 
+def _npu_window_softmax(scores: Tensor, bias: Tensor, mask: Any, scale: float) -> Tensor:
+    """``npu_masked_softmax_with_rel_pos_bias``, as one kernel."""
+    out = torch.empty_like(scores)
+    _launch('window_softmax')([scores, bias, mask], [out])
+    return out
+
+
 class _CombinedAdamW(torch.optim.Optimizer):
     """The storage of ``torch_npu.optim.NpuFusedAdamW``: parameters, gradients and states of a group in one tensor."""
 
@@ -387,6 +394,7 @@ def accelerator(kind: str) -> Iterator[None]:
         (static_loss, 'solve_table', _solve_table),
         (attention, '_takes_operator', lambda device: True),
         (attention, 'npu_attention', _npu_attention),
+        (attention, 'npu_window_softmax', _npu_window_softmax),
         (deform_attn, '_takes_triton', lambda value: True),
         (deform_attn, '_triton_attn', lambda value, shapes, starts, *rest: half(value, shapes, *rest)),
         (deform_attn, '_npu_attn', lambda value, shapes, starts, *rest: single(value, shapes, *rest)),

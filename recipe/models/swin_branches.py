@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.autograd.function import Function, once_differentiable
 
 from recipe.models.add_norm import Added, Norm, add_norm, add_norm_backward, add_scaled, scaled
+from recipe.models.attention import window_softmax
 from recipe.models.execution import device_kind, kept_constants
 from recipe.models.window_maps import WindowMaps
 
@@ -190,8 +191,8 @@ class _FusedAttention:
 class _ComposedAttention:
     """Attention in the windows from single operators, for an NPU; as :class:`_FusedAttention`.
 
-    The fused attention of torch_npu takes a bias, but its gradient is not proven. Each head of each row is gathered
-    to where the products of matrices need it, so that no tensor is transposed in memory.
+    The fused attention of torch_npu takes a bias, but gives no gradient for it (docs/performance.md). Each head of each
+    row is gathered to where the products of matrices need it, so that no tensor is transposed in memory.
     """
 
     def __init__(self, qkv: Tensor, position_bias: Tensor, branch: Branch, batch_size: int) -> None:
@@ -203,11 +204,9 @@ class _ComposedAttention:
         # (3, G * heads, N, D)
         self.parts = qkv.view(-1, C // heads).index_select(0, self.index.qkv).view(3, -1, N, C // heads)
         q, k, v = self.parts
-        bias = position_bias.to(branch.dtype)
-        if maps.mask is not None:
-            bias = bias + mask_of(maps, branch.dtype)
-        attn = torch.add(bias, torch.bmm(q, k.transpose(1, 2)).view(self.shape), alpha=branch.scale)
-        self.attn = torch._softmax(attn, -1, False).view(-1, N, N)
+        mask = None if maps.mask is None else mask_of(maps, branch.dtype)
+        scores = torch.bmm(q, k.transpose(1, 2)).view(self.shape)
+        self.attn = window_softmax(scores, position_bias.to(branch.dtype), mask, branch.scale).view(-1, N, N)
         out = torch.bmm(self.attn, v).view(-1, C // heads)
         self.attended = out.index_select(0, self.index.out_tokens).view(-1, C)
 

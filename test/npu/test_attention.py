@@ -1,4 +1,4 @@
-"""The decoder's attention by torch_npu's operator, beside torch's attention on the CPU."""
+"""The decoder's attention and the softmax in Swin's windows by torch_npu's operators, beside torch's on the CPU."""
 
 from __future__ import annotations
 
@@ -34,9 +34,12 @@ def run(function, tensors, *mask):
 @pytest.fixture
 def forgotten():
     """The choice of an operator is made anew, before and after."""
-    attention._takes_operator.cache_clear()
+    choices = (attention._takes_operator, attention._takes_softmax)
+    for choice in choices:
+        choice.cache_clear()
     yield
-    attention._takes_operator.cache_clear()
+    for choice in choices:
+        choice.cache_clear()
 
 
 @composes
@@ -89,3 +92,47 @@ def test_an_operator_that_is_wrong_or_missing_is_not_used(monkeypatch, forgotten
         found = run(attention.attention, [x.npu() for x in tensors], allowed.npu())
     for ours, wanted in zip(found, run(TORCHS, tensors, allowed)):
         torch.testing.assert_close(ours, wanted, rtol=1e-4, atol=1e-5)
+
+
+def windows(dtype=torch.float32):
+    draw = torch.Generator().manual_seed(4)
+    scores, bias = torch.randn(2, 3, 4, 9, 9, generator=draw), torch.randn(4, 9, 9, generator=draw)
+    mask = torch.where(torch.rand(3, 1, 9, 9, generator=draw) < 0.3, -100.0, 0.0)
+    return [x.to(dtype) for x in (scores, bias, mask)]
+
+
+@pytest.mark.parametrize('masked', [True, False])
+@pytest.mark.parametrize(('dtype', 'rounding'), [(torch.float32, 1e-5), (torch.float16, 5e-3), (torch.bfloat16, 3e-2)])
+def test_the_softmax_in_windows_is_that_of_the_cpu_in_one_operator(dtype, rounding, masked):
+    tensors = windows(dtype)[: 3 if masked else 2]
+    attention._takes_softmax(torch.device('npu:0'))  # compared before its first use, which is not counted here
+    torch.npu.synchronize()
+    device_counts.reset()
+    found = attention.window_softmax(*[x.npu() for x in tensors], *[None] * (not masked), 0.5)
+    torch.npu.synchronize()
+    counts = {name: count for name, count in device_counts.read().items() if name.startswith(('aten::', 'npu::'))}
+    assert found.dtype == dtype
+    wanted = [x.float() for x in tensors]
+    expected = torch.softmax(wanted[0] * 0.5 + sum(wanted[1:]), -1)
+    assert (found.cpu().float() - expected).norm() < rounding * expected.norm()
+    assert counts.pop('npu::npu_masked_softmax_with_rel_pos_bias') == 1
+    assert not any(word in name for name in counts for word in ('softmax', 'add', 'mul'))
+
+
+def without_bias(scores, mask, bias, scale):
+    import torch_npu
+
+    return torch_npu.npu_masked_softmax_with_rel_pos_bias.original(scores, mask, torch.zeros_like(bias), scale)
+
+
+@pytest.mark.parametrize('fault', [without_bias, missing])
+def test_a_softmax_that_is_wrong_or_missing_is_not_used(monkeypatch, forgotten, fault):
+    import torch_npu
+
+    fault.original = torch_npu.npu_masked_softmax_with_rel_pos_bias
+    monkeypatch.setattr(torch_npu, 'npu_masked_softmax_with_rel_pos_bias', fault)
+    scores, bias, mask = windows()
+    said = 'is off by' if fault is without_bias else 'not in libopapi.so'
+    with pytest.warns(UserWarning, match=f'does without npu_masked_softmax_with_rel_pos_bias on npu.*{said}'):
+        found = attention.window_softmax(scores.npu(), bias.npu(), mask.npu(), 0.5)
+    torch.testing.assert_close(found.cpu(), attention.composed_window_softmax(scores, bias, mask, 0.5))

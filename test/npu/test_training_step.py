@@ -22,6 +22,7 @@ OWN_TESTS = {
     'npu.npu_fusion_attention_grad.default',
     'npu.npu_fusion_attention_v3.default',
     'npu.npu_fusion_attention_grad_v3.default',
+    'npu.npu_masked_softmax_with_rel_pos_bias.default',
     'npu.npu_dtype_cast.default',
     'npu._npu_dtype_cast.default',
     # How the fused optimizer puts parameters side by side: test_optimizer.py.

@@ -2,7 +2,7 @@
 
 import math
 from functools import lru_cache
-from typing import Any, Dict, List, Optional, Union
+from typing import Any, Callable, Dict, List, Optional, Union
 
 import torch
 from torch import Tensor
@@ -23,14 +23,30 @@ def guarded(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
     return optimizer
 
 
+def _factor(found_inf: Tensor, value: float) -> Tensor:
+    """``value`` (at most 1), or 1 if the step is skipped."""
+    return found_inf.clamp(min=value)
+
+
+def _weight(found_inf: Tensor, value: float) -> Tensor:
+    """``value``, or 0 if the step is skipped."""
+    return (1 - found_inf) * value
+
+
+def _addend(found_inf: Tensor, value: float) -> Tensor:
+    """``value``, or infinity if the step is skipped."""
+    return (found_inf / (1 - found_inf)).clamp(min=value)
+
+
 @lru_cache(maxsize=None)
 def guard_fused_adamw(base: type) -> type:
     """Make torch_npu's fused AdamW obey ``found_inf``, as torch's does.
 
     torch_npu keeps parameters, gradients and states of a group in one tensor each, and steps with a few plain operators
-    on these tensors. If ``found_inf`` is 1, the factors in these operators become values that change nothing. If it is
-    0, the step is bit by bit that of the base class. The host reads no value. The cost is one more operator over the
-    gradients and a few on scalars.
+    on these tensors. Here fewer operators compute the same up to rounding. If ``found_inf`` is 1, the factors in them
+    become values that change nothing. The host reads no value. The cost is one more operator over the gradients and a
+    few on scalars. The fused operators (torch_npu's ``_fused_adamw_``, ``mx_driving.fused_adamw_custom``) take no such
+    flag: with them the host would have to wait for it, or all states be copied before each step.
 
     The base class has the backward pass add each gradient to its place in the tensor of its group, which had been set
     to 0. Here the backward pass makes gradients, which may be views of the buckets that are summed over the ranks, and
@@ -110,43 +126,33 @@ def guard_fused_adamw(base: type) -> type:
             """Take a step, unless ``found_inf`` is 1."""
             self._maybe_init_combined_params_and_grads()
             combined = self.grads_all_group_combined
-            if self.found_inf is None:
-                return super().step(closure)
-            bad = self.found_inf.bool()
-            for grads in combined:
-                if grads is not None:
-                    grads.masked_fill_(bad, 0)
-            # 0, or infinity if the step is skipped.
-            self._infinite = self.found_inf / (1 - self.found_inf)
+            if self.found_inf is not None:
+                bad = self.found_inf.bool()
+                for grads in combined:
+                    if grads is not None:
+                        grads.masked_fill_(bad, 0)
             # Most groups use the same values, so each is computed once.
-            self._factors: Dict[float, Tensor] = {}
-            self._addends: Dict[float, Tensor] = {}
+            self._scalars: Dict[tuple, Tensor] = {}
             return super().step(closure)
 
-        def _factor(self, value: float) -> Union[float, Tensor]:
-            """``value`` (at most 1), or 1 if the step is skipped."""
-            if value == 1:
+        def _scalar(self, value: float, or_skip: Callable[[Tensor, float], Tensor]) -> Union[float, Tensor]:
+            """``value``; while a step is guarded, a scalar on the device that ``or_skip`` makes of it."""
+            if self.found_inf is None:
                 return value
-            if value not in self._factors:
-                assert self.found_inf is not None, 'asked for only while a step is guarded'
-                self._factors[value] = self.found_inf.clamp(min=value)
-            return self._factors[value]
-
-        def _addend(self, value: float) -> Tensor:
-            """``value``, or infinity if the step is skipped."""
-            if value not in self._addends:
-                self._addends[value] = self._infinite.clamp(min=value)
-            return self._addends[value]
+            if (value, or_skip) not in self._scalars:
+                self._scalars[value, or_skip] = or_skip(self.found_inf, value)
+            return self._scalars[value, or_skip]
 
         def _group_step(self, group_index: int) -> None:
             group = self.param_groups[group_index]
-            if self.found_inf is None:
+            if group['amsgrad']:
                 super()._group_step(group_index)
                 return
             for param in group['params']:
                 if param.grad is not None:
                     self.state[param]['step'] += 1
             beta1, beta2 = group['betas']
+            decay = group['lr'] * group['weight_decay']
             for params, grads, state in zip(
                 self.combined_params_indexed_by_group[group_index],
                 self.combined_grads_indexed_by_group[group_index],
@@ -155,15 +161,15 @@ def guard_fused_adamw(base: type) -> type:
                 if params is None or grads is None:
                     continue
                 state['step'] += 1
-                correction1 = 1 - beta1 ** state['step']
-                correction2 = 1 - beta2 ** state['step']
+                root = math.sqrt(1 - beta2 ** state['step'])
                 mean, square = state['exp_avg'], state['exp_avg_sq']
-                params.mul_(self._factor(1 - group['lr'] * group['weight_decay']))
-                mean.mul_(self._factor(beta1)).add_(grads, alpha=1 - beta1)
-                square.mul_(self._factor(beta2)).addcmul_(grads, grads, value=1 - beta2)
-                denominator = square.sqrt() / math.sqrt(correction2)
-                denominator.add_(self._addend(group['eps']))
-                params.addcdiv_(mean, denominator, value=-group['lr'] / correction1)
+                if decay:
+                    params.mul_(self._scalar(1 - decay, _factor))
+                mean.lerp_(grads, self._scalar(1 - beta1, _weight))
+                square.mul_(self._scalar(beta2, _factor)).addcmul_(grads, grads, value=1 - beta2)
+                # mean / (sqrt(square) / root + eps), with the root in the two scalars.
+                denominator = square.sqrt().add_(self._scalar(group['eps'] * root, _addend))
+                params.addcdiv_(mean, denominator, value=-group['lr'] * root / (1 - beta1 ** state['step']))
 
         def retract_step_count(self) -> None:
             """Take back the host's count of a step that was skipped."""

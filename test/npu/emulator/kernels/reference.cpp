@@ -62,6 +62,35 @@ at::Tensor npu_binary_cross_entropy_with_logits_backward(const at::Tensor &grad,
   return to_npu(result, self.device());
 }
 
+// softmax(scale x + atten_mask + relative_pos_bias) of windows, x being (B, W, N, S1, S2) or (B * W, N, S1, S2), the mask (W, S1,
+// S2) with axes of length 1, and the bias (N, S1, S2) likewise, all of one dtype. From the documentation of CANN's operator
+// aclnnMaskedSoftmaxWithRelPosBias.
+at::Tensor npu_masked_softmax_with_rel_pos_bias(const at::Tensor &x, const c10::optional<at::Tensor> &atten_mask,
+                                                const at::Tensor &relative_pos_bias, double scale_value, int64_t precision) {
+  Scope scope("npu::npu_masked_softmax_with_rel_pos_bias");
+  const char *name = "npu_masked_softmax_with_rel_pos_bias: ";
+  const auto type = x.scalar_type();
+  const auto mask = as_cpu(atten_mask);
+  TORCH_CHECK(type == at::kFloat || type == at::kHalf || type == at::kBFloat16, name, "dtype ", type,
+              "; the operator takes float16, bfloat16 and float32");
+  TORCH_CHECK(relative_pos_bias.scalar_type() == type && (!mask || mask->scalar_type() == type), name,
+              "x, atten_mask and relative_pos_bias differ in dtype");
+  TORCH_CHECK(precision == 0, name, "inner_precision_mode ", precision, "; only 0 is allowed");
+  TORCH_CHECK(std::isfinite(scale_value), name, "scale_value is not finite");
+  TORCH_CHECK(x.dim() == 4 || x.dim() == 5, name, "x has ", x.dim(), " dimensions");
+  const int64_t heads = x.size(-3), rows = x.size(-2), columns = x.size(-1);
+  const int64_t windows = mask ? mask->numel() / (rows * columns) : x.dim() == 5 ? x.size(1) : x.size(0);
+  TORCH_CHECK(relative_pos_bias.numel() == heads * rows * columns && relative_pos_bias.size(-1) == columns, name,
+              "relative_pos_bias has shape ", relative_pos_bias.sizes(), ", x ", x.sizes());
+  TORCH_CHECK((!mask || (mask->size(-1) == columns && mask->numel() == windows * rows * columns)) &&
+                  (x.dim() == 5 ? x.size(1) == windows : x.size(0) % windows == 0),
+              name, "atten_mask does not fit x of shape ", x.sizes());
+  at::Tensor scores = wide(x).to(at::kFloat).reshape({-1, windows, heads, rows, columns}) * scale_value;
+  if (mask) scores += mask->to(at::kFloat).reshape({1, windows, 1, rows, columns});
+  scores += emulated::as_cpu(relative_pos_bias).to(at::kFloat).reshape({1, 1, heads, rows, columns});
+  return to_npu(scores.softmax(-1).reshape(x.sizes()).to(type), x.device());
+}
+
 // self repeated to a larger shape, in memory of its own.
 at::Tensor npu_broadcast(const at::Tensor &self, at::IntArrayRef shape) {
   Scope scope("npu::npu_broadcast");
@@ -111,6 +140,7 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, library) {
 TORCH_LIBRARY_IMPL(npu, PrivateUse1, library) {
   library.impl("npu_binary_cross_entropy_with_logits_backward", &npu_binary_cross_entropy_with_logits_backward);
   library.impl("npu_broadcast", &npu_broadcast);
+  library.impl("npu_masked_softmax_with_rel_pos_bias", &npu_masked_softmax_with_rel_pos_bias);
 }
 
 }  // namespace emulated
