@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -18,6 +19,7 @@ from PIL import Image
 import evil_checkpoints
 import launch_driver
 from launch_sandbox import TINY, TINY_OVERRIDES, Sandbox, in_namespace, snapshot
+from recipe.core.run_lock import RunLock
 from recipe.engine import config as run_config
 from recipe.engine.checkpoint import find_resumable, misfit
 
@@ -187,6 +189,19 @@ def test_read_only_folder(world):
     world.refuses(
         lambda: world.shell('full', '--demo', f'--work_dir={place}/run', prefix=prefix), f'cannot write to {place}'
     )
+
+
+@pytest.mark.parametrize(
+    'argv',
+    [['--resume=auto'], ['--nnodes=2', '--node_rank=1', '--master_addr=127.0.0.1', '--master_port=7']],
+    ids=['again', 'second machine'],
+)
+def test_a_folder_that_another_training_uses(world, tmp_path, argv):
+    with RunLock(tmp_path):
+        argv = ['--demo', *CPU, f'--data_path={world.data}', f'--work_dir={tmp_path}', *argv]
+        world.refuses(
+            lambda: world.launch(*argv), f'{tmp_path} is in use by another training (process {os.getpid()} on '
+        )
 
 
 def test_no_space(world):

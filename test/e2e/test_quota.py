@@ -51,7 +51,7 @@ def test_checkpoints_over_quota(data, unbroken, tmp_path, kind):
     assert_same_end(moved, unbroken)
 
 
-@pytest.mark.parametrize('kind', ['write', 'btrfs'])
+@pytest.mark.parametrize('kind', [pytest.param('write', marks=pytest.mark.release), 'btrfs'])
 def test_nothing_can_be_written_for_a_while(data, unbroken, tmp_path, kind):
     """Not a line of a log either."""
     size = (unbroken / 'iter_12.pth').stat().st_size * 6

@@ -49,6 +49,7 @@ def test_equals_a_run_that_was_never_stopped(data, tmp_path, mode, world):
     assert_same_end(tmp_path / 'broken', tmp_path / 'whole')
 
 
+@pytest.mark.release
 def test_the_modes_are_other_trainings(data, tmp_path):
     """What the test above compares is not float32 twice."""
     ends = {}

@@ -14,8 +14,9 @@ import time
 import pytest
 
 import trained_demo
-from launch_sandbox import TINY, TINY_OVERRIDES, Sandbox
+from launch_sandbox import TINY_OVERRIDES, Sandbox
 
+SHORT = ['--demo', '--max_iters=7', '--val_interval=7', '--num_workers=0']  # speed is measured from the sixth on
 NAMESPACE = ['unshare', '--user', '--map-root-user', '--mount', '--net', '--pid', '--fork', '--mount-proc']
 # Host a is 10.77.0.1, host b 10.77.0.2. Each also has a network of its own, which comes first by name and by number,
 # and through which nobody is reached.
@@ -107,7 +108,7 @@ class Hosts:
 
 def test_two_hosts_train_one_demo(sandbox, data, tmp_path):
     run = sandbox.home / 'shared run'
-    argv = [*TINY, f'--data_path={data}', f'--work_dir={run}']
+    argv = [*SHORT, f'--data_path={data}', f'--work_dir={run}']
     hosts = Hosts(sandbox, tmp_path, sandbox.command('full', argv), TINY_OVERRIDES)
     assert hosts.end(1200) == [0, 0], (hosts.said('a.err'), hosts.said('b.err'))
     assert 'Final Train Accuracy' in hosts.said('a.out')

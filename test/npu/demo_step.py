@@ -15,7 +15,7 @@ from recipe.launch import options
 from recipe.models import accelerate
 
 SEED = 7
-SIZE = (128, 256)  # height, width
+SIZE = (64, 128)  # height, width
 
 
 def config(device: str, amp: str = 'off') -> Any:
@@ -25,7 +25,9 @@ def config(device: str, amp: str = 'off') -> Any:
         device: ``npu`` or ``cpu``.
         amp: ``off``, ``bf16`` or ``fp16``.
     """
-    return run_config.make(options.read('full', ['--demo', f'--amp={amp}']), device, Path('no_data'))
+    cfg = run_config.make(options.read('full', ['--demo', f'--amp={amp}']), device, Path('no_data'))
+    cfg.model.data_preprocessor.size = SIZE
+    return cfg
 
 
 def model(cfg: Any, device: str) -> torch.nn.Module:
@@ -50,12 +52,13 @@ def model(cfg: Any, device: str) -> torch.nn.Module:
     return built.train().to(device)
 
 
-def batch(size: int = 2, first: int = 0) -> Dict[str, List[Any]]:
+def batch(size: int = 2, first: int = 0, shape: Tuple[int, int] = SIZE) -> Dict[str, List[Any]]:
     """Images and labels as the loader gives them: blocks of some classes, a border that is ignored.
 
     Args:
         size: Images.
         first: Number of the first image; the same number is the same image.
+        shape: Height and width.
     """
     from mmengine.structures import PixelData
     from mmseg.structures import SegDataSample
@@ -63,11 +66,11 @@ def batch(size: int = 2, first: int = 0) -> Dict[str, List[Any]]:
     inputs, samples = [], []
     for number in range(first, first + size):
         random = np.random.RandomState(number)
-        label = np.kron(random.randint(0, 19, (4, 8)), np.ones((SIZE[0] // 4, SIZE[1] // 8), np.int64))
+        label = np.kron(random.randint(0, 19, (4, 8)), np.ones((shape[0] // 4, shape[1] // 8), np.int64))
         label[:4] = 255
-        image = random.randint(0, 256, (3, *SIZE)).astype(np.uint8)
+        image = random.randint(0, 256, (3, *shape)).astype(np.uint8)
         sample = SegDataSample(gt_sem_seg=PixelData(data=torch.from_numpy(label)[None].long()))
-        sample.set_metainfo(dict(img_shape=SIZE, ori_shape=SIZE, pad_shape=SIZE))
+        sample.set_metainfo(dict(img_shape=shape, ori_shape=shape, pad_shape=shape))
         inputs.append(torch.from_numpy(image))
         samples.append(sample)
     return dict(inputs=inputs, data_samples=samples)

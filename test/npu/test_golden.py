@@ -83,7 +83,7 @@ def third_iteration(backbone: str) -> Dict[str, int]:
         trainer = Trainer(config, {'launcher': 'pytorch', **overrides})
         assert type(trainer.runner.model).__name__ == 'BucketedDataParallel'
         for number in range(3):
-            batch = pinned(demo_step.batch(first=2 * number))
+            batch = pinned(demo_step.batch(first=2 * number, shape=(128, 256)))
             torch.npu.synchronize()
             device_counts.reset()
             trainer.iterate(batch, demo_step.SEED)

@@ -177,6 +177,7 @@ def test_mixed_precision_is_near_the_float32_of_the_cpu(cpu, amp):
         assert wrapper.loss_scaler.get_scale() == 64.0
 
 
+@pytest.mark.release
 def test_bf16_agrees_with_the_bf16_of_the_cpu():
     expected, model, _ = demo_step.step('cpu', 'bf16')
     losses, on_npu, _ = demo_step.step('npu', 'bf16')
