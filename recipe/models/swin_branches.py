@@ -14,6 +14,7 @@ from torch.autograd.function import Function, once_differentiable
 
 from recipe.models.add_norm import Added, Norm, add_norm, add_norm_backward, add_scaled, scaled
 from recipe.models.execution import device_kind
+from recipe.models.token_attention import TokenAttention, takes_triton
 from recipe.models.window_rows import Rows, batch_rows, head_rows, mask_of
 
 
@@ -145,6 +146,13 @@ class _ComposedAttention:
         return grads.view(-1, D).index_select(0, self.index.qkv_tokens).view(-1, 3 * heads * D), sums, bias_grad
 
 
+def _attention(qkv: Tensor, position_bias: Tensor) -> Any:
+    """Choose one of the three kinds of attention, by device, dtype and size."""
+    if takes_triton(qkv, position_bias):
+        return TokenAttention
+    return _ComposedAttention if device_kind(qkv.device) == 'npu' else _FusedAttention
+
+
 class AddBranch(Function):
     """x + drawn * branch of (B, L, C), (B * L, C) and (B, 1, 1), in the dtype of x; no second derivative."""
 
@@ -212,8 +220,7 @@ class AttentionBranch(Function):
             qkv = inner.new_empty(B * L + 1, 3 * C)
             torch.addmm(qkv_bias, inner, qkv_weight.t(), out=qkv[:-1])
             qkv[-1].copy_(qkv_bias)
-            kind = _ComposedAttention if device_kind(x.device) == 'npu' else _FusedAttention
-            attention = kind(qkv, position_bias, branch, B)
+            attention = _attention(qkv, position_bias)(qkv, position_bias, branch, B)
             del qkv
             attended = attention.attended
             result = torch.addmm(proj_bias, attended, proj_weight.t())
