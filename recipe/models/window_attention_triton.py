@@ -17,6 +17,9 @@ from torch import Tensor
 
 from recipe.models.token_attention import block_sizes
 
+# Numbers for which no kernel is compiled anew, so that the check before the first use runs what is used later.
+_GENERAL = ('padding', 'windows', 'map_windows', 'heads')
+
 
 @triton.jit
 def _rows(rows_ptr, window, at, positions, padding):
@@ -71,7 +74,7 @@ def _scores(
     return tl.where(exists, scores, float('-inf'))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_GENERAL)
 def _forward(
     qkv_ptr,
     bias_ptr,
@@ -114,7 +117,7 @@ def _forward(
     tl.store(lse_ptr + query, most + tl.log(total), mask=query < positions)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_GENERAL)
 def _backward_queries(
     qkv_ptr,
     bias_ptr,
@@ -177,7 +180,7 @@ def _backward_queries(
     tl.store(column_sums_ptr + 2 * channels + channel, tl.sum(v_sums, 0), mask=channel < dim)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_GENERAL)
 def _backward_keys(
     qkv_ptr,
     bias_ptr,
