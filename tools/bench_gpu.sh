@@ -36,7 +36,7 @@ main() {
   nvidia-smi >"$out/nvidia-smi.txt"
   MMCV_DEFORM_ATTN=triton "$python" - <<'END' || failed+=('Triton kernels')
 import torch
-from recipe.models import add_norm
+from recipe.models import add_norm, token_attention
 from recipe.models.deform_attn_check import compare
 
 for dtype in (torch.float32, torch.bfloat16, torch.float16):
@@ -44,6 +44,10 @@ for dtype in (torch.float32, torch.bfloat16, torch.float16):
 print('Triton kernel of deformable attention: right in float32, bfloat16 and float16')
 add_norm.check(torch.device('cuda'))
 print('Triton kernels of sum and norm: right in float32 and bfloat16')
+for dtype in token_attention.TAKEN:
+    for window_size in (7, 12):
+        token_attention.check(torch.device('cuda'), dtype, window_size)
+print('Triton kernels of the attention in windows: right in bfloat16 and float16')
 END
   "$python" -m pytest -q test/engine/test_on_a_gpu.py | tee "$out/tests.txt" || failed+=('tests on a GPU')
   measure batch2_fp32 step "${size[@]}" --batch=2

@@ -3,8 +3,9 @@
 The trainer is real: mmengine's Runner with its hooks, buckets of gradients, clipping, the optimizer, the guards.
 Tensors on ``meta`` have shapes and no values, so nothing is computed. Four things are replaced:
 
-- kernels that exist on accelerators only (deformable attention; the assignment of masks; ``add_norm`` and
-  ``scaled_dot_product_attention`` on CUDA; torch_npu's attention and AdamW) by operators that only return shapes;
+- kernels that exist on accelerators only (deformable attention; the assignment of masks; ``add_norm``,
+  ``token_attention`` and ``scaled_dot_product_attention`` on CUDA; torch_npu's attention and AdamW) by operators that
+  only return shapes;
 - autocast, which ``meta`` does not have, by the lists of CUDA's;
 - a copy to the host by random numbers;
 - other values that the host reads (upstream's ``nonzero``, ``unique`` or ``item``) by those of an iteration on the CPU.
@@ -28,6 +29,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils.flop_counter import flop_registry
 
 from recipe.bench import kernels
 from recipe.bench import model as bench_model
@@ -191,6 +193,17 @@ class _AutocastMode(TorchFunctionMode):
         return function(*args, **kwargs)
 
 
+# Kernels of token_attention, and how many products of N x N x D each makes for a head of a window, one N being padded.
+_PRODUCTS = {'window_attention_forward': 2, 'window_attention_backward_queries': 3, 'window_attention_backward_keys': 4}
+
+
+def _attention_flops(products: int, inputs: Sequence[Any], **_: Any) -> int:
+    from recipe.models import token_attention
+
+    qkv, bias, rows = inputs[:3]
+    return products * 2 * token_attention.block_sizes(bias.shape[1])[1] * len(rows) * (qkv.shape[1] // 3)
+
+
 @functools.lru_cache(maxsize=None)
 def _library() -> Any:
     """Operators that only return shapes."""
@@ -200,9 +213,11 @@ def _library() -> Any:
         'deformable_attention_backward(Tensor grad, Tensor value, Tensor locations, Tensor weights, Tensor sums)'
         ' -> (Tensor, Tensor)'
     )
-    for name in ('add_norm', 'add_norm_backward', 'window_softmax'):
+    for name in ('add_norm', 'add_norm_backward', 'window_softmax', *_PRODUCTS):
         library.define(f'{name}(Tensor?[] inputs, *, Tensor(a!)[] out) -> ()')
         library.impl(name, lambda inputs, out: None, 'CompositeExplicitAutograd')
+    for name, products in _PRODUCTS.items():
+        flop_registry[getattr(torch.ops.recipe_bench, name)] = functools.partial(_attention_flops, products)
 
     library.define('assign(Tensor costs, Tensor table, int size) -> (Tensor, Tensor, Tensor)')
 
@@ -379,7 +394,7 @@ def accelerator(kind: str) -> Iterator[None]:
     from recipe.data import random_state
     from recipe.engine import data_parallel as own_data_parallel
     from recipe.engine.hooks import nonfinite_guard_hook
-    from recipe.models import add_norm, assignment, attention, deform_attn, static_loss
+    from recipe.models import add_norm, assignment, attention, deform_attn, static_loss, token_attention
 
     half = functools.partial(_deformable_attention)
     single = functools.partial(_deformable_attention, dtype=torch.float32)
@@ -401,6 +416,8 @@ def accelerator(kind: str) -> Iterator[None]:
         (add_norm, '_triton_works', lambda device: True),
         (add_norm, '_run_forward', _launch('add_norm')),
         (add_norm, '_run_backward', _launch('add_norm_backward')),
+        (token_attention, '_triton_works', lambda *_: True),
+        (token_attention, '_run', lambda name, *rest: _launch(f'window_attention_{name}')(*rest)),
         (runner, 'get_device', lambda: 'meta'),
         (random_state, 'capture', lambda device=None: {}),
         (nonfinite_guard_hook, 'LateValues', _Finite),

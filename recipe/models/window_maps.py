@@ -20,6 +20,7 @@ class WindowMaps(NamedTuple):
         to_tokens: Position of each token as window * N + offset, shape (L, ), int64.
         mask: Added to the attention logits: 0 within a region, -100 between regions, shape (nW, N, N), float32. None
             without a shift.
+        regions: Region of each position, shape (nW, N), int32. None without a shift.
     """
 
     to_windows: Tensor
@@ -27,6 +28,7 @@ class WindowMaps(NamedTuple):
     has_padding: bool
     to_tokens: Tensor
     mask: Optional[Tensor]
+    regions: Optional[Tensor]
 
 
 # A dict, because torch.compile ignores functools.lru_cache.
@@ -77,7 +79,7 @@ def _make_maps(hw_shape: Tuple[int, int], window_size: int, shift_size: int, dev
     offset = ((y % window_size) * window_size)[:, None] + (x % window_size)[None]
     to_tokens = (window * window_size**2 + offset).flatten()
 
-    mask = None
+    mask = regions = None
     if shift_size > 0:
         region = _partition(
             _regions(H_pad, window_size, shift_size, device)[:, None] * 3
@@ -86,7 +88,8 @@ def _make_maps(hw_shape: Tuple[int, int], window_size: int, shift_size: int, dev
         )
         differs = region[:, None, :] != region[:, :, None]
         mask = torch.zeros(differs.shape, dtype=torch.float32, device=device).masked_fill(differs, -100.0)
-    return WindowMaps(to_windows, is_padding, (H_pad, W_pad) != (H, W), to_tokens, mask)
+        regions = region.int()
+    return WindowMaps(to_windows, is_padding, (H_pad, W_pad) != (H, W), to_tokens, mask, regions)
 
 
 def _partition(grid: Tensor, window_size: int) -> Tensor:

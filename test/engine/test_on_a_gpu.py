@@ -14,7 +14,7 @@ from recipe.bench.trainer import Trainer
 from recipe.data import random_state
 from recipe.engine.loops import resumable_loop
 from recipe.engine.step_graph import WARMUP, StepGraph
-from recipe.models import accelerate
+from recipe.models import accelerate, token_attention
 
 pytestmark = [
     pytest.mark.trains,
@@ -32,10 +32,13 @@ def trainer(graph: bool) -> Trainer:
     return Trainer(overrides={**settings, 'train_cfg.graph': graph})
 
 
-def test_fused_attention_with_the_gradient_of_a_bias_is_taken():
+@pytest.mark.parametrize('triton', [True, False], ids=['Triton', 'without'])
+def test_fused_attention_with_the_gradient_of_a_bias_is_taken(triton, monkeypatch):
     """The composed form is forbidden, so an error says that no fused kernel takes the bias."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
+    if not triton:
+        monkeypatch.setattr(token_attention, '_triton_works', lambda *_: False)
     model = bench_model.build(overrides=TINY)
     accelerate(model)
     model.cuda().train()

@@ -196,5 +196,5 @@ def test_nothing_goes_between_host_and_device_while_a_graph_is_captured(monkeypa
         assert isinstance(trainer.runner.model, BucketedDataParallel)
         for number in range(3):
             trainer.iterate(batch(CLASSES[0], number, size=(128, 256)))
-    assert watched.kernels > 1000
+    assert watched.kernels > 500
     assert not any(watched.copies.values()), watched.copies

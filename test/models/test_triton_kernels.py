@@ -75,3 +75,16 @@ def test_sum_and_norm_compile_for_gpus(capability, monkeypatch):
         for left_out in ((), optional):
             constants = {'ROWS': 8, 'BLOCK': 512} | dict.fromkeys(left_out)
             assert compiles(kernel, kinds, constants, capability, options={'num_warps': 8})
+
+
+@pytest.mark.parametrize('capability', CAPABILITIES)
+@pytest.mark.parametrize('left_out', [(), pytest.param(('regions_ptr',), marks=pytest.mark.release)], ids=str)
+def test_attention_in_windows_compiles_for_gpus(left_out, capability, monkeypatch):
+    """Windows of 12 x 12, as the recipe has, with and without a shift."""
+    module = not_interpreted('window_attention_triton', monkeypatch)
+    kinds = dict.fromkeys(('qkv_ptr', 'out_ptr', 'grad_ptr', 'q_grad_ptr', 'kv_grad_ptr'), '*bf16')
+    kinds |= {'rows_ptr': '*i64', 'regions_ptr': '*i32', 'scale': 'fp32'}
+    block, whole = module.block_sizes(144)
+    constants = {'BLOCK': block, 'ALL': whole, 'D': 32} | dict.fromkeys(left_out)
+    for kernel in (module._forward, module._backward_queries, module._backward_keys):
+        assert compiles(kernel, kinds, constants, capability, options={'num_warps': 8})

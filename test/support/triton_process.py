@@ -23,7 +23,12 @@ needs_triton = pytest.mark.skipif(
 )
 
 
-CASES = ('add_norm_kernel_cases.py', 'assignment_kernel_cases.py', 'triton_kernel_cases.py')
+CASES = (
+    'add_norm_kernel_cases.py',
+    'assignment_kernel_cases.py',
+    'triton_kernel_cases.py',
+    'window_attention_kernel_cases.py',
+)
 FILES = [str(Path(__file__).with_name(name)) for name in CASES]
 
 
