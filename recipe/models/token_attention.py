@@ -1,7 +1,7 @@
 """Attention in Swin's windows from rows of tokens to rows of tokens, on CUDA: ``window_attention_triton``.
 
-In float32, or if the kernels are missing or wrong in a small case, ``scaled_dot_product_attention`` does it on copies of
-the windows.
+In float32, or if the kernels are missing or wrong in a small case, ``scaled_dot_product_attention`` does it on copies
+of the windows.
 """
 
 import math
