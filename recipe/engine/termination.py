@@ -5,11 +5,15 @@ import os
 import sys
 import threading
 from contextlib import suppress
-from typing import NoReturn, Optional
+from typing import Any, List, NoReturn, Optional
 
+import torch
 from mmseg.engine.device import end_collectives
+from torch import distributed as dist
 
 from recipe.core.exit_status import LOADER_DIED, UNREADABLE
+
+_kept: List[Any] = []  # what must not be freed before the process is gone
 
 
 class TrainingEnded(SystemExit):
@@ -46,6 +50,7 @@ def leave(ended: Optional[SystemExit] = None) -> NoReturn:
         ended.print_message()
     code = ended.code if ended else None
     if code not in (UNREADABLE, LOADER_DIED):
+        _keep_gloo()
         end_collectives()
         # The interpreter does the same first when it ends. There is no public name for it.
         for thread in threading.enumerate():
@@ -61,3 +66,15 @@ def leave(ended: Optional[SystemExit] = None) -> NoReturn:
                 stream.write(f'{code}\n')
             stream.flush()
     os._exit(code if isinstance(code, int) else int(code is not None))
+
+
+def _keep_gloo() -> None:
+    """Keep gloo's part of each process group, so that its destructor never runs.
+
+    The destructor joins gloo's threads while it holds the interpreter's lock. In torch 2.1 one of them may wait for
+    that lock to free the tensor of the last collective; then the process would hang after all its work.
+    """
+    if dist.is_available() and dist.is_initialized():
+        for group in list(dist.distributed_c10d._world.pg_map):
+            with suppress(RuntimeError):  # a group without gloo
+                _kept.append(group._get_backend(torch.device('cpu')))
