@@ -8,7 +8,6 @@ from contextlib import suppress
 from typing import Any, List, NoReturn, Optional
 
 import torch
-from mmseg.engine.device import end_collectives
 from torch import distributed as dist
 
 from recipe.core.exit_status import LOADER_DIED, UNREADABLE
@@ -50,8 +49,7 @@ def leave(ended: Optional[SystemExit] = None) -> NoReturn:
         ended.print_message()
     code = ended.code if ended else None
     if code not in (UNREADABLE, LOADER_DIED):
-        _keep_gloo()
-        end_collectives()
+        _end_collectives()
         # The interpreter does the same first when it ends. There is no public name for it.
         for thread in threading.enumerate():
             if not thread.daemon and thread is not threading.current_thread():
@@ -68,8 +66,8 @@ def leave(ended: Optional[SystemExit] = None) -> NoReturn:
     os._exit(code if isinstance(code, int) else int(code is not None))
 
 
-def _keep_gloo() -> None:
-    """Keep gloo's part of each process group, so that its destructor never runs.
+def _end_collectives() -> None:
+    """End the process groups, but keep gloo's part of each, so that its destructor never runs.
 
     The destructor joins gloo's threads while it holds the interpreter's lock. In torch 2.1 one of them may wait for
     that lock to free the tensor of the last collective; then the process would hang after all its work.
@@ -78,3 +76,4 @@ def _keep_gloo() -> None:
         for group in list(dist.distributed_c10d._world.pg_map):
             with suppress(RuntimeError):  # a group without gloo
                 _kept.append(group._get_backend(torch.device('cpu')))
+        dist.destroy_process_group()
