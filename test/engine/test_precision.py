@@ -10,7 +10,7 @@ from torch import nn
 from recipe.bench import model as bench_model
 from recipe.bench import trainer as bench_trainer
 from recipe.engine import precision
-from recipe.engine.optimizers import fp16_optim_wrapper
+from recipe.engine.optimizers import bf16_optim_wrapper, fp16_optim_wrapper  # noqa: F401  registers itself
 
 pytestmark = pytest.mark.trains
 
@@ -90,6 +90,17 @@ def test_a_step_is_near_float32_and_what_has_to_be_float32_is(amp, batch, exact,
         assert parameter.dtype == torch.float32, name
         assert parameter.grad is None or (parameter.grad.dtype == torch.float32 and parameter.grad.isfinite().all())
     assert hasattr(one.runner.optim_wrapper, 'loss_scaler') == (amp == 'fp16')
+
+
+def test_bf16_wrapper_computes_in_bfloat16_and_steps_in_float32():
+    model = nn.Linear(4, 4)
+    before = model.weight.clone()
+    wrapper = OPTIM_WRAPPERS.build(dict(type='Bf16OptimWrapper', optimizer=torch.optim.SGD(model.parameters(), lr=0.1)))
+    with wrapper.optim_context(model):
+        out = model(torch.randn(2, 4))
+    assert out.dtype == torch.bfloat16
+    wrapper.update_params(out.float().sum())
+    assert model.weight.dtype == torch.float32 and not torch.equal(model.weight, before)
 
 
 def test_norms_without_autocast_are_left_alone():

@@ -7,7 +7,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
-from mmengine.registry import OPTIM_WRAPPERS, OPTIMIZERS
+from mmengine.registry import OPTIMIZERS
 from mmseg.engine.device import BACKENDS, prepare_device
 from torch import nn
 
@@ -42,17 +42,6 @@ def test_device_adamw_takes_the_same_steps_as_adamw():
             opt.step()
     torch.testing.assert_close(ours.weight, theirs.weight)
     assert isinstance(optimizer, torch.optim.AdamW)
-
-
-def test_bf16_wrapper_computes_in_bfloat16_and_steps_in_float32():
-    model = nn.Linear(4, 4)
-    before = model.weight.clone()
-    wrapper = OPTIM_WRAPPERS.build(dict(type='Bf16OptimWrapper', optimizer=torch.optim.SGD(model.parameters(), lr=0.1)))
-    with wrapper.optim_context(model):
-        out = model(torch.randn(2, 4))
-    assert out.dtype == torch.bfloat16
-    wrapper.update_params(out.float().sum())
-    assert model.weight.dtype == torch.float32 and not torch.equal(model.weight, before)
 
 
 def test_prepare_device_sets_the_collectives_of_the_device():
