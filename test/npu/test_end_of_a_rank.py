@@ -32,4 +32,4 @@ termination.leave()
 def test_it_waits_for_no_thread_that_waits_for_it():
     done = subprocess.run([sys.executable, '-c', RANK], capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout == 'all work is done\n'
+    assert done.stdout.splitlines()[-1] == 'all work is done'  # newer gloo says before it who is connected
