@@ -35,6 +35,22 @@ def _load(ptr, row, stride, dim, D: tl.constexpr):
 
 
 @triton.jit
+def _load_qkv(qkv_ptr, query_row, key_row, channels, dim, D: tl.constexpr):
+    """Read a head's q of some rows, and its k and v of others."""
+    q = _load(qkv_ptr, query_row, 3 * channels, dim, D)
+    k = _load(qkv_ptr + channels, key_row, 3 * channels, dim, D)
+    v = _load(qkv_ptr + 2 * channels, key_row, 3 * channels, dim, D)
+    return q, k, v
+
+
+@triton.jit
+def _own_part(positions, heads, BLOCK: tl.constexpr):
+    """Window, head and BLOCK positions of a program, where programs have one axis."""
+    number, blocks = tl.program_id(0), tl.cdiv(positions, BLOCK)
+    return number // (blocks * heads), number // blocks % heads, number % blocks * BLOCK + tl.arange(0, BLOCK)
+
+
+@triton.jit
 def _store(ptr, row, stride, dim, padding, values, D: tl.constexpr):
     """Write ``dim`` numbers of each row that is a token."""
     channel = tl.arange(0, D)
@@ -93,18 +109,12 @@ def _forward(
     D: tl.constexpr,
 ):
     """One program: BLOCK queries of one head of one window. ALL is at least the number of positions."""
-    blocks = tl.cdiv(positions, BLOCK)
-    head = tl.program_id(0) // blocks % heads
-    window = tl.program_id(0) // (blocks * heads)
-    channels = heads * dim
-    query = tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)
+    window, head, query = _own_part(positions, heads, BLOCK)
     key = tl.arange(0, ALL)
+    channels = heads * dim
     query_row = _rows(rows_ptr, window, query, positions, padding)
     key_row = _rows(rows_ptr, window, key, positions, padding)
-    qkv_ptr += head * dim
-    q = _load(qkv_ptr, query_row, 3 * channels, dim, D)
-    k = _load(qkv_ptr + channels, key_row, 3 * channels, dim, D)
-    v = _load(qkv_ptr + 2 * channels, key_row, 3 * channels, dim, D)
+    q, k, v = _load_qkv(qkv_ptr + head * dim, query_row, key_row, channels, dim, D)
     bias_ptr += head * positions * positions
     scores = _scores(q, k, query, key, bias_ptr, positions, 1, regions_ptr, window, map_windows, positions, scale)
     # Rows past the last query hold -inf alone; 0 keeps their NaN away.
@@ -152,9 +162,7 @@ def _backward_queries(
     for window in range(tl.program_id(2), windows, tl.num_programs(2)):
         query_row = _rows(rows_ptr, window, query, positions, padding)
         key_row = _rows(rows_ptr, window, key, positions, padding)
-        q = _load(qkv_ptr + head * dim, query_row, 3 * channels, dim, D)
-        k = _load(qkv_ptr + head * dim + channels, key_row, 3 * channels, dim, D)
-        v = _load(qkv_ptr + head * dim + 2 * channels, key_row, 3 * channels, dim, D)
+        q, k, v = _load_qkv(qkv_ptr + head * dim, query_row, key_row, channels, dim, D)
         grad = _load(grad_ptr + head * dim, query_row, channels, dim, D)
         scores = _scores(q, k, query, key, bias_ptr, positions, 1, regions_ptr, window, map_windows, positions, scale)
         numbers = (window * heads + head) * positions + query
@@ -201,18 +209,12 @@ def _backward_keys(
     D: tl.constexpr,
 ):
     """One program: BLOCK keys of one head of one window."""
-    blocks = tl.cdiv(positions, BLOCK)
-    head = tl.program_id(0) // blocks % heads
-    window = tl.program_id(0) // (blocks * heads)
-    channels = heads * dim
-    key = tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)
+    window, head, key = _own_part(positions, heads, BLOCK)
     query = tl.arange(0, ALL)
+    channels = heads * dim
     query_row = _rows(rows_ptr, window, query, positions, padding)
     key_row = _rows(rows_ptr, window, key, positions, padding)
-    qkv_ptr += head * dim
-    q = _load(qkv_ptr, query_row, 3 * channels, dim, D)
-    k = _load(qkv_ptr + channels, key_row, 3 * channels, dim, D)
-    v = _load(qkv_ptr + 2 * channels, key_row, 3 * channels, dim, D)
+    q, k, v = _load_qkv(qkv_ptr + head * dim, query_row, key_row, channels, dim, D)
     grad = _load(grad_ptr + head * dim, query_row, channels, dim, D)
     bias_ptr += head * positions * positions
     scores = _scores(k, q, key, query, bias_ptr, 1, positions, regions_ptr, window, map_windows, positions, scale)
