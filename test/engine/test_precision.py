@@ -10,7 +10,8 @@ from torch import nn
 from recipe.bench import model as bench_model
 from recipe.bench import trainer as bench_trainer
 from recipe.engine import precision
-from recipe.engine.optimizers import bf16_optim_wrapper, fp16_optim_wrapper  # noqa: F401  registers itself
+from recipe.engine.optimizers import fp16_optim_wrapper
+from recipe.engine.optimizers.bf16_optim_wrapper import Bf16OptimWrapper
 
 pytestmark = pytest.mark.trains
 
@@ -95,7 +96,7 @@ def test_a_step_is_near_float32_and_what_has_to_be_float32_is(amp, batch, exact,
 def test_bf16_wrapper_computes_in_bfloat16_and_steps_in_float32():
     model = nn.Linear(4, 4)
     before = model.weight.clone()
-    wrapper = OPTIM_WRAPPERS.build(dict(type='Bf16OptimWrapper', optimizer=torch.optim.SGD(model.parameters(), lr=0.1)))
+    wrapper = Bf16OptimWrapper(optimizer=torch.optim.SGD(model.parameters(), lr=0.1))
     with wrapper.optim_context(model):
         out = model(torch.randn(2, 4))
     assert out.dtype == torch.bfloat16
