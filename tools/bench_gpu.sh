@@ -44,7 +44,7 @@ for dtype in (torch.float32, torch.bfloat16, torch.float16):
 print('Triton kernel of deformable attention: right in float32, bfloat16 and float16')
 add_norm.check(torch.device('cuda'))
 print('Triton kernels of sum and norm: right in float32 and bfloat16')
-for dtype in token_attention.TAKEN:
+for dtype in token_attention.DTYPES:
     for window_size in (7, 12):
         token_attention.check(torch.device('cuda'), dtype, window_size)
 print('Triton kernels of the attention in windows: right in bfloat16 and float16')

@@ -38,8 +38,7 @@ _LIBRARY = {
     'index_copy', 'index_copy_', 'index_put', 'index_put_', 'mm', 'native_group_norm', 'native_group_norm_backward',
     'native_layer_norm_backward', 'scatter_add', 'sort', 'topk', 'uniform_', 'deformable_attention',
     'deformable_attention_backward', 'fused_attention', 'fused_attention_backward', 'add_norm', 'add_norm_backward',
-    'window_softmax',
-    'window_attention_forward', 'window_attention_backward_queries', 'window_attention_backward_keys',
+    'window_attention_forward', 'window_attention_backward_queries', 'window_attention_backward_keys', 'window_softmax',
 }  # fmt: skip
 _LOSS = re.compile(r'/(loss|static_loss|matching|points|\w*assigner|match_cost|\w*sampler|\w*_loss|point_sample)\.py$')
 _LOSS_FUNCTIONS = {'loss_by_feat', '_loss_by_feat_single', 'get_targets', 'parse_losses'}

@@ -73,7 +73,7 @@ def _end_collectives() -> None:
     that lock to free the tensor of the last collective; then the process would hang after all its work.
     """
     if dist.is_available() and dist.is_initialized():
-        for group in list(dist.distributed_c10d._world.pg_map):
+        for group in list(dist.distributed_c10d._world.pg_map):  # no public name lists all groups
             with suppress(RuntimeError):  # a group without gloo
                 _kept.append(group._get_backend(torch.device('cpu')))
         dist.destroy_process_group()

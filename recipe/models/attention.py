@@ -143,7 +143,7 @@ def check_softmax(device: torch.device) -> None:
         Exception: The operator cannot run; the error may be of any kind.
     """
     draw = torch.Generator().manual_seed(0)
-    # Two images of three windows, four heads, and a number of tokens that is no multiple of 32 bytes.
+    # Two images of three windows, four heads, and rows of 9 scores, whose bytes are no multiple of 32.
     scores, bias = torch.randn(2, 3, 4, 9, 9, generator=draw), torch.randn(4, 9, 9, generator=draw)
     mask = torch.where(torch.rand(3, 1, 9, 9, generator=draw) < 0.3, -100.0, 0.0)
     for name, shown in (('result', None), ('result with a mask', mask)):

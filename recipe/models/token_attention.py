@@ -17,13 +17,12 @@ from recipe.models.window_attention import window_attention
 from recipe.models.window_maps import window_maps
 from recipe.models.window_rows import batch_rows
 
-# Scores that a program of a kernel holds at a time, and most positions of a window for which it holds a row of them.
-TILE = 4096
-_MOST_POSITIONS = 256
-# Programs of the kernel that sums over windows, about. Each writes a partial sum of a part of the position bias.
+TILE = 4096  # scores that a program of a kernel holds at a time
+_MOST_POSITIONS = 256  # of a window, because a program holds whole rows of scores
+# About so many programs sum over windows. Each writes a partial sum of the gradient of a part of the position bias.
 _PROGRAMS = 512
 # In float32 the products of a padded window take longer than the bytes that are saved (docs/performance.md).
-TAKEN = (torch.bfloat16, torch.float16)
+DTYPES = (torch.bfloat16, torch.float16)
 _ROUNDING = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 2e-2}
 _CHECKED = (
     'the result', 'the gradient of qkv', 'the gradient of the qkv bias', 'the gradient of the position bias',
@@ -95,7 +94,7 @@ def takes_triton(qkv: Tensor, position_bias: Tensor) -> bool:
     heads, N = position_bias.shape[:2]
     return (
         device_kind(qkv.device) == 'cuda'
-        and qkv.dtype in TAKEN
+        and qkv.dtype in DTYPES
         and len(qkv) > 1
         and N <= _MOST_POSITIONS
         and _triton_works(qkv.device, qkv.dtype, math.isqrt(N), qkv.shape[1] // 3 // heads)

@@ -86,7 +86,7 @@ def test_swin_with_the_kernels_has_the_values_and_gradients_of_upstream(monkeypa
     accelerate(fast)
     accelerator_path.take(monkeypatch, 'cuda')
     monkeypatch.setattr(token_attention, '_triton_works', lambda *_: True)
-    monkeypatch.setattr(token_attention, 'TAKEN', [torch.float32])  # to compare closely
+    monkeypatch.setattr(token_attention, 'DTYPES', [torch.float32])  # to compare closely
     calls = []
     for name in ('run_forward', 'run_backward_queries', 'run_backward_keys'):
         run = getattr(window_attention_triton, name)
