@@ -73,6 +73,16 @@ def pytest_runtest_setup() -> None:
         sys.modules['torch'].use_deterministic_algorithms(False)  # a training on a CPU turns them on
 
 
+@pytest.fixture(autouse=True, scope='module')
+def global_instances() -> None:
+    """Forget the logs, histories and scopes that mmengine keeps for the process: a file finds what it finds alone."""
+    if 'mmengine' in sys.modules:
+        from mmengine.utils import ManagerMixin
+
+        for kind in ManagerMixin.__subclasses__():
+            kind._instance_dict.clear()
+
+
 @pytest.fixture(autouse=True)
 def environment() -> Iterator[None]:
     """Take back what a test, or code that it calls, sets in the environment of this process."""

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 
-@pytest.fixture(scope='session', autouse=True)
+@pytest.fixture(scope='module', autouse=True)
 def one_thread():
     """On such small tensors more threads only wait for each other, and some sums would depend on their order."""
     threads = torch.get_num_threads()
