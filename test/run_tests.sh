@@ -64,8 +64,8 @@ lint() {
   return "$status"
 }
 
-# Set up the NPU stack while the first tests run, and run its tests beside the others: these wait often, which leaves
-# cores idle. With --prepare the tests wait for their turn.
+# Set up the NPU stack beside the recipe's own, and run its tests beside the others: set-ups and tests wait often, which
+# leaves cores idle. With --prepare the NPU's tests wait for their turn.
 npu_in_background() {
   mkdir -p "$(dirname "$NPU_LOG")"
   set -m # a process group of its own can be ended with all that it started
@@ -112,14 +112,14 @@ main() {
     esac
     shift
   done
-  bash "$ROOT/tools/setup.sh" --with_tests || fail 'the set-up failed; the lines above say why'
-  local python
-  python=$(bash "$ROOT/tools/setup.sh" --quiet_if_ready --print_python)
-  cd "$ROOT"
   case $tier in
     default) npu_in_background ;;
     release) npu_in_background --prepare ;;
   esac
+  bash "$ROOT/tools/setup.sh" --with_tests || fail 'the set-up failed; the lines above say why'
+  local python
+  python=$(bash "$ROOT/tools/setup.sh" --quiet_if_ready --print_python)
+  cd "$ROOT"
 
   local -a tests=(test -m 'not release' --ignore=test/npu)
   local -a slow=(--ignore=test/e2e --ignore=test/parity --ignore=test/setup --ignore=test/upstream --ignore=test/patches)

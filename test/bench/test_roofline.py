@@ -23,6 +23,7 @@ RELEASE = pytest.mark.release
 STEPS = [
     ('cuda', 'bf16'),
     pytest.param('cuda', 'off', marks=RELEASE),
+    ('npu', 'off'),
 ]
 
 
