@@ -22,19 +22,23 @@ with contextlib.suppress(ImportError):  # what the NPU part needs is less
 # The longest first, as `--durations=0` shows them. A file that is not here comes after those of its folder that are;
 # a wrong order costs some seconds at the end of a run, nothing else.
 LONG_FIRST = [
-    'test_demo.py',
-    'test_real_size.py',
-    'test_faults.py',
     'test_setup.py',
     'test_launch.py',
     'test_resume.py',
-    'test_two_ranks.py',
-    'test_two_hosts.py',
-    'test_training.py',
+    'test_demo.py',
+    'test_real_size.py',
+    'test_faults.py',
     'test_bad_inputs.py',
     'test_nonfinite.py',
-    'test_loss.py',
+    'test_two_hosts.py',
+    'test_two_ranks.py',
+    'test_upstream.py',
+    'test_restart.py',
+    'test_triton_kernels.py',
+    'test_launch_ranks.py',
     'test_training_step.py',
+    'test_training.py',
+    'test_loss.py',
 ]
 FOLDERS = ['npu', 'e2e', 'parity', 'models', 'engine', 'bench']
 SEED = 0

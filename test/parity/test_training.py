@@ -56,7 +56,7 @@ def stop_schedules(trainer):
         group['lr'] *= 10
 
 
-@pytest.mark.parametrize('steps', [15, pytest.param(50, marks=pytest.mark.release)])
+@pytest.mark.parametrize('steps', [10, pytest.param(50, marks=pytest.mark.release)])
 def test_training_ends_at_upstreams_loss_and_a_fault_does_not(scenes, double_precision, steps):
     theirs, ours = (bench_trainer.Trainer(overrides=SMALL, upstream=upstream) for upstream in (True, False))
     for trainer in (theirs, ours):
