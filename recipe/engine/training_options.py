@@ -108,12 +108,6 @@ def _set_trackers(config: Any, asked: Tuple[str, ...]) -> None:
         group['vis_backends'] = [*kept, *added]
 
 
-def tracker_names(config: Any) -> Tuple[str, ...]:
-    """Names of the trackers that a config logs to."""
-    backends = (config.get('visualizer') or {}).get('vis_backends') or []
-    return tuple(one['tracker'] for one in backends if one.get('type') == 'TrackerVisBackend')
-
-
 def run_name(save_dir: str) -> str:
     """Name of the run folder that holds ``TIMESTAMP/vis_data``."""
     return Path(save_dir).absolute().parents[1].name

@@ -12,7 +12,6 @@ from . import palette, texture
 from .camera import Frame
 from .canvas import Canvas
 
-GROUND = (0.0, 0.0, 1.0)  # normal of the ground in local axes
 FAR_M = 160.0
 # Depths at which strips along the road are sampled, so that they follow a bend.
 _DEPTHS = np.concatenate(([1.5, 3.0], np.geomspace(5.0, FAR_M, 16)))

@@ -5,7 +5,7 @@ from typing import Any, Dict, Optional
 from mmengine.hooks import EarlyStoppingHook
 from mmseg.registry import HOOKS
 
-STOPPED, _STATE = 'early_stopped_at', 'early_stopping'
+_STATE = 'early_stopping'
 # Less than the last digit of a logged score, in percent. An equal score is no improvement.
 _LEAST = 1e-9
 
