@@ -137,8 +137,8 @@ main() {
       part 'NPU, eight ranks' bash "$ROOT/test/npu/run.sh" --ranks=8 -- test/npu/test_demo.py
       part 'NPU, npu-2.7' bash "$ROOT/test/npu/run.sh" --stack=npu-2.7
       part 'NPU, npu-2.8' bash "$ROOT/test/npu/run.sh" --stack=npu-2.8
-      part 'fault campaign' bash "$ROOT/test/faults/run.sh" --count=120
-      part 'environments' "$python" "$ROOT/test/faults/environments.py" --count=100
+      part 'fault campaign' bash "$ROOT/test/faults/run.sh" --count=40
+      part 'environments' "$python" "$ROOT/test/faults/environments.py" --count=30
       ;;
   esac
   printf '\n== summary\n'

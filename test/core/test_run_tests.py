@@ -94,7 +94,7 @@ def test_the_release_tier_leaves_nothing_out(run):
     assert '--dist loadfile test --ignore=test/npu\n' in calls
     for part in ('--emulator', '--ranks=8 -- test/npu/test_demo.py', '--stack=npu-2.7', '--stack=npu-2.8'):
         assert f'npu/run.sh {part}\n' in calls
-    assert 'faults/run.sh --count=120' in calls and 'faults/environments.py --count=100' in calls
+    assert 'faults/run.sh --count=40' in calls and 'faults/environments.py --count=30' in calls
 
 
 @pytest.mark.parametrize(('argv', 'statuses'), [(['--fast'], {}), (['--quick', '--release'], {}), ([], {'SETUP': 1})])
