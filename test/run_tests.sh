@@ -47,20 +47,26 @@ part() {
 
 # Called in a condition, in which `set -e` has no effect: each command records its own failure.
 lint() {
-  local python=$1 status=0
+  local python=$1 status=0 types checking
   local -a scripts texts
+  # The types take as long as all the rest; they are checked on the other core.
+  types=$(mktemp)
+  "$python" -m mypy --config-file "$ROOT/pyproject.toml" >"$types" 2>&1 &
+  checking=$!
   mapfile -t scripts < <(git -C "$ROOT" ls-files '*.sh' '*.sbatch' .ci/run | sed "s|^|$ROOT/|")
   "$python" -m ruff check "$ROOT" || status=1
   "$python" -m ruff format --check "$ROOT" || status=1
   "$python" "$ROOT/tools/upstream.py" check || status=1
   "$(dirname "$python")/lint-imports" --config "$ROOT/pyproject.toml" || status=1
-  "$python" -m mypy --config-file "$ROOT/pyproject.toml" || status=1
   mapfile -t texts < <(git -C "$ROOT" ls-files '*.py' '*.sh' '*.md' '*.txt' '*.toml' '*.patch' ':!results' ':!*.zh-CN.md' |
     sed "s|^|$ROOT/|")
   "$(dirname "$python")/codespell" --ignore-words-list=cann "${texts[@]}" || status=1
   # Both are wheels in requirements/test.txt, so a bare machine has them too.
   "$(dirname "$python")/shellcheck" "${scripts[@]}" || status=1
   "$(dirname "$python")/shfmt" -i 2 -ci -d "${scripts[@]}" || status=1
+  wait "$checking" || status=1
+  cat "$types"
+  rm -f "$types"
   return "$status"
 }
 
@@ -121,15 +127,21 @@ main() {
   python=$(bash "$ROOT/tools/setup.sh" --quiet_if_ready --print_python)
   cd "$ROOT"
 
+  # One more than CI has cores, with one thread each: many tests wait. Those of --quick do not.
+  local processes=3
   local -a tests=(test -m 'not release' --ignore=test/npu)
   local -a slow=(--ignore=test/e2e --ignore=test/parity --ignore=test/setup --ignore=test/upstream --ignore=test/patches)
   case $tier in
-    quick) tests=(test -m 'not release and not trains' --ignore=test/npu "${slow[@]}") ;;
+    quick)
+      processes=2
+      tests=(test -m 'not release and not trains' --ignore=test/npu "${slow[@]}")
+      ;;
     release) tests=(test --ignore=test/npu) ;;
   esac
   part 'lint' lint "$python"
-  # One more than CI has cores, with one thread each: many tests wait. Those of a file share fixtures and stay together.
-  part 'tests' env OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" "$python" -m pytest -n 3 --dist loadfile "${tests[@]}" "$@"
+  # The tests of a file share fixtures and stay together.
+  part 'tests' env OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" \
+    "$python" -m pytest -n "$processes" --dist loadfile "${tests[@]}" "$@"
   case $tier in
     default) part 'NPU, beside these' npu_of_background --show ;;
     release)

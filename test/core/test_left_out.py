@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 CODE = """
 import sys
 from recipe.core import left_out
@@ -17,6 +19,7 @@ except NotImplementedError as error:
 """
 
 
+@pytest.mark.trains
 def test_mmdet_is_imported_without_what_no_recipe_needs():
     done = subprocess.run([sys.executable, '-c', CODE], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == [

@@ -37,6 +37,7 @@ LIMITS = [
 ]
 
 
+@pytest.mark.trains
 @pytest.mark.parametrize(('given', 'threads'), LIMITS)
 def test_a_limit_is_obeyed_and_nothing_waits(given, threads):
     pytest.importorskip('torch', reason='torch is not set up')

@@ -20,7 +20,8 @@ echo "$call" >>"$CALLS"
 case $call in
   *--print_python*) echo "$STAND_INS/bin/python" ;;
   *"-m pytest"*) exit "${PYTEST:-0}" ;;
-  *"-m ruff"* | */lint-imports* | */codespell* | *"-m mypy"*) exit "${RUFF:-0}" ;;
+  *"-m mypy"*) exit "${MYPY:-0}" ;;
+  *"-m ruff"* | */lint-imports* | */codespell*) exit "${RUFF:-0}" ;;
   *--prepare*) echo 'said by the preparation' && exit "${PREPARE:-0}" ;;
   npu/*) exit "${NPU:-0}" ;;
   tools/setup.sh*) exit "${SETUP:-0}" ;;
@@ -69,9 +70,9 @@ def test_all_parts_pass(run):
     assert [line.split()[0] for line in summary] == ['lint', 'tests', 'NPU,']
 
 
-@pytest.mark.parametrize('failing', ['RUFF', 'PYTEST', 'NPU', 'PREPARE'])
+@pytest.mark.parametrize('failing', ['RUFF', 'MYPY', 'PYTEST', 'NPU', 'PREPARE'])
 def test_a_part_that_fails_hides_no_other(run, failing):
-    part = {'RUFF': 'lint', 'PYTEST': 'tests'}.get(failing, 'NPU,')
+    part = {'RUFF': 'lint', 'MYPY': 'lint', 'PYTEST': 'tests'}.get(failing, 'NPU,')
     status, said, calls = run(**{failing: 3})
     assert status == 1, said
     assert '-m pytest' in calls and 'npu/run.sh' in calls
@@ -84,7 +85,7 @@ def test_the_quick_tier_has_nothing_that_trains(run):
     status, said, calls = run('--quick', '--', '-k', 'options')
     assert status == 0, said
     folders = ' '.join(f'--ignore=test/{name}' for name in ('npu', 'e2e', 'parity', 'setup', 'upstream', 'patches'))
-    assert f'-m pytest -n 3 --dist loadfile test -m not release and not trains {folders} -k options' in calls
+    assert f'-m pytest -n 2 --dist loadfile test -m not release and not trains {folders} -k options' in calls
     assert 'npu/run.sh' not in calls
 
 

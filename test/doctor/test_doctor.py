@@ -86,6 +86,7 @@ def test_an_all_reduce_of_one_rank_is_none():
 
 
 @needs_torch
+@pytest.mark.trains
 def test_two_ranks_add_up():
     (found,) = collective.examine(subject('cpu', 2))
     assert found.level == OK
@@ -93,6 +94,7 @@ def test_two_ranks_add_up():
 
 
 @needs_torch
+@pytest.mark.trains
 @pytest.mark.skipif(importlib.util.find_spec('torch_npu') is not None, reason='torch_npu is installed')
 def test_ranks_that_cannot_are_a_failure_that_says_why():
     (found,) = collective.examine(subject('npu', 2))

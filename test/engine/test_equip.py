@@ -124,6 +124,7 @@ def test_what_cannot_be_resumed_exactly_is_refused(overrides, named):
         equipped(**overrides)
 
 
+@pytest.mark.trains
 def test_plain_mmengine_loads_the_config_of_a_run(tmp_path):
     equipped().dump(tmp_path / 'config.py')
     code = """

@@ -34,6 +34,7 @@ def start(runner_class, folder, data):
     return runner.log_dir
 
 
+@pytest.mark.trains
 @pytest.mark.parametrize(('runner_class', 'headers'), [(RecipeRunner, [1, 1, 1]), (Runner, [1, 2])])
 def test_starts_in_one_second_or_before_it_keep_their_files(tmp_path, monkeypatch, runner_class, headers):
     """mmengine's own runner shows what would happen."""
