@@ -48,6 +48,7 @@ def build(root: Path, folder: Path):
     return cache.build(root, folder, workers=1, progress=False)
 
 
+@pytest.mark.trains
 def test_it_holds_what_opencv_decodes(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     built = build(root, tmp_path / 'decoded')
     files = pictures(root)
@@ -193,6 +194,7 @@ def test_training_pipeline_from_the_cache(root: Path, tmp_path: Path) -> None:
             np.testing.assert_array_equal(samples[0][key], samples[1][key])
 
 
+@pytest.mark.trains
 def test_a_disk_that_runs_full_amid_the_build(root: Path, tmp_path: Path) -> None:
     """No room for more files, while there are bytes enough; with room, the same command goes on."""
     place = tmp_path / 'disk'

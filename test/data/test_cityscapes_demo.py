@@ -51,6 +51,7 @@ def test_label_ids_are_what_cityscapesscripts_makes_of_the_polygons(made: Path, 
         assert picture.mode == 'RGB'
 
 
+@pytest.mark.trains
 def test_the_files_do_not_depend_on_the_number_of_workers(made: Path, tmp_path: Path) -> None:
     demo.demo(tmp_path / 'two', WANTED, workers=2, progress=False)
     assert digests(tmp_path / 'two') == digests(made)

@@ -129,6 +129,7 @@ def test_bad_options_are_named():
         assert done.stderr.count('\n') == 1
 
 
+@pytest.mark.trains
 @needs_torch
 def test_by_hand_every_fault_is_listed_as_json(tmp_path):
     """Behind a failure the other checks are still made."""

@@ -296,7 +296,7 @@ CONTENTS = st.recursive(
 )
 
 
-@examples(80)
+@examples(40)
 @given(st.data())
 def test_weights(tmp_path, parameters, data):
     good = saved({'state_dict': parameters})
@@ -326,7 +326,7 @@ def test_weights(tmp_path, parameters, data):
     refused('weights', content, check, tmp_path)
 
 
-@examples(80)
+@examples(40)
 @given(st.data())
 def test_checkpoints(tmp_path, data):
     shutil.rmtree(tmp_path / 'run', ignore_errors=True)
