@@ -84,7 +84,7 @@ def global_instances() -> None:
         from mmengine.utils import ManagerMixin
 
         for kind in ManagerMixin.__subclasses__():
-            kind._instance_dict.clear()
+            kind._instance_dict.clear()  # no public name forgets them
 
 
 @pytest.fixture(autouse=True)
