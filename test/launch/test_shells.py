@@ -12,6 +12,8 @@ import pytest
 import environments
 from recipe.core import clean_environment, paths
 
+pytestmark = pytest.mark.trains  # each starts a shell, and most the launcher below it
+
 TRAIN = 'test/train_full_8p.sh'
 BEGIN_ALIKE = [
     *('.ci/run', 'test/run_tests.sh', 'test/npu/run.sh', 'test/faults/run.sh', 'tools/bench_gpu.sh', 'tools/setup.sh'),
